@@ -1,0 +1,250 @@
+"""A model on disk, complete and free of pickles: base, removal plan, weights, masks, preprocessing, metrics."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, ValidationError
+from torch import Tensor, nn
+
+from compress.config import Config
+from compress.errors import InputError
+from compress.prune.apply import apply
+from compress.prune.plan import Plan
+from evaluators.datasets import Data, DataConfig, DataFacts, NoneConfig, Preprocessing, describe, load_data
+from spaces.checkpoint import LoadReport, load_weights, read_safetensors, read_state_dict, refuse_infinite
+from spaces.zoo import ModelConfig, build_model, check_forward
+
+_MANIFEST, _PLAN, _WEIGHTS, _MASKS = "bundle.json", "plan.json", "weights.safetensors", "masks.safetensors"
+
+
+class _Manifest(Config):
+    """The content of bundle.json."""
+
+    schema_version: Literal[1] = Field(alias="schema")
+    base: ModelConfig
+    num_classes: int = Field(ge=1)
+    preprocessing: dict[str, Any]
+    parts: list[Literal["plan", "masks"]]
+    metrics: dict[str, Any]
+    provenance: list[dict[str, Any]]
+
+
+@dataclass
+class Bundle:
+    """A model with all that is needed to rebuild it, feed it and go on working on it.
+
+    `base` builds the dense architecture without weights; `plan` makes the small module of it; `masks` maps
+    parameter names to boolean tensors, True where the weight is kept.
+    """
+
+    model: nn.Module
+    base: ModelConfig
+    num_classes: int
+    preprocessing: Preprocessing
+    plan: Plan | None = None
+    masks: dict[str, Tensor] | None = None
+    metrics: dict[str, Any] = field(default_factory=dict)
+    provenance: list[dict[str, Any]] = field(default_factory=list)
+
+    def example_inputs(self, batch: int = 1) -> Tensor:
+        """Return normal noise (batch, C, H, W), float32, always the same."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randn(batch, *self.preprocessing.input_size, generator=generator)
+
+    def save(self, directory: str | Path) -> None:
+        """Write the bundle to `directory`, replacing one that is there only once the new one is complete.
+
+        Raises InputError when the directory cannot be written.
+        """
+        target = Path(directory)
+        partial, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "old"))
+        try:
+            for leftover in (partial, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            partial.mkdir(parents=True)
+            self._write(partial)
+            if target.exists():
+                target.rename(old)
+            partial.rename(target)
+        except OSError as error:
+            raise InputError(f"cannot write the bundle {str(target)!r}: {error.strerror or error}") from error
+        finally:
+            for leftover in (partial, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+
+    def _write(self, directory: Path) -> None:
+        from safetensors.torch import save_file
+
+        parts = [name for name, part in (("plan", self.plan), ("masks", self.masks)) if part is not None]
+        manifest = {
+            "schema": 1,
+            "base": self.base.model_dump(mode="json"),
+            "num_classes": self.num_classes,
+            "preprocessing": self.preprocessing.to_dict(),
+            "parts": parts,
+            "metrics": self.metrics,
+            "provenance": self.provenance,
+        }
+        # a copy of each: safetensors refuses tensors that share memory, as tied weights do
+        state = {name: value.detach().cpu().clone().contiguous() for name, value in self.model.state_dict().items()}
+        save_file(state, directory / _WEIGHTS)
+        if self.plan is not None:
+            (directory / _PLAN).write_text(json.dumps(self.plan.to_dict()), encoding="utf-8")
+        if self.masks is not None:
+            _save_masks(self.masks, directory / _MASKS)
+        (directory / _MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: str | Path, key: str = "bundle") -> Bundle:
+        """Read a bundle, or the bundle of a run directory; the model comes back in eval mode, bit for bit.
+
+        Raises InputError, naming `key`, when anything of it is absent, damaged or does not fit together.
+        """
+        root = _find(Path(directory), key)
+        manifest, preprocessing = _read_manifest(root, key)
+        module = build_model(manifest.base).module
+        plan = None
+        if "plan" in manifest.parts:
+            plan, module = _apply_plan(root, module, key)
+        state = read_safetensors(root / _WEIGHTS, key)
+        refuse_infinite(state, str(root / _WEIGHTS), key)
+        try:
+            module.load_state_dict(state, strict=True)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"{key}: the weights of {str(root)!r} do not fit its architecture: {reason}") from error
+        return cls(
+            model=module.eval(),
+            base=manifest.base,
+            num_classes=manifest.num_classes,
+            preprocessing=preprocessing,
+            plan=plan,
+            masks=_load_masks(root / _MASKS, module, key) if "masks" in manifest.parts else None,
+            metrics=manifest.metrics,
+            provenance=manifest.provenance,
+        )
+
+
+def load(directory: str | Path) -> nn.Module:
+    """Return the model of a bundle or run directory, in eval mode; see `Bundle.load`."""
+    return Bundle.load(directory).model
+
+
+@dataclass
+class Opened:
+    """A model ready to work on, its data (None for `name: none`), and what became of its checkpoint, if any."""
+
+    bundle: Bundle
+    data: Data | None
+    load_report: LoadReport | None
+
+
+def open_model(model: ModelConfig, data: DataConfig | None = None, seed: int = 0) -> Opened:
+    """Build or load the model of a recipe and open its data, each fitted to the other.
+
+    The model takes the data's number of classes; image size and channels are the recipe's, else the model's where it
+    has its own, else the images'. Raises InputError for whatever does not fit.
+    """
+    facts = describe(data) if data is not None else DataFacts(None, None, None)
+    if model.source == "bundle":
+        return _open_bundle(model, data, facts, seed)
+    own = model.source in ("python", "builtin")  # these have no published input size
+    wishes = facts if own else DataFacts(None, getattr(data, "image_size", None), getattr(data, "channels", None))
+    built = build_model(model, facts.num_classes, wishes.image_size, wishes.channels, seed)
+    found = load_data(data, built.pretrained_cfg, seed=seed) if data is not None else None
+    preprocessing = found.preprocessing if found else Preprocessing.of_model(built.pretrained_cfg, built.input_size)
+    if preprocessing.input_size != built.input_size:
+        check_forward(built.module, preprocessing.input_size, model.name)
+    bundle = Bundle(built.module, built.config, built.num_classes, preprocessing)
+    return Opened(bundle, found, built.load_report)
+
+
+def _open_bundle(model: ModelConfig, data: DataConfig | None, facts: DataFacts, seed: int) -> Opened:
+    for name in ("pretrained", "kwargs", "input_size"):
+        if getattr(model, name):
+            raise InputError(f"model.{name}: a bundle brings its own architecture; leave it out")
+    bundle = Bundle.load(model.name, "model.name")
+    if facts.num_classes not in (None, bundle.num_classes):
+        raise InputError(
+            f"model.name: the bundle {model.name!r} has {bundle.num_classes} classes, the data {facts.num_classes}"
+        )
+    report = None
+    if model.checkpoint is not None:
+        report = load_weights(bundle.model, read_state_dict(model.checkpoint), model.checkpoint)
+    hint = bundle.preprocessing.to_dict() | {"fixed_input_size": True}
+    found = load_data(data, hint, seed=seed) if data is not None else None
+    wanted = found.preprocessing if found else bundle.preprocessing
+    if isinstance(data, NoneConfig) and data.image_size:
+        channels = wanted.input_size[0]
+        wanted = Preprocessing.from_dict(hint | {"input_size": (channels, data.image_size, data.image_size)})
+    if wanted.input_size != bundle.preprocessing.input_size:
+        check_forward(bundle.model, wanted.input_size, model.name)
+    bundle.preprocessing = wanted
+    return Opened(bundle, found, report)
+
+
+def _find(path: Path, key: str) -> Path:
+    for root in (path, path / "bundle"):
+        if (root / _MANIFEST).is_file():
+            return root
+    what = "holds no bundle.json" if path.is_dir() else "is not a directory"
+    raise InputError(f"{key}: {str(path)!r} {what}; a bundle or a run directory is needed")
+
+
+def _read_json(file: Path, key: str) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{key}: {str(file)!r} cannot be read as JSON ({error})") from error
+
+
+def _read_manifest(root: Path, key: str) -> tuple[_Manifest, Preprocessing]:
+    content = _read_json(root / _MANIFEST, key)
+    try:
+        manifest = _Manifest.model_validate(content)
+        return manifest, Preprocessing.from_dict(manifest.preprocessing)
+    except InputError as error:
+        raise InputError(f"{key}: {str(root / _MANIFEST)!r} is not a bundle's: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise InputError(f"{key}: {str(root / _MANIFEST)!r} is not a bundle's: {where}: {first['msg']}") from error
+
+
+def _apply_plan(root: Path, module: nn.Module, key: str) -> tuple[Plan, nn.Module]:
+    content = _read_json(root / _PLAN, key)
+    try:
+        plan = Plan.from_dict(content)
+        return plan, apply(plan, module)
+    except (InputError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{key}: the plan {str(root / _PLAN)!r} does not fit its base: {reason}") from error
+
+
+def _save_masks(masks: Mapping[str, Tensor], file: Path) -> None:
+    """Write boolean masks with eight values in a byte; their shapes are the parameters'."""
+    from safetensors.torch import save_file
+
+    packed = {name: np.packbits(mask.cpu().numpy().astype(bool)) for name, mask in masks.items()}
+    save_file({name: torch.from_numpy(bits) for name, bits in packed.items()}, file)
+
+
+def _load_masks(file: Path, module: nn.Module, key: str) -> dict[str, Tensor]:
+    packed = read_safetensors(file, key)
+    parameters = dict(module.named_parameters())
+    masks = {}
+    for name, bits in packed.items():
+        if name not in parameters or bits.dtype != torch.uint8 or len(bits) != math.ceil(parameters[name].numel() / 8):
+            raise InputError(f"{key}: the mask {name!r} of {str(file)!r} fits no parameter of the model")
+        flat = np.unpackbits(bits.numpy(), count=parameters[name].numel()).astype(bool)
+        masks[name] = torch.from_numpy(flat).view(parameters[name].shape)
+    return masks

@@ -1,0 +1,86 @@
+"""Find out what there is: shipped recipes, and the names of models, criteria, losses, data sets and targets."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable
+from pathlib import Path
+
+from compress.errors import InputError, did_you_mean
+
+
+def recipes_folder() -> Path:
+    """Return the folder of the shipped recipes, in an installed package or in a source tree."""
+    inside = Path(__file__).parent / "recipes"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "recipes"
+
+
+def shipped_recipes() -> list[str]:
+    """Return the names of the shipped recipes, such as `paper/dimap_swin_base.yaml`."""
+    folder = recipes_folder()
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.yaml"))
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """Return the file of `recipe`: a path first, then the name of a shipped recipe (`.yaml` may be left out).
+
+    Raises `InputError` naming the nearest shipped recipe.
+    """
+    path = Path(recipe).expanduser()
+    if path.is_file():
+        return path
+    names = shipped_recipes()
+    for name in (str(recipe), f"{recipe}.yaml"):
+        name = name.removeprefix("recipes/")
+        if name in names:
+            return recipes_folder() / name
+    near = did_you_mean(str(recipe), [*names, *(name.removesuffix(".yaml") for name in names)])
+    raise InputError(f"no such recipe; got {str(recipe)!r}; allowed: a path or one of {', '.join(names)}{near}")
+
+
+def _models() -> list[str]:
+    import timm
+    import torchvision
+
+    from spaces.cifar_resnet import DEPTHS
+
+    builtin = [f"builtin:cifar_resnet{depth}" for depth in DEPTHS]
+    ours = [f"torchvision:{name}" for name in torchvision.models.list_models(module=torchvision.models)]
+    return [*builtin, *(f"timm:{name}" for name in timm.list_models()), *ours]
+
+
+def _criteria() -> list[str]:
+    from compress.prune.criteria import criteria
+
+    return criteria.names()
+
+
+def _losses() -> list[str]:
+    from compress.distill import losses
+
+    return losses.names()
+
+
+def _data_sets() -> list[str]:
+    return []
+
+
+def _targets() -> list[str]:
+    return []
+
+
+KINDS: dict[str, Callable[[], list[str]]] = {
+    "recipes": shipped_recipes,
+    "models": _models,
+    "criteria": _criteria,
+    "losses": _losses,
+    "datasets": _data_sets,
+    "targets": _targets,
+}
+
+
+def names(kind: str, glob: str = "*") -> list[str]:
+    """Return the names of `kind` that match `glob`; with no kind's name given, `kind` itself is an `InputError`."""
+    if kind not in KINDS:
+        raise InputError(f"nothing is listed as {kind!r}; allowed {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+    return fnmatch.filter(KINDS[kind](), glob)

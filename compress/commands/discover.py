@@ -1,0 +1,140 @@
+"""Commands that find out: inspect, ls, cat, cp, validate, schema, doctor."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from compress.commands.options import JsonFlag, QuietFlag, SetFlag, overrides_of, print_json
+from compress.errors import InputError
+from compress.progress import set_quiet
+
+
+def inspect(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="timm name, torchvision:NAME, builtin:NAME, python:PACKAGE.MODULE:CALLABLE,"
+                       " a bundle, a run or a recipe."),
+    ],
+    set_: SetFlag = None,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Show what of a model can be pruned.
+
+    Its prunable units, MACs, width alignment, and what cannot be pruned and why.
+    """
+    set_quiet(quiet)
+    from compress.inspection import inspect_model
+
+    result = inspect_model(model, overrides_of(set_))
+    if json:
+        print_json(result.to_dict())
+    else:
+        result.print()
+
+
+def ls(
+    kind: Annotated[
+        str, typer.Argument(metavar="[KIND]", help="recipes, models, criteria, losses, datasets or targets.")
+    ] = "recipes",
+    glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Show only names that match.")] = "*",
+    json: JsonFlag = False,
+) -> None:
+    """List what there is."""
+    from compress.catalog import names
+
+    found = names(kind, glob)
+    if json:
+        print_json(found)
+        return
+    if not found:
+        raise InputError(f"no {kind} match {glob!r}")
+    print("\n".join(found))
+
+
+def cat(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or the name of a shipped one.")],
+    resolved: Annotated[bool, typer.Option("--resolved", help="With every default filled in.")] = False,
+    set_: SetFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Print a recipe."""
+    if not resolved and not set_ and not json:
+        from compress.catalog import find_recipe
+
+        print(find_recipe(recipe).read_text(encoding="utf-8"), end="")
+        return
+    from compress.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides_of(set_))
+    if json:
+        print_json(loaded.resolved())
+    else:
+        print(loaded.to_yaml(), end="")
+
+
+def cp(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a shipped recipe, or a file.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="File or folder to copy it to.")],
+) -> None:
+    """Copy a recipe, to edit it."""
+    from compress.catalog import find_recipe
+
+    source = find_recipe(recipe)
+    target = destination / source.name if destination.is_dir() else destination
+    if target.exists():
+        raise InputError(f"{target} exists and stays as it is; name another destination")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror}") from error
+    print(target)
+
+
+def validate(
+    recipe: Annotated[str, typer.Argument(metavar="FILE", help="Recipe file, or the name of a shipped one.")],
+    set_: SetFlag = None,
+    json: JsonFlag = False,
+) -> None:
+    """Check a recipe without running it.
+
+    Every problem is named at once, one a line.
+    """
+    from compress.recipe import load_recipe
+
+    if not json:
+        load_recipe(recipe, overrides_of(set_))
+        print(f"{recipe}: valid")
+        return
+    try:
+        load_recipe(recipe, overrides_of(set_))
+    except InputError as error:
+        print_json({"valid": False, "problems": error.problems})
+        raise typer.Exit(error.exit_code) from error
+    print_json({"valid": True, "problems": []})
+
+
+def schema() -> None:
+    """Print the JSON schema of recipes."""
+    from compress.recipe import Recipe
+
+    print_json(Recipe.model_json_schema())
+
+
+def doctor(json: JsonFlag = False) -> None:
+    """Look at this installation and machine.
+
+    Versions, devices, processor features and thread counts, and what may be wrong with them.
+    """
+    from compress.doctor import examine, print_examination
+
+    examination = examine()
+    if json:
+        print_json(examination)
+    else:
+        print_examination(examination)

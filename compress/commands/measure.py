@@ -1,0 +1,138 @@
+"""Commands that do one thing with a bundle or an ONNX file: export, latency, eval."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from compress.commands.options import DeviceFlag, JsonFlag, QuietFlag, SetFlag, overrides_of, print_json
+from compress.errors import InputError
+from compress.progress import set_quiet
+
+
+def export(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle or run directory.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="ONNX file to write.")],
+    set_: SetFlag = None,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Write a bundle as ONNX.
+
+    The file is checked against the module. Settings are those of a recipe: --set export.opset=18.
+    """
+    set_quiet(quiet)
+    from compress.export import ExportConfig
+    from compress.recipe_file import section
+    from compress.rundir import check_writable
+
+    config = section("export", ExportConfig, overrides_of(set_))
+    check_writable(output.parent, "--output")
+    from compress.bundle import Bundle
+    from compress.export import export as export_onnx
+
+    loaded = Bundle.load(bundle)
+    result = export_onnx(loaded.model, loaded.example_inputs(2), output, config)
+    found = {
+        "path": str(output),
+        "exporter": result.exporter,
+        "opset": result.opset,
+        "bytes": result.bytes,
+        "parity_max_rel": result.parity_max_rel,
+    }
+    if json:
+        print_json(found)
+    else:
+        size = f"{result.bytes / 1e6:.2f} MB"
+        print(f"{output}  {size}  opset {result.opset}  {result.exporter}  parity {result.parity_max_rel:.1e}")
+
+
+def latency(
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files, runs or bundles.")],
+    set_: SetFlag = None,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Time models with ONNX Runtime.
+
+    Several are also timed in turns with the first. Settings are those of a recipe: --set latency.threads=2.
+    """
+    set_quiet(quiet)
+    from compress.recipe_file import section
+    from evaluators.latency import LatencyConfig, compare, measure
+
+    config = section("latency", LatencyConfig, overrides_of(set_))
+    with tempfile.TemporaryDirectory() as folder:
+        files = [_onnx_of(model, Path(folder) / f"{index}.onnx") for index, model in enumerate(models)]
+        rows: list[dict[str, Any]] = [
+            {"model": str(model), "latency_ms": measure(file, config)} for model, file in zip(models, files, strict=True)
+        ]
+        for row, file in zip(rows[1:], files[1:], strict=True):
+            row["latency_ratio"] = compare(files[0], file, config)
+    if json:
+        print_json(rows)
+        return
+    for row in rows:
+        print(_latency_line(row))
+
+
+def _latency_line(row: dict[str, Any]) -> str:
+    times, ratio = row["latency_ms"], row.get("latency_ratio")
+    text = f"{row['model']}  p50 {times['p50']:.3f} ms  p10 {times['p10']:.3f}  p90 {times['p90']:.3f}"
+    if ratio is not None:
+        low, high = ratio["ci95"]
+        text += f"  {ratio['median']:.2f}× (95 % interval {low:.2f} to {high:.2f}) as fast as the first"
+    return text + ("  contended" if times["contended"] else "")
+
+
+def _onnx_of(model: Path, temporary: Path) -> Path:
+    """Return the ONNX file of `model`; a bundle without one is exported to `temporary`."""
+    if not model.is_dir():
+        return model
+    if (model / "model.onnx").is_file():
+        return model / "model.onnx"
+    from compress.bundle import Bundle
+    from compress.export import ExportConfig
+    from compress.export import export as export_onnx
+
+    loaded = Bundle.load(model)
+    export_onnx(loaded.model, loaded.example_inputs(2), temporary, ExportConfig())
+    return temporary
+
+
+def evaluate(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="Bundle, run directory or ONNX file.")],
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe with the data (default: the run's).")
+    ] = None,
+    set_: SetFlag = None,
+    device: DeviceFlag = "auto",
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Measure accuracy on test images.
+
+    Of a bundle, a run or an ONNX file, on the data of its run's recipe or of another.
+    """
+    set_quiet(quiet)
+    from compress.evaluation import evaluate_file
+    from compress.recipe import load_recipe
+
+    loaded = load_recipe(recipe or _recipe_beside(bundle), overrides_of(set_))
+    found = evaluate_file(bundle, loaded, device)
+    if json:
+        print_json(found)
+        return
+    top5 = "" if found["top5"] is None else f"  top-5 {found['top5']:.2f}"
+    print(f"{bundle}  top-1 {found['top1']:.2f}{top5}  loss {found['loss']:.4f}  {found['images']} images")
+
+
+def _recipe_beside(bundle: Path) -> Path:
+    """Return the recipe.yaml of the run that `bundle` lies in."""
+    for folder in (bundle, *bundle.resolve().parents):
+        if (folder / "recipe.yaml").is_file():
+            return folder / "recipe.yaml"
+    raise InputError(f"{bundle} lies in no run directory, so its data is not known; name a recipe with --recipe")

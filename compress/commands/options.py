@@ -1,0 +1,64 @@
+"""Flags that several commands share, and what happens to the errors of all of them."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import typer
+
+from compress.errors import CompressError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RecipeFlag = Annotated[
+    str, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or the name of a shipped one.")
+]
+OutFlag = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="DIR", help="Run directory (default: runs/<name>).")
+]
+SetFlag = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a dotted key of the recipe; may be repeated."),
+]
+ResumeFlag = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in the same directory.")]
+DeviceFlag = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
+SeedFlag = Annotated[int | None, typer.Option("--seed", min=0, help="Seed to use instead of the recipe's.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and log lines on standard error.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+def guarded(command: Callable[P, T]) -> Callable[P, T]:
+    """Wrap a command: errors become one line each on standard error and the exit code of the contract."""
+
+    @functools.wraps(command)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return command(*args, **kwargs)
+        except CompressError as error:
+            for problem in getattr(error, "problems", None) or [str(error)]:
+                print(problem, file=sys.stderr)
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            print(f"\n{str(error) or 'interrupted'}", file=sys.stderr)
+            raise typer.Exit(130) from error
+
+    return wrapper
+
+
+def overrides_of(pairs: list[str] | None, seed: int | None = None) -> dict[str, Any]:
+    """Return the values of `--set` and `--seed` as dotted key -> value."""
+    from compress.recipe_file import split_overrides
+
+    return split_overrides(pairs or []) | ({} if seed is None else {"seed": seed})
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as JSON on standard output."""
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))

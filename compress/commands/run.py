@@ -1,0 +1,155 @@
+"""Commands that run a recipe or show what a run left: prune, run, plan, report, compare."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from compress.commands.options import (
+    DeviceFlag,
+    JsonFlag,
+    OutFlag,
+    QuietFlag,
+    RecipeFlag,
+    ResumeFlag,
+    SeedFlag,
+    SetFlag,
+    overrides_of,
+    print_json,
+)
+from compress.errors import InputError
+from compress.progress import set_quiet
+
+
+def prune(
+    recipe: RecipeFlag,
+    out: OutFlag = None,
+    set_: SetFlag = None,
+    resume: ResumeFlag = False,
+    device: DeviceFlag = "auto",
+    seed: SeedFlag = None,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Prune the model of a recipe.
+
+    With what the recipe puts around it: training, fine-tuning, export, latency.
+    """
+    _run("prune", recipe, out, set_ or [], resume, device, seed, quiet, json)
+
+
+def run(
+    recipe: RecipeFlag,
+    out: OutFlag = None,
+    set_: SetFlag = None,
+    resume: ResumeFlag = False,
+    device: DeviceFlag = "auto",
+    seed: SeedFlag = None,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Run all stages of a recipe."""
+    _run("run", recipe, out, set_ or [], resume, device, seed, quiet, json)
+
+
+def _run(
+    command: str,
+    recipe: str,
+    out: Path | None,
+    pairs: list[str],
+    resume: bool,
+    device: str,
+    seed: int | None,
+    quiet: bool,
+    json: bool,
+) -> None:
+    set_quiet(quiet)
+    from compress.pipeline import run as run_recipe
+    from compress.recipe import load_recipe
+
+    loaded = load_recipe(recipe, overrides_of(pairs, seed))
+    if command == "prune" and not loaded.prunings:
+        raise InputError(f"{recipe}  prune: the recipe has no such section; add one, or use `compress run`")
+    words = ["compress", command, "--recipe", recipe]
+    words += [word for pair in pairs for word in ("--set", pair)]
+    words += ["--out", str(out)] if out else []
+    words += ["--seed", str(seed)] if seed is not None else []
+    words += ["--device", device] if device != "auto" else []
+    result = run_recipe(loaded, out=out, resume=resume, device=device, resume_hint=shlex.join([*words, "--resume"]))
+    if json:
+        print_json({**result.report, "directory": str(result.directory)})
+        print(result.summary, file=sys.stderr)
+    else:
+        from compress.closing import closing_table
+
+        print(closing_table(result.report))
+        print(result.summary)
+
+
+def plan(
+    recipe: RecipeFlag,
+    set_: SetFlag = None,
+    device: DeviceFlag = "auto",
+    seed: SeedFlag = None,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Show what a recipe would remove.
+
+    And the MACs and parameters that it would leave, and how long it would take. Nothing is written.
+    """
+    set_quiet(quiet)
+    from compress.dry_run import dry_run
+    from compress.recipe import load_recipe
+
+    result = dry_run(load_recipe(recipe, overrides_of(set_, seed)), device)
+    if json:
+        print_json(result.to_dict())
+    else:
+        result.print()
+
+
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Write report.html of a finished run.
+
+    Prints where it is and the summary of the run.
+    """
+    set_quiet(quiet)
+    from compress.report import summary_of, write_report
+
+    page = write_report(run_dir)
+    if json:
+        print_json({"report": str(page), "summary": summary_of(run_dir)})
+    else:
+        print(page)
+        print(summary_of(run_dir))
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two run directories or more.")],
+    json: JsonFlag = False,
+) -> None:
+    """Print finished runs side by side."""
+    from compress.report import compare_runs, comparison_json, comparison_notes, comparison_table
+
+    if len(runs) < 2:
+        raise InputError(f"compare needs two runs or more; got {len(runs)}")
+    compared: Any = compare_runs(runs)
+    if json:
+        print_json(comparison_json(compared))
+        return
+    import shutil
+
+    from rich.console import Console
+
+    Console(width=max(120, shutil.get_terminal_size().columns)).print(comparison_table(compared))
+    for note in comparison_notes(compared):
+        print(note)

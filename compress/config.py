@@ -1,0 +1,11 @@
+"""The base of every section of a recipe: strict, immutable, described field by field."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """A section of a recipe; a key it does not know is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)

@@ -1,0 +1,33 @@
+"""What a pruning stage removed and left alone, as the plain values of stages/<nn-stage>/details.json."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from compress.prune.weights import LayerRow, WeightPruning
+
+
+def weight_details(pruning: WeightPruning, uniform_macs: int) -> dict[str, Any]:
+    """Return the details of a weight pruning; `uniform_macs` is the count that papers on it print."""
+    return {
+        "kind": "weights",
+        "layers": [
+            {"name": row.name, "kind": "weights", "before": row.size, "after": row.kept, "stage": row.stage}
+            for row in pruning.rows
+        ],
+        "modules": _kept(pruning.rows, "module"),
+        "stages": _kept(pruning.rows, "stage"),
+        "skipped": [{"layer": skip.name, "reason": skip.reason} for skip in pruning.skipped],
+        "uniform_equivalent_macs": uniform_macs,
+        "notes": ["Masks keep the shapes: the ONNX file does not shrink and runs no faster."],
+    }
+
+
+def _kept(rows: tuple[LayerRow, ...], key: str) -> list[dict[str, Any]]:
+    """Return kept and total weights per module or stage, in model order."""
+    totals: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for row in rows:
+        totals[getattr(row, key)][0] += row.kept
+        totals[getattr(row, key)][1] += row.size
+    return [{"name": name, "kept": kept, "total": total} for name, (kept, total) in totals.items()]

@@ -1,0 +1,35 @@
+"""Logit distillation: the student imitates the teacher's softened class probabilities."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from compress.distill import LossConfig, losses
+
+
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return T² · KL(softmax(teacher / T) ‖ softmax(student / T)), averaged over the batch.
+
+    Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", section 2; the factor T² keeps the
+    gradient's size independent of the temperature. Logits are (batch, classes); the result is a scalar.
+    """
+    soft_student = F.log_softmax(student / temperature, dim=1)
+    soft_teacher = F.log_softmax(teacher / temperature, dim=1)
+    return F.kl_div(soft_student, soft_teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+@losses.register("kd")
+class KdConfig(LossConfig):
+    """Hinton's logit distillation: weight · T² · KL(teacher ‖ student) + (1 - weight) · cross entropy."""
+
+    loss: Literal["kd"] = Field("kd", description="logit distillation of Hinton et al.")
+    temperature: float = Field(4.0, gt=0, description="softens both models' probabilities; 1 leaves them as they are")
+    weight: float = Field(0.9, ge=0, le=1, description="share of the teacher in the loss; the labels get the rest")
+
+    def combine(self, student: Tensor, teacher: Tensor, label_loss: Tensor) -> Tensor:
+        """Return weight · kd_loss + (1 - weight) · label_loss."""
+        return self.weight * kd_loss(student, teacher, self.temperature) + (1 - self.weight) * label_loss

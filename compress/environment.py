@@ -1,0 +1,102 @@
+"""What a result depends on besides the recipe: versions, processor, devices, threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "optuna")
+SMALL_BATCH_MACS = 4e9  # below this a second thread gains less than it loses on a busy machine
+CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "asimddp", "sve")
+
+
+def version_of(package: str) -> str | None:
+    """Return the version of an installed distribution, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Return the environment that report.json records."""
+    import torch
+
+    model, flags = cpu()
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: version_of(name) for name in ("compress", *PACKAGES)},
+        "cpu": model,
+        "cpu_flags": flags,
+        "cores": usable_cores(),
+        "torch_threads": torch.get_num_threads(),
+        "device": device,
+        "device_name": device_name(device),
+    }
+
+
+def cpu() -> tuple[str, list[str]]:
+    """Return the processor's name and those of its features that decide how fast a network runs."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine(), []
+    fields: dict[str, str] = {}
+    for line in lines:
+        key, _, value = line.partition(":")
+        fields.setdefault(key.strip().lower(), value.strip())
+    flags = set(fields.get("flags", fields.get("features", "")).split())
+    return fields.get("model name", platform.machine()), [flag for flag in CPU_FLAGS if flag in flags]
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def device_name(device: str) -> str | None:
+    """Return the name of an accelerator, None for the processor."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else None
+
+
+def choose_device(wanted: str) -> str:
+    """Return the device for `--device`; `auto` takes the first GPU and else the processor.
+
+    Raises `InputError` for one that is not there.
+    """
+    import torch
+
+    from compress.errors import InputError, did_you_mean
+
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    if wanted == "auto":
+        return there[1] if len(there) > 1 and there[1].startswith("cuda") else "cpu"
+    if wanted == "cuda" and "cuda:0" in there:
+        return "cuda:0"
+    if wanted not in there:
+        near = did_you_mean(wanted, there)
+        raise InputError(f"--device  not on this machine; got {wanted!r}; allowed auto, {', '.join(there)}{near}")
+    return wanted
+
+
+def settle_threads(batch_macs: float) -> int:
+    """Set torch's threads for batches of `batch_macs` MACs and return their number.
+
+    Small batches run on one thread: with two, a small Swin's update took 0.6 times as long on an idle machine of two
+    cores and up to 20 times as long on a busy one. The rule depends on nothing but the recipe and the number of cores,
+    so that runs agree; OMP_NUM_THREADS overrules it.
+    """
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1 if batch_macs < SMALL_BATCH_MACS else usable_cores())
+    return torch.get_num_threads()

@@ -1,0 +1,216 @@
+"""Run a recipe: its stages in order, each finished one recorded, and the report at the end."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.atomic import write_json
+from compress.bundle import Bundle, Opened, open_model
+from compress.environment import choose_device, environment, settle_threads
+from compress.errors import CompressError, InputError
+from compress.estimate import estimate, sentence
+from compress.progress import say
+from compress.recipe import Recipe, load_recipe
+from compress.report import summary_of, write_report
+from compress.rundir import RunDirectory, discard, finish_stage, finished_stage, open_run
+from compress.stages import METRICS, MODEL_FILE, Context, Stage, stages_of
+from evaluators.cost import count_macs
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its directory, the contents of report.json and the line that sums it up."""
+
+    directory: Path
+    report: dict[str, Any]
+    summary: str
+
+    def load(self) -> Any:
+        """Return the winner as a module in eval mode."""
+        return Bundle.load(self.directory).model
+
+
+def run(
+    recipe: str | Path | Recipe,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+    resume_hint: str = "the same call with resume=True",
+) -> RunResult:
+    """Run all stages of a recipe in a directory of their own and return the result.
+
+    Args:
+        recipe: a file, the name of a shipped recipe, or a loaded one.
+        overrides: dotted key -> value, such as `{"prune.budget.macs": 0.5}`; only with a file or name.
+        out: the run directory; by default `runs/<name>`.
+        resume: go on with an interrupted run of the same recipe in `out`; finished stages are not repeated.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        resume_hint: how to go on, told to the user when the run is interrupted or fails.
+
+    Raises:
+        InputError: the recipe, its files or the directory are wrong; nothing half-done is left behind.
+        CompressError: a stage failed; says where the log is and how to go on.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides, flag="overrides")
+    elif overrides:
+        raise InputError("overrides  give them with a recipe's file or name; this recipe is loaded already")
+    chosen = choose_device(device)
+    directory, new = open_run(recipe, None if out is None else Path(out), resume)
+    if directory.report.is_file():
+        say(f"{directory.path} holds the finished run")
+        return _result(directory)
+    try:
+        return _Runner(recipe, directory, chosen, resume and not new, resume_hint).run()
+    except InputError as error:
+        if new:
+            discard(directory)
+        raise recipe.located(error) from error
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"interrupted; go on with: {resume_hint}") from error
+
+
+class _Runner:
+    """One run: what its stages share."""
+
+    def __init__(self, recipe: Recipe, directory: RunDirectory, device: str, resume: bool, hint: str) -> None:
+        self.recipe, self.directory, self.device, self.resume, self.hint = recipe, directory, device, resume, hint
+        self.stages = stages_of(recipe)
+        self.records: list[dict[str, Any]] = []
+
+    def run(self) -> RunResult:
+        """Open model and data, run what is not finished, write the report."""
+        opened = open_model(self.recipe.model, self.recipe.data, self.recipe.seed)
+        if opened.load_report is not None:
+            say(opened.load_report.summary())
+        macs = count_macs(opened.bundle.model, opened.bundle.example_inputs())
+        settle_threads(macs * getattr(self.recipe.data, "batch_size", 1))
+        self._begin()
+        self._estimate(opened)
+        bundle = opened.bundle
+        for stage in self.stages:
+            bundle = self._stage(stage, bundle, opened)
+        self._finish(bundle)
+        return _result(self.directory)
+
+    def _begin(self) -> None:
+        self.directory.path.mkdir(parents=True, exist_ok=True)
+        self.environment = environment(self.device)
+        if not self.directory.recipe.is_file():
+            self.recipe.save(self.directory.recipe)
+        event = "resume" if self.resume else "start"
+        self.directory.log({"event": event, "recipe": self.recipe.name, "environment": self.environment})
+
+    def _estimate(self, opened: Opened) -> None:
+        """Say how long the stages that are left will take."""
+        left = [stage for stage in self.stages if finished_stage(self._place(stage)) is None]
+        parts = estimate(left, opened.bundle, opened.data, self.recipe, self.device)
+        if parts:
+            say(sentence(parts))
+            self.directory.log({"event": "estimate", "seconds": {name: round(value, 1) for name, value in parts}})
+
+    def _place(self, stage: Stage) -> Path:
+        return self.directory.stage(stage.number, stage.name)
+
+    def _stage(self, stage: Stage, bundle: Bundle, opened: Opened) -> Bundle:
+        """Run one stage, or take its result where it is finished."""
+        place = self._place(stage)
+        record = finished_stage(place)
+        if record is not None:
+            say(f"{stage.name}: finished before")
+            self.records.append(record)
+            return Bundle.load(place)
+        self.directory.log({"event": "stage", "stage": stage.name, "number": stage.number})
+        say(f"[{stage.number}/{len(self.stages)}] {stage.name}")
+        started = time.monotonic()
+        context = self._context(place, opened)
+        place.mkdir(parents=True, exist_ok=True)
+        try:
+            bundle = stage.function(bundle, stage.config, context)
+        except InputError as error:
+            self.directory.log({"event": "error", "stage": stage.name, "problems": error.problems})
+            raise
+        except Exception as error:
+            raise self._failed(stage, error) from error
+        step = {"stage": stage.name, **({} if stage.config is None else stage.config.model_dump(mode="json"))}
+        bundle.provenance = [*bundle.provenance, step]
+        bundle.save(place / "bundle")
+        seconds = time.monotonic() - started
+        finish_stage(place, stage.name, seconds, context.details, bundle.metrics)
+        shutil.rmtree(place / "checkpoint", ignore_errors=True)
+        self.records.append({"name": stage.name, "seconds": seconds, **context.details, "metrics": bundle.metrics})
+        self.directory.log({"event": "stage_end", "stage": stage.name, "seconds": seconds, "metrics": bundle.metrics})
+        return bundle
+
+    def _context(self, place: Path, opened: Opened) -> Context:
+        first = self._place(self.stages[0])
+        return Context(
+            recipe=self.recipe,
+            data=opened.data,
+            device=self.device,
+            directory=place,
+            resume=self.resume,
+            log=self.directory.log,
+            dense=lambda: Bundle.load(first),
+            dense_onnx=first / MODEL_FILE,
+            final_onnx=self.directory.model,
+        )
+
+    def _failed(self, stage: Stage, error: Exception) -> CompressError:
+        """Log the traceback; return what happened, where the log is and how to go on."""
+        what = str(error).strip() or type(error).__name__
+        if not isinstance(error, CompressError):
+            what = f"{type(error).__name__}: {what.splitlines()[0]}"
+        self.directory.log({"event": "error", "stage": stage.name, "error": what, "trace": traceback.format_exc()})
+        return CompressError(f"{stage.name} failed: {what}; log: {self.directory.log_file}; go on with: {self.hint}")
+
+    def _finish(self, bundle: Bundle) -> None:
+        """Write the winner's bundle and the report, the report last."""
+        bundle.save(self.directory.bundle)
+        write_json(self.directory.report, self._report())
+        write_report(self.directory.path)
+        self.directory.log({"event": "end"})
+
+    def _report(self) -> dict[str, Any]:
+        """Return report.json as the contract has it."""
+        baseline, final = dict(self.records[0]["metrics"]), dict(self.records[-1]["metrics"])
+        last = self.records[-1]
+        baseline["latency_ms"] = last.get("baseline_latency_ms")
+        ratio = last.get("latency_ratio")
+        return {
+            "schema": 1,
+            "name": self.recipe.name,
+            "recipe_sha256": self.recipe.sha256(),
+            "seed": self.recipe.seed,
+            "environment": self.environment,
+            "stages": [
+                {"name": record["name"], "seconds": round(record["seconds"], 3), "metrics": record["metrics"]}
+                for record in self.records
+            ],
+            "baseline": {key: baseline.get(key) for key in METRICS},
+            "final": {key: final.get(key) for key in METRICS},
+            "latency_ratio": None if ratio is None else {key: ratio[key] for key in ("median", "ci95", "blocks")},
+            "efficiency": _efficiency(ratio, baseline["macs"], final["macs"]),
+        }
+
+
+def _efficiency(ratio: dict[str, Any] | None, before: int, after: int) -> float | None:
+    """Return the latency ratio over the MAC ratio; None where latency was not measured."""
+    return None if ratio is None or not before or not after else ratio["median"] / (before / after)
+
+
+def _result(directory: RunDirectory) -> RunResult:
+    import json
+
+    report = json.loads(directory.report.read_text(encoding="utf-8"))
+    if not (directory.path / "report.html").is_file():
+        write_report(directory.path)
+    return RunResult(directory.path, report, summary_of(directory.path))

@@ -1,0 +1,315 @@
+"""Axes: what the positions along a tensor dimension stand for, so that coupled widths are found by algebra.
+
+A dimension is a **concatenation of products of axes**: the output of a fused `qkv` layer is the product
+(3, heads, head_dim), the input of a DenseNet layer the concatenation of the outputs of all layers before it.
+Operations refine axes (a reshape splits one into a product, a slice cuts one into a concatenation) and join them
+(a residual sum makes two axes one). An axis that an operation could not survive without is *frozen*, with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+
+MAX_REPEATS = 64  # a product whose inner factor is a concatenation is written out at most this often
+
+
+class Axis:
+    """One index that can be shortened: a width, the heads of an attention, the width of a head."""
+
+    __slots__ = ("concat", "frozen", "marks", "parent", "product", "size")
+
+    def __init__(self, size: int, frozen: str | None = None) -> None:
+        self.size = size
+        self.frozen = frozen
+        self.marks: set[str] = set()
+        self.parent: Axis | None = None
+        self.product: tuple[Axis, ...] | None = None
+        self.concat: tuple[Axis, ...] | None = None
+
+    def root(self) -> Axis:
+        """Return the axis that stands for all axes joined with this one."""
+        axis = self
+        while axis.parent is not None:
+            axis = axis.parent
+        return axis
+
+
+Segment = tuple[Axis, ...]  # a product of axes, outermost first; the empty product has size 1
+Dim = tuple[Segment, ...]  # a concatenation of segments
+
+ONE: Dim = ((),)
+
+
+def fresh(size: int, frozen: str | None = None) -> Dim:
+    """Return a dimension of one new axis (size 1: of none)."""
+    return ONE if size == 1 else ((Axis(size, frozen),),)
+
+
+def segment_size(segment: Segment) -> int:
+    """Return the number of positions in a product of axes."""
+    return prod(axis.size for axis in segment)
+
+
+def dim_size(dim: Dim) -> int:
+    """Return the number of positions along a dimension."""
+    return sum(segment_size(segment) for segment in dim)
+
+
+def expand(dim: Dim) -> Dim:
+    """Return `dim` written in axes that are neither joined to another nor refined."""
+    done: list[Segment] = []
+    todo = [list(segment) for segment in reversed(dim)]
+    while todo:
+        segment = todo.pop()
+        for place, axis in enumerate(segment):
+            root = axis.root()
+            if root.product is not None:
+                todo.append(segment[:place] + list(root.product) + segment[place + 1 :])
+                break
+            if root.concat is not None:
+                todo.extend(reversed(_write_out(segment[:place], root.concat, segment[place + 1 :])))
+                break
+            segment[place] = root
+        else:
+            done.append(tuple(axis for axis in segment if axis.size != 1))
+    return tuple(done)
+
+
+def _write_out(outer: list[Axis], parts: tuple[Axis, ...], inner: list[Axis]) -> list[list[Axis]]:
+    """Write a product with a concatenation inside as a concatenation of products; the outer axes are frozen."""
+    for axis in outer:
+        _freeze_axis(axis, "it repeats a concatenation of widths")
+    repeats = segment_size(tuple(outer))
+    if repeats > MAX_REPEATS:
+        for axis in parts:
+            _freeze_axis(axis, "it is repeated too often to be followed")
+        whole = Axis(repeats * sum(part.size for part in parts), "it is repeated too often to be followed")
+        return [[whole, *inner]]
+    return [[part, *inner] for _ in range(repeats) for part in parts]
+
+
+def axes_of(dim: Dim) -> Iterator[Axis]:
+    """Yield every elementary axis of `dim` (once for each place)."""
+    for segment in expand(dim):
+        yield from segment
+
+
+def is_frozen(dim: Dim) -> bool:
+    """Return whether no axis of `dim` can be shortened."""
+    return all(axis.frozen is not None for axis in axes_of(dim))
+
+
+def freeze(dim: Dim, reason: str) -> None:
+    """Keep every axis of `dim` whole, for a reason that the report will show."""
+    for axis in axes_of(dim):
+        _freeze_axis(axis, reason)
+
+
+def mark(dim: Dim, role: str) -> None:
+    """Note a role (`heads`, `head_dims`) on every axis of `dim` that is not frozen."""
+    for axis in axes_of(dim):
+        if axis.frozen is None:
+            axis.marks.add(role)
+
+
+def _freeze_axis(axis: Axis, reason: str) -> None:
+    root = axis.root()
+    if root.product is None and root.concat is None:
+        root.frozen = root.frozen or reason
+        return
+    for part in axes_of(((root,),)):
+        part.frozen = part.frozen or reason
+
+
+def unify(a: Dim, b: Dim) -> None:
+    """Make two dimensions of one size share their axes; what cannot be matched is frozen on both sides."""
+    pending = [(a, b)]
+    while pending:
+        x, y = (expand(dim) for dim in pending.pop())
+        if x == y:
+            continue
+        if len(x) == len(y) == 1:
+            if not _unify_products(x[0], y[0]):
+                _give_up(x, y)
+            continue
+        size_x, size_y = segment_size(x[0]), segment_size(y[0])
+        if size_x == size_y:
+            pending += [(x[1:], y[1:]), (x[:1], y[:1])]
+        elif _cut(x[0], size_y) if size_x > size_y else _cut(y[0], size_x):
+            pending.append((x, y))
+        else:
+            _give_up(x, y)
+
+
+def _give_up(*dims: Dim) -> None:
+    for dim in dims:
+        freeze(dim, "its grouping does not match that of a coupled layer")
+
+
+def _unify_products(x: Segment, y: Segment) -> bool:
+    """Join two products of one size factor by factor; return whether the factors could be matched."""
+    while x or y:
+        if not x or not y:
+            return segment_size(x or y) == 1
+        a, b = x[0], y[0]
+        if a is b:
+            x, y = x[1:], y[1:]
+        elif a.size == b.size:
+            _join(a, b)
+            x, y = x[1:], y[1:]
+        elif a.size % b.size == 0:
+            _refine(a, b.size, a.size // b.size)
+        elif b.size % a.size == 0:
+            _refine(b, a.size, b.size // a.size)
+        else:
+            return False
+        refreshed = expand((x,)), expand((y,))
+        if len(refreshed[0]) != 1 or len(refreshed[1]) != 1:
+            unify(*refreshed)
+            return True
+        x, y = refreshed[0][0], refreshed[1][0]
+    return True
+
+
+def _join(a: Axis, b: Axis) -> None:
+    b.parent = a
+    a.frozen = a.frozen or b.frozen
+    a.marks |= b.marks
+
+
+def _refine(axis: Axis, outer: int, inner: int) -> None:
+    """Write an axis as the product of two; both inherit what is known of it."""
+    axis.product = (Axis(outer, axis.frozen), Axis(inner, axis.frozen))
+    for part in axis.product:
+        part.marks = set(axis.marks)
+
+
+def _cut(segment: Segment, at: int) -> bool:
+    """Cut the outermost axis of a product so that a boundary falls after position `at`; return success."""
+    first, inner = segment[0], segment_size(segment[1:])
+    if at % inner:
+        return False
+    first.concat = (Axis(at // inner, first.frozen), Axis(first.size - at // inner, first.frozen))
+    for part in first.concat:
+        part.marks = set(first.marks)
+    return True
+
+
+def narrow(dim: Dim, start: int, length: int) -> Dim:
+    """Return the part of `dim` at positions start ... start + length - 1, cutting axes at its ends."""
+    for at in (start, start + length):
+        if not _ensure_boundary(dim, at):
+            freeze(dim, "it is cut inside a group of positions")
+            return fresh(length, "it is cut inside a group of positions")
+    taken, offset = [], 0
+    for segment in expand(dim):
+        size = segment_size(segment)
+        if start <= offset and offset + size <= start + length:
+            taken.append(segment)
+        offset += size
+    return tuple(taken)
+
+
+def _ensure_boundary(dim: Dim, at: int) -> bool:
+    offset = 0
+    for segment in expand(dim):
+        size = segment_size(segment)
+        if offset < at < offset + size:
+            return _cut(segment, at - offset)
+        offset += size
+    return True
+
+
+def concatenate(dims: Sequence[Dim]) -> Dim:
+    """Return the dimension that lists the positions of all `dims` one after the other."""
+    return tuple(segment for dim in dims for segment in dim)
+
+
+def flatten(dims: Sequence[Dim]) -> Dim:
+    """Return the one dimension that row-major merging of `dims` gives."""
+    result: Dim = ONE
+    for dim in dims:
+        inner = expand(dim)
+        if len(inner) == 1:
+            result = tuple(segment + inner[0] for segment in result)
+        elif result == ONE:
+            result = inner
+        elif dim_size(result) <= MAX_REPEATS:
+            freeze(result, "it repeats a concatenation of widths")
+            result = inner * dim_size(result)
+        else:
+            freeze(result, "it repeats a concatenation of widths")
+            freeze(inner, "it is repeated too often to be followed")
+            result = fresh(dim_size(result) * dim_size(inner), "it is repeated too often to be followed")
+    return result
+
+
+def split(dim: Dim, sizes: Sequence[int]) -> tuple[Dim, ...]:
+    """Return the dimensions that row-major splitting of `dim` into `sizes` gives."""
+    if len(sizes) == 1:
+        return (dim,)
+    if sizes[0] == 1:
+        return (ONE, *split(dim, sizes[1:]))
+    inner = prod(sizes[1:])
+    whole = expand(dim)
+    if len(whole) == 1:
+        halves = _split_product(whole[0], sizes[0])
+        if halves is not None:
+            return (halves[0], *split(halves[1], sizes[1:]))
+    elif all(_ensure_boundary(dim, at) for at in range(inner, dim_size(dim), inner)):
+        chunks = [narrow(dim, at, inner) for at in range(0, dim_size(dim), inner)]
+        for chunk in chunks[1:]:
+            unify(chunks[0], chunk)
+        return (fresh(sizes[0], "it numbers the equal parts of a concatenation"), *split(chunks[0], sizes[1:]))
+    freeze(dim, "it is reshaped in a way that does not follow its grouping")
+    return tuple(fresh(size, "it is reshaped in a way that does not follow its grouping") for size in sizes)
+
+
+def _split_product(segment: Segment, outer: int) -> tuple[Dim, Dim] | None:
+    """Split a product after its first `outer` combinations; None where no factor allows it."""
+    taken = 1
+    for place, axis in enumerate(segment):
+        if taken == outer:
+            return (segment[:place],), (segment[place:],)
+        wanted, rest = divmod(outer, taken)
+        if rest:
+            return None
+        if wanted < axis.size:
+            if axis.size % wanted:
+                return None
+            _refine(axis, wanted, axis.size // wanted)
+            return _halves(segment, place)
+        taken *= axis.size
+    return ((segment,), ONE) if taken == outer else None
+
+
+def _halves(segment: Segment, place: int) -> tuple[Dim, Dim]:
+    """Split a product inside the factor at `place`, which has just been refined into two."""
+    product = segment[place].product
+    assert product is not None
+    return (segment[:place] + product[:1],), (product[1:] + segment[place + 1 :],)
+
+
+def reshape(dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
+    """Return the dimensions of a row-major reshape of `dims` to `shape`."""
+    old = [dim for dim in dims if dim_size(dim) != 1]
+    result: list[Dim] = []
+    i = j = 0
+    while j < len(shape):
+        if shape[j] == 1:
+            result.append(ONE)
+            j += 1
+            continue
+        first_old, first_new = i, j
+        size_old, size_new = dim_size(old[i]), shape[j]
+        i, j = i + 1, j + 1
+        while size_old != size_new:
+            if size_old < size_new:
+                size_old *= dim_size(old[i])
+                i += 1
+            else:
+                size_new *= shape[j]
+                j += 1
+        result += split(flatten(old[first_old:i]), shape[first_new:j])
+    return result

@@ -1,0 +1,69 @@
+"""Whole residual blocks: which of them change the stream least."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.errors import InputError
+from compress.prune.graph import stage_of
+
+
+def block_influence(model: nn.Module, blocks: Sequence[str], batches: Iterable[Tensor]) -> dict[str, float]:
+    """Return for each residual block the relative change of the stream, ||out - in||^2 / ||out||^2 over all batches.
+
+    It is DIMAP's relative distortion (pruning.md 1.3) one level up: what the stream loses, as a share of its energy,
+    when the block becomes the identity. `batches` yields images (N, C, H, W) on the model's device.
+    """
+    change = dict.fromkeys(blocks, 0.0)
+    energy = dict.fromkeys(blocks, 0.0)
+
+    def watch(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            before, after = args[0].double(), output.double()
+            change[name] += (after - before).square().sum().item()
+            energy[name] += after.square().sum().item()
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in blocks]
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for images in batches:
+                model(images)
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return {name: change[name] / energy[name] if energy[name] else 0.0 for name in blocks}
+
+
+def least_influential(influence: dict[str, float], wanted: float) -> tuple[str, ...]:
+    """Return the blocks to remove, in the order of the model: a number (>= 1) or a share (< 1) of all.
+
+    Every stage keeps at least one block.
+
+    Raises:
+        InputError: so many blocks cannot go.
+    """
+    count = int(wanted) if wanted >= 1 else math.floor(wanted * len(influence))
+    left: dict[str, int] = {}
+    for name in influence:
+        left[stage_of(name)] = left.get(stage_of(name), 0) + 1
+    chosen: set[str] = set()
+    for name in sorted(influence, key=lambda n: influence[n]):
+        if len(chosen) < count and left[stage_of(name)] > 1:
+            chosen.add(name)
+            left[stage_of(name)] -= 1
+    if len(chosen) < count:
+        raise InputError(
+            f"prune.blocks: {count} residual blocks cannot be removed; got {wanted:g}; "
+            f"allowed is at most {len(chosen)}, since every stage keeps one"
+        )
+    return tuple(name for name in influence if name in chosen)

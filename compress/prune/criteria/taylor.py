@@ -1,0 +1,36 @@
+"""Taylor (Molchanov et al., "Importance estimation for neural network pruning", CVPR 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compress.prune.criteria import unit_criteria
+from compress.prune.gradients import evaluating, gradients, touched
+from compress.prune.graph import Group
+from compress.prune.units import ScoringData, UnitSums, matrices, mean_normalised
+
+
+@unit_criteria.register("taylor")
+def taylor_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
+    """Return the squared first-order change of the loss when a unit's weights go to zero, over the group's mean.
+
+    Per batch and layer (sum of w x dL/dw over the unit's weights)^2 (Eq. 8 for a unit as one group), summed over
+    layers and batches.
+
+    Raises:
+        InputError: there is no data.
+    """
+    weights = touched(model, groups)
+    scores = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups}
+    with evaluating(model):
+        for images, labels in data.batches_for("taylor"):
+            loss = nn.functional.cross_entropy(model(images), labels)
+            slopes = gradients(loss, weights)
+            sums = UnitSums(lambda name, slopes=slopes: weights[name].detach() * slopes[name])  # type: ignore[misc]
+            for group in groups:
+                for part in matrices(group):
+                    scores[group.name] += sums.of(part).square()
+    return mean_normalised(scores, data.graph)

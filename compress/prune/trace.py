@@ -1,0 +1,257 @@
+"""Follow every axis of a model through one real forward pass.
+
+A `TorchDispatchMode` sees each elementary operation with its tensors, whatever Python the model is written in, and
+tells what it does to the axes of `compress.prune.axes`. An operation that is not known freezes what it touches, so
+a width is removed only where every operation that sees it is understood. Cost is one forward pass: nothing is
+searched recursively, so graphs of any depth and branching (DenseNet, NASNet) take seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from compress.errors import InputError
+from compress.prune import axes
+from compress.prune.axes import Dim
+
+Dims = list[Dim]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A matrix product or convolution: `constant` x the product of the sizes of `dims` multiply-accumulates."""
+
+    layer: str
+    constant: int
+    dims: tuple[Dim, ...]
+
+
+@dataclass
+class Trace:
+    """What one forward pass showed: axes of all tensors with a name, costs, blocks, and attributes that were read."""
+
+    tensors: dict[str, Dims] = field(default_factory=dict)
+    operations: list[Operation] = field(default_factory=list)
+    groups_attribute: dict[str, Dim] = field(default_factory=dict)
+    residual_blocks: list[str] = field(default_factory=list)
+    attributes_read: set[tuple[str, str]] = field(default_factory=set)
+    seen: dict[str, list[Dim]] = field(default_factory=dict)
+    unscaled_attention: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much a trace may cost before the model is refused."""
+
+    seconds: float = 120.0
+    gigabytes: float = 8.0
+
+
+def trace(model: nn.Module, example_inputs: Tensor, limits: Limits | None = None) -> Trace:
+    """Run `model` once on `example_inputs` (N, C, H, W) and return how its axes hang together.
+
+    Raises:
+        InputError: the forward pass fails, or takes longer or more memory than `limits` allow; the layer is named.
+    """
+    limits = limits or Limits()
+    tracer = _Tracer(model, limits)
+    training = model.training
+    model.eval()
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            stack.enter_context(_module_hooks(model, tracer))
+            stack.enter_context(_attribute_reads(model, tracer.result.attributes_read))
+            tracer.dims[example_inputs] = [axes.fresh(n, "it belongs to the input") for n in example_inputs.shape]
+            stack.enter_context(_AttentionScale(tracer))
+            with tracer:
+                output = model(example_inputs)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the model cannot be traced: layer {tracer.module or '(top)'!r} fails on an input of shape "
+            f"{tuple(example_inputs.shape)}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        model.train(training)
+    for tensor in _tensors_in(output):
+        for dim in tracer.of(tensor):
+            axes.freeze(dim, "it is an output of the model")
+    return tracer.result
+
+
+def _tensors_in(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _tensors_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _tensors_in(item)
+
+
+class _Tracer(TorchDispatchMode):
+    """Keeps the dimensions of every live tensor and applies one rule for each operation."""
+
+    def __init__(self, model: nn.Module, limits: Limits) -> None:
+        super().__init__()
+        self.result = Trace()
+        self.dims = WeakTensorKeyDictionary()
+        self.stack: list[str] = []
+        self.adds: list[tuple[set[int], int]] = []
+        self.limits = limits
+        self.started = time.monotonic()
+        self.memory = _peak_gigabytes()
+        for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+            self.dims[tensor] = self.result.tensors[name] = [axes.fresh(n) for n in tensor.shape]
+
+    @property
+    def module(self) -> str:
+        return self.stack[-1] if self.stack else ""
+
+    def of(self, tensor: Tensor) -> Dims:
+        """Return the dimensions of a tensor; one that came from elsewhere gets frozen ones."""
+        if tensor not in self.dims:
+            self.dims[tensor] = [axes.fresh(n, "it is a constant made in the forward pass") for n in tensor.shape]
+        return self.dims[tensor]
+
+    def set(self, tensor: Tensor, dims: Dims) -> None:
+        """Enter the dimensions of a result."""
+        if [axes.dim_size(dim) for dim in dims] != list(tensor.shape):
+            raise RuntimeError(f"axes {[axes.dim_size(d) for d in dims]} do not fit a tensor {tuple(tensor.shape)}")
+        self.dims[tensor] = dims
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        from compress.prune.rules import POINTWISE, RULES
+
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        self._check_limits()
+        rule: Callable[..., None] | None = RULES.get(func.overloadpacket.__name__)
+        if rule is None and torch.Tag.pointwise in func.tags:
+            rule = POINTWISE
+        if rule is not None:
+            rule(self, args, kwargs, out)
+        else:
+            self.unknown(func.overloadpacket.__name__, args, kwargs, out)
+        self._note_sizes(args, out)
+        return out
+
+    def unknown(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
+        """Freeze all that an operation without a rule touches."""
+        reason = f"it feeds the operation {name}, which cannot be narrowed"
+        for tensor in [*_tensors_in(args), *_tensors_in(kwargs)]:
+            for dim in self.of(tensor):
+                axes.freeze(dim, reason)
+        for tensor in _tensors_in(out):
+            self.set(tensor, [axes.fresh(n, reason) for n in tensor.shape])
+
+    def _note_sizes(self, args: Any, out: Any) -> None:
+        seen = self.result.seen.setdefault(self.module, [])
+        for tensor in [*_tensors_in(args), *_tensors_in(out)]:
+            seen += [dim for dim in self.of(tensor) if not axes.is_frozen(dim)]
+
+    def _check_limits(self) -> None:
+        seconds = time.monotonic() - self.started
+        if seconds > self.limits.seconds:
+            raise InputError(
+                f"the model cannot be traced within {self.limits.seconds:g} s; it had reached layer "
+                f"{self.module or '(top)'!r}; use a smaller input size or raise prune.trace_seconds"
+            )
+        if _peak_gigabytes() - self.memory > self.limits.gigabytes:
+            raise InputError(
+                f"tracing the model takes more than {self.limits.gigabytes:g} GB; it had reached layer "
+                f"{self.module or '(top)'!r}; use a smaller input size or raise prune.trace_gigabytes"
+            )
+
+
+class _AttentionScale(TorchFunctionMode):
+    """Notes the modules whose attention takes its scale from the width of a head."""
+
+    def __init__(self, tracer: _Tracer) -> None:
+        super().__init__()
+        self.tracer = tracer
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is nn.functional.scaled_dot_product_attention and (kwargs or {}).get("scale") is None:
+            self.tracer.result.unscaled_attention.add(self.tracer.module)
+        return func(*args, **(kwargs or {}))
+
+
+def _peak_gigabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+@contextlib.contextmanager
+def _module_hooks(model: nn.Module, tracer: _Tracer) -> Iterator[None]:
+    """Keep the stack of running modules and find residual blocks: modules that add to their own input."""
+    handles, names = [], {module: name for name, module in model.named_modules()}
+
+    def enter(module: nn.Module, args: Any) -> None:
+        tracer.stack.append(names[module])
+        tracer.adds.append((set(), id(args[0]) if args and isinstance(args[0], Tensor) else 0))
+
+    def leave(module: nn.Module, args: Any, output: Any) -> None:
+        name = tracer.stack.pop()
+        added, own_input = tracer.adds.pop()
+        if not (own_input in added and isinstance(output, Tensor) and output.shape == args[0].shape):
+            return
+        if any(block == name or block.startswith(f"{name}.") for block in tracer.result.residual_blocks):
+            return
+        for x, y in zip(tracer.of(args[0]), tracer.of(output), strict=True):
+            if axes.expand(x) != axes.expand(y) and not (axes.is_frozen(x) and axes.is_frozen(y)):
+                return
+        tracer.result.residual_blocks.append(name)
+
+    for module in names:
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave, always_call=False))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def _attribute_reads(model: nn.Module, reads: set[tuple[str, str]]) -> Iterator[None]:
+    """Note which whole-number attributes of modules the forward pass reads (`num_heads`, `dim`)."""
+    names = {id(module): name for name, module in model.named_modules()}
+    classes = {type(module) for module in model.modules() if not type(module).__module__.startswith("torch.")}
+
+    def spy(module: Any, attribute: str) -> Any:
+        value = object.__getattribute__(module, attribute)
+        if isinstance(value, (int, tuple)) and not isinstance(value, bool) and id(module) in names:
+            reads.add((names[id(module)], attribute))
+        return value
+
+    patched = [cls for cls in classes if "__getattribute__" not in cls.__dict__]
+    for cls in patched:
+        cls.__getattribute__ = spy  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        for cls in patched:
+            del cls.__getattribute__

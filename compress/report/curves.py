@@ -1,0 +1,111 @@
+"""Training curves out of the events of log.jsonl."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compress.report import svg
+
+Points = list[tuple[float, float]]
+
+# Per chart: its title, and per line its label and the keys under which an epoch event may carry it.
+_CHARTS: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
+    ("loss", (("training", ("train_loss", "loss")), ("test", ("test_loss", "val_loss")))),
+    ("top-1, %", (("training", ("train_top1",)), ("test", ("top1", "test_top1", "val_top1")))),
+)
+_STYLES = {"training": "line-whole", "test": "line-part"}
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 510, 220, 46, 58, 14, 34
+
+
+@dataclass(frozen=True)
+class CurveSet:
+    """The charts of one stage."""
+
+    stage: str
+    charts: tuple[str, ...]
+
+
+def training_curves(events: Iterable[Mapping[str, Any]]) -> list[CurveSet]:
+    """Return a set of charts per stage that logged events with an `epoch`; of an epoch run twice the last counts."""
+    stages: dict[str, dict[float, Mapping[str, Any]]] = {}
+    for event in events:
+        epoch = _number(event.get("epoch"))
+        if epoch is not None:
+            epochs = stages.setdefault(str(event.get("stage") or "training"), {})
+            epochs[epoch] = {**epochs.get(epoch, {}), **event}
+    sets = [CurveSet(stage, tuple(_charts(stage, epochs))) for stage, epochs in stages.items()]
+    return [found for found in sets if found.charts]
+
+
+def _number(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else None
+
+
+def _charts(stage: str, epochs: Mapping[float, Mapping[str, Any]]) -> Iterable[str]:
+    for title, lines in _CHARTS:
+        found = {label: _points(epochs, keys) for label, keys in lines}
+        drawn = {label: points for label, points in found.items() if points}
+        if drawn:
+            yield _draw(title, drawn, f"{stage}: {title} by epoch")
+
+
+def _points(epochs: Mapping[float, Mapping[str, Any]], keys: Sequence[str]) -> Points:
+    points = []
+    for epoch in sorted(epochs):
+        value = next((v for key in keys if (v := _number(epochs[epoch].get(key))) is not None), None)
+        if value is not None:
+            points.append((epoch, value))
+    return points
+
+
+def _draw(title: str, lines: Mapping[str, Points], label: str) -> str:
+    everything = [point for points in lines.values() for point in points]
+    x_low, x_high = _range([x for x, _ in everything], 0.0)
+    y_low, y_high = _range([y for _, y in everything], 0.06)
+    drawing = svg.canvas(_WIDTH, _HEIGHT, label)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + across, _HEIGHT - _BOTTOM - (y - y_low) / (y_high - y_low) * (_HEIGHT - _TOP - _BOTTOM)
+
+    for tick in svg.ticks(y_low, y_high, 5):
+        y = place(x_low, tick)[1]
+        svg.add(drawing, "line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid")
+        svg.add(drawing, "text", f"{tick:g}", x=_LEFT - 8, y=y + 4, text_anchor="end", class_="tick")
+    for tick in (value for value in svg.ticks(x_low, x_high, 6) if value == int(value)):
+        x = place(tick, y_low)[0]
+        svg.add(drawing, "text", f"{tick:g}", x=x, y=_HEIGHT - _BOTTOM + 16, text_anchor="middle", class_="tick")
+    svg.add(drawing, "text", "epoch", x=_WIDTH - _RIGHT, y=_HEIGHT - 4, text_anchor="end", class_="tick")
+    svg.add(drawing, "text", title, x=_LEFT, y=_TOP - 3, class_="series")
+    ends = {name: [place(x, y) for x, y in points] for name, points in lines.items()}
+    for name, points in ends.items():
+        _draw_line(drawing, name, points)
+    _draw_names(drawing, {name: points[-1] for name, points in ends.items()})
+    return svg.markup(drawing)
+
+
+def _draw_line(drawing: svg.Element, name: str, points: Points) -> None:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    svg.add(drawing, "polyline", points=path, class_=f"line {_STYLES[name]}")
+    svg.add(drawing, "circle", cx=points[-1][0], cy=points[-1][1], r=3, class_=f"dot {_STYLES[name]}")
+
+
+def _draw_names(drawing: svg.Element, ends: Mapping[str, tuple[float, float]]) -> None:
+    """Write each line's name at its end, moved apart where they would touch."""
+    lowest = -math.inf
+    for name, (x, y) in sorted(ends.items(), key=lambda item: item[1][1]):
+        lowest = max(y + 4, lowest + 13)
+        svg.add(drawing, "text", name, x=x + 7, y=lowest, class_="tick")
+
+
+def _range(values: Sequence[float], margin: float) -> tuple[float, float]:
+    """Return the range of `values`, widened by a share of itself and never empty."""
+    low, high = min(values), max(values)
+    if low == high:
+        half = 0.5 if not margin else 0.1 * abs(low) or 0.5
+        return low - half, high + half
+    return low - margin * (high - low), high + margin * (high - low)

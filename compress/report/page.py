@@ -1,0 +1,99 @@
+"""The page report.html of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from compress.atomic import write_text
+from compress.report.bars import BarSet, kept_chart, width_charts
+from compress.report.curves import training_curves
+from compress.report.histogram import latency_chart
+from compress.report.rundir import Run, read_run
+from compress.report.schema import Details
+from compress.report.summary import summarise
+from compress.report.tables import (
+    environment_rows,
+    latency_sentences,
+    latency_warning,
+    misaligned,
+    model_rows,
+    plan_facts,
+    skipped_by_reason,
+    stage_table,
+    tiles,
+)
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write report.html of a finished run and return its path.
+
+    One self-contained file without scripts: tables, inline drawings and style; what the run did not record is left out.
+
+    Raises:
+        InputError: report.json is missing or of another schema, or a file of the run does not hold what it should.
+    """
+    run_dir = Path(run_dir)
+    path = run_dir / "report.html"
+    write_text(path, render(read_run(run_dir)))
+    return path
+
+
+def render(run: Run) -> str:
+    """Return the page as HTML; every name in it is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("compress.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    columns, stages = stage_table(run)
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        report=run.report,
+        summary=summarise(run.report, run.shown_path, run.model),
+        tiles=tiles(run.report),
+        rows=model_rows(run.report),
+        latency_text=latency_sentences(run.report),
+        latency_warning=latency_warning(run.report),
+        latency_chart=latency_chart(run.samples),
+        stage_columns=columns,
+        stage_rows=stages,
+        removals=[removal for name, details in run.details.items() if (removal := _removal(name, details)).shown],
+        curves=training_curves(run.events),
+        environment=environment_rows(run.report.environment),
+    )
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What one stage removed, ready for the template."""
+
+    stage: str
+    details: Details
+    facts: list[tuple[str, str]]
+    kept: list[BarSet]
+    widths: list[BarSet]
+    skipped: list[tuple[str, list[str]]]
+    misaligned: set[str]
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self.facts or self.kept or self.widths or self.skipped or self.details.notes)
+
+
+def _removal(stage: str, details: Details) -> Removal:
+    parts = (("By stage", details.stages), ("By module", details.modules))
+    return Removal(
+        stage=stage,
+        details=details,
+        facts=plan_facts(details),
+        kept=[kept_chart(title, items) for title, items in parts if items],
+        widths=width_charts(details.layers),
+        skipped=skipped_by_reason(details),
+        misaligned={layer.name for layer in misaligned(details)},
+    )

@@ -1,0 +1,166 @@
+"""The files of a run directory that a report is made of, as typed records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from compress.errors import InputError
+
+
+def _finite(value: Any) -> Any:
+    """Count NaN and infinities as not measured."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _name(value: Any) -> Any:
+    """Take the name of a block that is given as a mapping."""
+    return value.get("name", "") if isinstance(value, Mapping) else value
+
+
+def _empty_if_null(value: Any) -> Any:
+    return {} if value is None else value
+
+
+Number = Annotated[int | float | None, BeforeValidator(_finite)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Record(BaseModel):
+    """Part of a file that another part of the toolkit wrote; keys not shown here are passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Latency(Record):
+    """METRICS.latency_ms: milliseconds per batch and how they were taken."""
+
+    p10: Number = None
+    p50: Number = None
+    p90: Number = None
+    p99: Number = None
+    min: Number = None
+    cpu_p50: Number = None
+    runs: Number = None
+    threads: Number = None
+    batch: Number = None
+    provider: str | None = None
+    contended: bool | None = None
+
+
+class Metrics(Record):
+    """METRICS of one model; what was not measured is None."""
+
+    top1: Number = None
+    top5: Number = None
+    loss: Number = None
+    params: Number = None
+    nonzero_params: Number = None
+    macs: Number = None
+    nonzero_macs: Number = None
+    onnx_bytes: Number = None
+    onnx_parity_max_rel: Number = None
+    latency_ms: Annotated[Latency, BeforeValidator(_empty_if_null)] = Latency()
+
+
+class LatencyRatio(Record):
+    """Baseline time divided by final time, from interleaved blocks."""
+
+    median: Number = None
+    ci95: tuple[Number, Number] | None = None
+    blocks: Number = None
+
+
+class StageReport(Record):
+    """One finished stage of a run."""
+
+    name: str
+    seconds: Number = None
+    metrics: Annotated[dict[str, Any], BeforeValidator(_empty_if_null)] = Field(default_factory=dict)
+
+
+class Report(Record):
+    """report.json, schema 1."""
+
+    schema_: Literal[1] = Field(alias="schema")
+    name: str
+    recipe_sha256: str | None = None
+    seed: int | None = None
+    environment: Annotated[dict[str, Any], BeforeValidator(_empty_if_null)] = Field(default_factory=dict)
+    stages: list[StageReport] = Field(default_factory=list)
+    baseline: Annotated[Metrics, BeforeValidator(_empty_if_null)]
+    final: Annotated[Metrics, BeforeValidator(_empty_if_null)]
+    latency_ratio: Annotated[LatencyRatio, BeforeValidator(_empty_if_null)] = LatencyRatio()
+    efficiency: Number = None
+
+
+class Layer(Record):
+    """Width of one layer before and after pruning, in units of its kind."""
+
+    name: str
+    kind: str = "channels"
+    before: int = Field(ge=0)
+    after: int = Field(ge=0)
+    stage: str | int | None = None
+
+
+class Kept(Record):
+    """How much of a module or stage is left, in whatever is counted (weights or units)."""
+
+    name: str | int
+    kept: float = Field(ge=0)
+    total: float = Field(ge=0)
+
+
+class Skipped(Record):
+    """A layer left whole, and why."""
+
+    layer: str
+    reason: str
+
+
+class Predicted(Record):
+    """What a plan says it leaves: [before, after]."""
+
+    macs: tuple[Number, Number] | None = None
+    params: tuple[Number, Number] | None = None
+
+
+class Details(Record):
+    """stages/<nn-name>/details.json; every part may be absent."""
+
+    layers: list[Layer] = Field(default_factory=list)
+    modules: list[Kept] = Field(default_factory=list)
+    stages: list[Kept] = Field(default_factory=list)
+    skipped: list[Skipped] = Field(default_factory=list)
+    blocks_removed: list[Annotated[str, BeforeValidator(_name)]] = Field(default_factory=list)
+    align: int | None = None
+    predicted: Annotated[Predicted, BeforeValidator(_empty_if_null)] = Predicted()
+    notes: list[str] = Field(default_factory=list)
+
+
+class Samples(Record):
+    """stages/<nn-latency>/samples.json: every timed run in milliseconds."""
+
+    baseline_ms: list[Milliseconds] = Field(default_factory=list)
+    final_ms: list[Milliseconds] = Field(default_factory=list)
+
+
+R = TypeVar("R", bound=Record)
+
+
+def parse(model: type[R], value: Any, source: str) -> R:
+    """Return `value` as a `model`; what does not fit is an `InputError` naming `source` and each key."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise InputError(*(f"{source}  {_sentence(problem)}" for problem in error.errors())) from error
+
+
+def _sentence(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"]) or "the whole file"
+    got = "" if problem["type"] == "missing" else f"; got {str(problem['input'])[:60]!r}"
+    return f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}{got}"

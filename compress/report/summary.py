@@ -1,0 +1,88 @@
+"""The one line that ends a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from compress.report.rundir import read_run
+from compress.report.schema import Metrics, Report, parse
+from compress.report.units import arrow, arrow_with_prefix, count, milliseconds, percent_change, times
+
+
+def summary_line(report: dict[str, Any], run_dir: Path | str | None = None, model: str | None = None) -> str:
+    """Return a run's summary, in which what was not measured is left out.
+
+    `swin_base  MACs 15.5→7.4 G (−52 %)  params 88→42 M  top-1 83.5→83.3  latency 58→37 ms (1.55×, efficiency 0.74)
+    runs/dimap_swin` (one line). Where masks leave zeros in the tensors, MACs and parameters are the nonzero ones.
+
+    Args:
+        report: the contents of report.json; a foreign schema is an InputError.
+        run_dir: shown at the end; by default `runs/<name>`.
+        model: shown at the start; by default the name of the run.
+    """
+    return summarise(parse(Report, report, "report.json"), run_dir, model)
+
+
+def summary_of(run_dir: Path) -> str:
+    """Return the summary of a run directory, with the model's name from its recipe."""
+    run = read_run(run_dir)
+    return summarise(run.report, run.shown_path, run.model)
+
+
+def summarise(report: Report, run_dir: Path | str | None = None, model: str | None = None) -> str:
+    """Return the summary of a report that is read already; see `summary_line`."""
+    baseline, final = report.baseline, report.final
+    parts = [
+        model or report.name,
+        _macs(baseline, final),
+        _counts("params", *sizes(baseline, final, "params")),
+        _top1(baseline, final),
+        _latency(report),
+        str(run_dir or f"runs/{report.name}"),
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+def masked(metrics: Metrics, name: str) -> bool:
+    """Whether `name` (params or macs) counts zeros that masks have put there."""
+    whole, nonzero = getattr(metrics, name), getattr(metrics, f"nonzero_{name}")
+    return whole is not None and nonzero is not None and nonzero < whole
+
+
+def sizes(baseline: Metrics, final: Metrics, name: str) -> tuple[str, float | None, float | None]:
+    """Return (prefix of the label, before, after) of params or macs: nonzero ones where the final model has masks."""
+    if not masked(final, name):
+        return "", getattr(baseline, name), getattr(final, name)
+    before = getattr(baseline, f"nonzero_{name}")
+    return "nonzero ", getattr(baseline, name) if before is None else before, getattr(final, f"nonzero_{name}")
+
+
+def _macs(baseline: Metrics, final: Metrics) -> str:
+    label, before, after = sizes(baseline, final, "macs")
+    text = _counts("MACs", label, before, after)
+    return f"{text} ({percent_change(before, after)})" if before and after is not None else text
+
+
+def _counts(name: str, label: str, before: float | None, after: float | None) -> str:
+    if after is None:
+        return ""
+    return f"{label}{name} {count(after) if before is None else arrow_with_prefix(before, after)}"
+
+
+def _top1(baseline: Metrics, final: Metrics) -> str:
+    if final.top1 is None:
+        return ""
+    before = "" if baseline.top1 is None else f"{baseline.top1:.1f}→"
+    return f"top-1 {before}{final.top1:.1f}"
+
+
+def _latency(report: Report) -> str:
+    before, after = report.baseline.latency_ms.p50, report.final.latency_ms.p50
+    if after is None:
+        return ""
+    ratio, efficiency = report.latency_ratio.median, report.efficiency
+    inside = [] if ratio is None else [times(ratio)]
+    inside += [] if efficiency is None else [f"efficiency {efficiency:.2f}"]
+    pair = milliseconds(after) if before is None else f"{arrow(before, after)} ms"
+    return f"latency {pair}" + (f" ({', '.join(inside)})" if inside else "")

@@ -1,0 +1,309 @@
+"""The tables and sentences of a report, as rows that a template prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from compress.report.rundir import Run
+from compress.report.schema import Details, Layer, Metrics, Report
+from compress.report.summary import masked, sizes
+from compress.report.units import (
+    MISSING,
+    count,
+    duration,
+    exact,
+    file_size,
+    milliseconds,
+    percent_change,
+    signed,
+    three_digits,
+    times,
+)
+
+ALIGNED_KINDS = ("channels", "mlp")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure as printed, and exactly (None where it was not measured or is no number)."""
+
+    text: str
+    exact: str | None = None
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric of both models."""
+
+    key: str
+    label: str
+    baseline: Cell
+    final: Cell
+    difference: str
+    group: str
+
+
+def _points(before: float, after: float) -> str:
+    return f"{signed(after - before, 2)} points"
+
+
+def _ratio(before: float, after: float) -> str:
+    return percent_change(before, after) if before else MISSING
+
+
+def _difference(before: float, after: float) -> str:
+    return signed(after - before, 4)
+
+
+def _none(before: float, after: float) -> str:
+    return ""
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2f} %"
+
+
+_Show = Callable[[float], str]
+_Compare = Callable[[float, float], str]
+_ROWS: tuple[tuple[str, str, str, _Show, _Compare], ...] = (
+    ("top1", "Top-1 accuracy", "Accuracy", _percent, _points),
+    ("top5", "Top-5 accuracy", "Accuracy", _percent, _points),
+    ("loss", "Loss", "Accuracy", lambda value: f"{value:.4f}", _difference),
+    ("params", "Parameters", "Size", count, _ratio),
+    ("nonzero_params", "Nonzero parameters", "Size", count, _ratio),
+    ("macs", "MACs", "Size", count, _ratio),
+    ("nonzero_macs", "Nonzero MACs", "Size", count, _ratio),
+    ("onnx_bytes", "ONNX file", "Size", file_size, _ratio),
+    ("onnx_parity_max_rel", "ONNX parity, largest relative error", "Size", lambda value: f"{value:.1e}", _none),
+    ("latency_ms.p10", "Latency p10", "Latency", milliseconds, _ratio),
+    ("latency_ms.p50", "Latency p50", "Latency", milliseconds, _ratio),
+    ("latency_ms.p90", "Latency p90", "Latency", milliseconds, _ratio),
+    ("latency_ms.p99", "Latency p99", "Latency", milliseconds, _ratio),
+    ("latency_ms.min", "Latency, fastest run", "Latency", milliseconds, _ratio),
+    ("latency_ms.cpu_p50", "CPU time p50", "Latency", milliseconds, _ratio),
+    ("latency_ms.runs", "Timed runs", "How it was timed", lambda value: f"{value:g}", _none),
+    ("latency_ms.threads", "Threads", "How it was timed", lambda value: f"{value:g}", _none),
+    ("latency_ms.batch", "Batch", "How it was timed", lambda value: f"{value:g}", _none),
+    ("latency_ms.provider", "Provider", "How it was timed", str, _none),
+    ("latency_ms.contended", "Machine busy meanwhile", "How it was timed", str, _none),
+)
+
+
+def model_rows(report: Report) -> list[MetricRow]:
+    """Return a row for every metric that at least one of the two models has."""
+    rows = []
+    for key, label, group, show, compare in _ROWS:
+        before, after = _value(report.baseline, key), _value(report.final, key)
+        if before is None and after is None:
+            continue
+        both = _is_number(before) and _is_number(after)
+        rows.append(
+            MetricRow(
+                key, label, _cell(before, show), _cell(after, show), compare(before, after) if both else "", group
+            )
+        )
+    return rows
+
+
+def _value(metrics: Metrics, key: str) -> Any:
+    value: Any = metrics
+    for part in key.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cell(value: Any, show: _Show) -> Cell:
+    if value is None:
+        return Cell(MISSING)
+    if isinstance(value, bool):
+        return Cell("yes" if value else "no")
+    return Cell(show(value), exact(value)) if _is_number(value) else Cell(str(value))
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A figure at the top of the page."""
+
+    value: str
+    label: str
+    detail: str
+
+
+def tiles(report: Report) -> list[Tile]:
+    """Return the few figures that tell how the run went; only measured ones."""
+    found = []
+    for name, label in (("macs", "MACs"), ("params", "parameters")):
+        prefix, before, after = sizes(report.baseline, report.final, name)
+        if before and after is not None:
+            found.append(Tile(percent_change(before, after), f"{prefix}{label}", f"{count(before)} → {count(after)}"))
+    before, after = report.baseline.top1, report.final.top1
+    if before is not None and after is not None:
+        found.append(Tile(signed(after - before, 2), "points of top-1", f"{before:.2f} % → {after:.2f} %"))
+    ratio, interval = report.latency_ratio.median, _interval(report)
+    if ratio is not None:
+        detail = f"{times(interval[0])} to {times(interval[1])} (95 %)" if interval else "baseline ÷ final time"
+        found.append(Tile(times(ratio), "as fast", detail))
+    if report.efficiency is not None and not _same_arithmetic(report):
+        found.append(Tile(f"{report.efficiency:.2f}", "efficiency", "speed-up ÷ MAC ratio"))
+    return found
+
+
+def _interval(report: Report) -> tuple[float, float] | None:
+    low, high = report.latency_ratio.ci95 or (None, None)
+    return None if low is None or high is None else (low, high)
+
+
+def latency_sentences(report: Report) -> list[str]:
+    """Return what was found about speed, in plain words; nothing where it was not measured."""
+    ratio, interval = report.latency_ratio.median, _interval(report)
+    sentences = []
+    if ratio is not None:
+        blocks = report.latency_ratio.blocks
+        how = f" in {blocks:g} interleaved blocks" if blocks else ""
+        within = f" (95\u00a0% interval {times(interval[0])} to {times(interval[1])})" if interval else ""
+        sentences.append(f"Timed side by side{how}, the final model is {times(ratio)} as fast as the baseline{within}.")
+    if interval and interval[0] <= 1 <= interval[1]:
+        sentences.append("The interval contains 1, so no difference in speed is shown.")
+    elif ratio is not None and ratio < 1:
+        sentences.append("Below 1 means that the final model is slower.")
+    return [*sentences, *_efficiency_sentences(report)]
+
+
+def latency_warning(report: Report) -> str:
+    """Return a warning about a busy machine, or an empty string."""
+    if not (report.baseline.latency_ms.contended or report.final.latency_ms.contended):
+        return ""
+    return (
+        "Other work ran on this machine during the measurement: take the milliseconds as upper bounds. "
+        "The ratio suffers less, since both models were timed in turns."
+    )
+
+
+def _efficiency_sentences(report: Report) -> Iterator[str]:
+    before, after = report.baseline.macs, report.final.macs
+    if report.efficiency is not None and not _same_arithmetic(report):
+        fall = f", while MACs fell by a factor of {before / after:.2f}" if before and after else ""
+        yield (
+            f"Efficiency, the speed-up divided by the reduction in MACs, is {report.efficiency:.2f}{fall}. "
+            "A value of 1 means that time fell as much as the arithmetic did; below 1, a part of the time lies in "
+            "work that was not removed, such as moving memory and small operators."
+        )
+    if masked(report.final, "params") and report.latency_ratio.median is not None:
+        yield (
+            "Weights set to zero by masks keep their place in the tensors and are still multiplied, "
+            "so they alone bring no speed."
+        )
+
+
+def _same_arithmetic(report: Report) -> bool:
+    """Whether both models do the same number of MACs, as under masks: then efficiency says nothing."""
+    return report.baseline.macs is not None and report.baseline.macs == report.final.macs
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage of the run: how long it took and what the model was afterwards."""
+
+    name: str
+    seconds: str
+    figures: tuple[Cell, ...]
+
+
+_STAGE_COLUMNS: tuple[tuple[str, str, _Show], ...] = (
+    ("top1", "Top-1", _percent),
+    ("loss", "Loss", lambda value: f"{value:.4f}"),
+    ("params", "Parameters", count),
+    ("nonzero_params", "Nonzero", count),
+    ("macs", "MACs", count),
+    ("nonzero_macs", "Nonzero MACs", count),
+    ("onnx_bytes", "ONNX file", file_size),
+)
+
+
+def stage_table(run: Run) -> tuple[list[str], list[StageRow]]:
+    """Return (column titles, rows) of the stages; a column that no stage has is left out."""
+    measured = [
+        (stage, {**_stage_file(run, number, stage.name), **stage.metrics})
+        for number, stage in enumerate(run.report.stages, 1)
+    ]
+    columns = [column for column in _STAGE_COLUMNS if any(_is_number(found.get(column[0])) for _, found in measured)]
+    rows = []
+    for stage, found in measured:
+        figures = tuple(_cell(found.get(key) if _is_number(found.get(key)) else None, show) for key, _, show in columns)
+        seconds = MISSING if stage.seconds is None else duration(stage.seconds)
+        rows.append(StageRow(stage.name, seconds, figures))
+    return [title for _, title, _ in columns], rows
+
+
+def _stage_file(run: Run, number: int, name: str) -> dict[str, Any]:
+    """Return what metrics.json of the stage that ran as `number` holds, at its top or under `metrics`."""
+    record = run.stage_metrics.get(f"{number:02d}-{name}", {})
+    inner = record.get("metrics")
+    return inner if isinstance(inner, dict) else record
+
+
+def skipped_by_reason(details: Details) -> list[tuple[str, list[str]]]:
+    """Return (reason, layers) in order of first appearance."""
+    reasons: dict[str, list[str]] = {}
+    for item in details.skipped:
+        reasons.setdefault(item.reason, []).append(item.layer)
+    return list(reasons.items())
+
+
+def misaligned(details: Details) -> list[Layer]:
+    """Return the layers whose new width is no multiple of the target's."""
+    if not details.align:
+        return []
+    return [
+        layer
+        for layer in details.layers
+        if layer.kind in ALIGNED_KINDS and layer.after != layer.before and layer.after % details.align
+    ]
+
+
+def plan_facts(details: Details) -> list[tuple[str, str]]:
+    """Return (name, value) pairs that describe a plan as a whole."""
+    facts = []
+    for name, pair in (("Predicted MACs", details.predicted.macs), ("Predicted parameters", details.predicted.params)):
+        before, after = pair or (None, None)
+        if before and after is not None:
+            facts.append((name, f"{count(before)} → {count(after)} ({percent_change(before, after)})"))
+    if details.align:
+        off = len(misaligned(details))
+        state = "all new widths comply" if not off else f"{off} new width{'s' if off > 1 else ''} off the multiple"
+        note = f"; {state}" if details.layers and details.align > 1 else ""
+        facts.append(("Widths in multiples of", f"{details.align}{note}"))
+    if details.layers:
+        cut = sum(layer.after < layer.before for layer in details.layers)
+        facts.append(("Layers made narrower", f"{cut} of {len(details.layers)}"))
+    if details.blocks_removed:
+        facts.append(("Blocks removed", ", ".join(details.blocks_removed)))
+    return facts
+
+
+def environment_rows(environment: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Return the environment as flat (key, value) pairs; keys without a value are left out."""
+    rows: list[tuple[str, str]] = []
+    for key, value in environment.items():
+        if isinstance(value, Mapping):
+            rows += environment_rows(value, f"{prefix}{key}.")
+        elif text := _plain(value):
+            rows.append((f"{prefix}{key}", text))
+    return rows
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(filter(None, map(_plain, value)))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return three_digits(value) if math.isfinite(value) else ""
+    return "" if value is None else str(value)

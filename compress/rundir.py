@@ -1,0 +1,142 @@
+"""A run's directory: where each file lies, what is finished, and the log."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from compress.atomic import write_json
+from compress.errors import InputError
+from compress.recipe import Recipe, differing_keys
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """runs/<name>/ as the contract lays it out."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def report(self) -> Path:
+        """The report, complete or absent."""
+        return self.path / "report.json"
+
+    @property
+    def model(self) -> Path:
+        """The winner as ONNX."""
+        return self.path / "model.onnx"
+
+    @property
+    def bundle(self) -> Path:
+        """The winner, reloadable."""
+        return self.path / "bundle"
+
+    @property
+    def log_file(self) -> Path:
+        """One event a line."""
+        return self.path / "log.jsonl"
+
+    def stage(self, number: int, name: str) -> Path:
+        """Return the directory of the stage that runs as `number`, from 1."""
+        return self.path / "stages" / f"{number:02d}-{name}"
+
+    def log(self, event: dict[str, Any]) -> None:
+        """Append an event with the time of day."""
+        line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **event}, default=str)
+        with self.log_file.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def open_run(recipe: Recipe, out: Path | None, resume: bool) -> tuple[RunDirectory, bool]:
+    """Return the directory of a run of `recipe`, and whether it is new; nothing is written into an existing one.
+
+    Raises `InputError` in one sentence where the directory cannot be written, is in use by another run or by other
+    files, or holds a run of another recipe (naming the keys that differ).
+    """
+    directory = RunDirectory(out if out is not None else Path("runs") / recipe.name)
+    check_writable(directory.path)
+    entries = list(directory.path.iterdir()) if directory.path.is_dir() else []
+    if not entries:
+        return directory, True
+    if not directory.recipe.is_file():
+        raise InputError(f"--out  {directory.path} holds other files and no run; name an empty or new directory")
+    if resume:
+        _check_same(recipe, directory)
+        return directory, False
+    if directory.report.is_file():
+        raise InputError(
+            f"--out  {directory.path} holds a finished run, which stays as it is; name another directory with --out, "
+            "or print its result again with --resume"
+        )
+    raise InputError(
+        f"--out  {directory.path} holds an interrupted run; go on with it by --resume, or name another directory "
+        "with --out"
+    )
+
+
+def check_writable(path: Path, flag: str = "--out") -> None:
+    """Raise `InputError` where no file can be written in `path`; leaves nothing behind."""
+    existing = path
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"{flag}  {path} cannot be written: {existing} is a file")
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise InputError(f"{flag}  {path} cannot be written: {error.strerror}") from error
+
+
+def _check_same(recipe: Recipe, directory: RunDirectory) -> None:
+    try:
+        before = yaml.safe_load(directory.recipe.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"--resume  {directory.recipe} cannot be read; name another directory with --out") from error
+    now = yaml.safe_load(recipe.to_yaml())
+    keys = differing_keys(before if isinstance(before, dict) else {}, now)
+    if keys:
+        raise InputError(
+            f"--resume  the run in {directory.path} has another recipe: {', '.join(keys)} differ; "
+            "name another directory with --out"
+        )
+
+
+def finished_stage(directory: Path) -> dict[str, Any] | None:
+    """Return name, seconds, metrics and details of a finished stage, or None.
+
+    A stage is finished when its metrics.json is there: it is written last.
+    """
+    if not (directory / "metrics.json").is_file():
+        return None
+    try:
+        metrics, details = (
+            json.loads((directory / name).read_text(encoding="utf-8")) for name in ("metrics.json", "details.json")
+        )
+        return {**details, "metrics": metrics}
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{directory} is damaged ({error}); delete it to run the stage again") from error
+
+
+def finish_stage(directory: Path, name: str, seconds: float, details: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """Write what a stage did and measured, which marks it finished."""
+    write_json(directory / "details.json", {"name": name, "seconds": round(seconds, 3), **details})
+    write_json(directory / "metrics.json", metrics)
+
+
+def discard(directory: RunDirectory) -> None:
+    """Remove a run's directory in which no stage has finished."""
+    if not any(directory.path.glob("stages/*/metrics.json")):
+        shutil.rmtree(directory.path, ignore_errors=True)

@@ -1,0 +1,206 @@
+"""The stages of a run: each takes a bundle, its section of the recipe and the context, and returns a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from compress.atomic import write_json
+from compress.bundle import Bundle
+from compress.config import Config
+from compress.details import weight_details
+from compress.export import ExportConfig
+from compress.export import export as export_onnx
+from compress.progress import say
+from compress.prune.masks import apply_masks
+from compress.prune.weights import WeightsConfig, prune_weights
+from compress.recipe import Recipe
+from compress.train import FinetuneConfig, TrainConfig, fit
+from evaluators.accuracy import evaluate
+from evaluators.cost import count_macs, count_params, nonzero_macs, uniform_equivalent_macs
+from evaluators.datasets import Data
+from evaluators.latency import LatencyConfig, compare, record
+
+METRICS = (
+    "top1", "top5", "loss", "params", "nonzero_params", "macs", "nonzero_macs",
+    "onnx_bytes", "onnx_parity_max_rel", "latency_ms",
+)  # fmt: skip
+MODEL_FILE = "model.onnx"
+
+
+@dataclass
+class Context:
+    """What a stage may use besides its bundle and config.
+
+    `directory` is the stage's own; `details` becomes its details.json; `dense` loads the bundle of the first stage.
+    """
+
+    recipe: Recipe
+    data: Data | None
+    device: str
+    directory: Path
+    resume: bool
+    log: Callable[[dict[str, Any]], None]
+    dense: Callable[[], Bundle]
+    dense_onnx: Path
+    final_onnx: Path
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+StageFunction = Callable[[Bundle, Any, Context], Bundle]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run; its directory is stages/<number>-<name>."""
+
+    number: int
+    name: str
+    function: StageFunction
+    config: Config | None
+
+
+def stages_of(recipe: Recipe) -> list[Stage]:
+    """Return the stages that a recipe asks for, in order."""
+    steps: list[tuple[str, StageFunction, Config | None]] = [("dense", dense, recipe.train)]
+    steps += [("prune", prune, config) for config in recipe.prunings]
+    if recipe.finetune is not None:
+        steps.append(("finetune", finetune, recipe.finetune))
+    if recipe.export is not None:
+        steps.append(("export", export, recipe.export))
+    if recipe.latency is not None:
+        steps.append(("latency", latency, recipe.latency))
+    return [Stage(number, *step) for number, step in enumerate(steps, start=1)]
+
+
+def dense(bundle: Bundle, config: TrainConfig | None, context: Context) -> Bundle:
+    """Train the model where the recipe says so; evaluate it and export the baseline."""
+    if config is not None:
+        _fit(bundle, config, context, "training", teacher=None)
+    bundle = _measured(bundle, context)
+    if context.recipe.export is not None:
+        bundle = _exported(bundle, context.recipe.export, context.dense_onnx, context)
+    return bundle
+
+
+def prune(bundle: Bundle, config: Any, context: Context) -> Bundle:
+    """Remove weights, units or blocks as the recipe says, and evaluate what is left."""
+    if isinstance(config, WeightsConfig):
+        bundle = _masked(bundle, config, context)
+    else:
+        bundle = _shrunk(bundle, config, context)
+    return _measured(bundle, context)
+
+
+def finetune(bundle: Bundle, config: FinetuneConfig, context: Context) -> Bundle:
+    """Train the pruned model, with its masks kept, on the labels and on the dense model's logits if asked."""
+    teacher = context.dense().model if config.distill is not None else None
+    _fit(bundle, config, context, "fine-tuning", teacher)
+    return _measured(bundle, context)
+
+
+def export(bundle: Bundle, config: ExportConfig, context: Context) -> Bundle:
+    """Write the winner as ONNX, checked against the module."""
+    return _exported(bundle, config, context.final_onnx, context)
+
+
+def latency(bundle: Bundle, config: LatencyConfig, context: Context) -> Bundle:
+    """Time the baseline and the winner on the target, each by itself and then interleaved."""
+    baseline, final = record(context.dense_onnx, config), record(context.final_onnx, config)
+    ratio = compare(context.dense_onnx, context.final_onnx, config)
+    context.details |= {
+        "baseline_latency_ms": baseline.latency_ms,
+        "latency_ratio": ratio,
+        "records": {name: each.model_dump(exclude={"samples"}) for name, each in
+                    (("baseline", baseline), ("final", final))},
+    }
+    samples = {"baseline_ms": baseline.samples, "final_ms": final.samples}
+    write_json(context.directory / "samples.json", samples)
+    return _with_metrics(bundle, latency_ms=final.latency_ms)
+
+
+def _fit(bundle: Bundle, config: TrainConfig, context: Context, label: str, teacher: nn.Module | None) -> None:
+    """Train the bundle's model in place and note how it went."""
+    assert context.data is not None  # the recipe's checks refuse training without data
+    result = fit(
+        bundle.model,
+        context.data,
+        config,
+        device=context.device,
+        seed=context.recipe.seed,
+        masks=bundle.masks,
+        teacher=teacher,
+        checkpoint_dir=context.directory / "checkpoint",
+        resume=context.resume,
+        log=context.log,
+        label=label,
+    )
+    context.details |= {
+        "epochs_run": result.epochs_run,
+        "stopped_by": result.stopped_by,
+        "best_epoch": result.best_epoch,
+        "seconds_training": round(result.seconds, 3),
+    }
+
+
+def _masked(bundle: Bundle, config: WeightsConfig, context: Context) -> Bundle:
+    pruning = prune_weights(bundle.model, config, context.recipe.seed)
+    masks = {**(bundle.masks or {})}
+    for name, mask in pruning.masks.items():
+        masks[name] = mask & masks[name] if name in masks else mask
+    apply_masks(bundle.model, masks)
+    uniform = uniform_equivalent_macs(bundle.model, bundle.example_inputs(), masks)
+    context.details |= weight_details(pruning, uniform)
+    return replace(bundle, masks=masks)
+
+
+def _measured(bundle: Bundle, context: Context) -> Bundle:
+    """Return the bundle with accuracy and cost measured; what of its ONNX file was known is no longer true."""
+    inputs = bundle.example_inputs()
+    params, nonzero_params = count_params(bundle.model, bundle.masks)
+    macs = count_macs(bundle.model, inputs)
+    accuracy: dict[str, Any] = {}
+    if context.data is not None and context.data.test is not None:
+        with on_device(bundle.model, context.device):
+            accuracy = dict(evaluate(bundle.model, context.data.test, context.device))
+    metrics = {
+        **dict.fromkeys(METRICS),
+        **accuracy,
+        "params": params,
+        "nonzero_params": nonzero_params,
+        "macs": macs,
+        "nonzero_macs": nonzero_macs(bundle.model, inputs, bundle.masks) if bundle.masks else macs,
+    }
+    return replace(bundle, metrics=metrics)
+
+
+def _exported(bundle: Bundle, config: ExportConfig, path: Path, context: Context) -> Bundle:
+    result = export_onnx(bundle.model, bundle.example_inputs(2), path, config)
+    context.details["export"] = {
+        "exporter": result.exporter,
+        "opset": result.opset,
+        "checked_batches": result.checked_batches,
+        "denormals_zeroed": result.denormals_zeroed,
+        "tried": result.tried,
+    }
+    return _with_metrics(bundle, onnx_bytes=result.bytes, onnx_parity_max_rel=result.parity_max_rel)
+
+
+def _with_metrics(bundle: Bundle, **metrics: Any) -> Bundle:
+    return replace(bundle, metrics={**dict.fromkeys(METRICS), **bundle.metrics, **metrics})
+
+
+@contextmanager
+def on_device(model: nn.Module, device: str) -> Iterator[None]:
+    """Keep `model` on `device` for the block."""
+    home = next(model.parameters()).device
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(home)

@@ -1,0 +1,267 @@
+"""One update of a model's weights: settings, optimiser, schedule, precision, averaging, masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator, model_validator
+from timm.data import Mixup
+from timm.optim import create_optimizer_v2, list_optimizers
+from timm.scheduler import create_scheduler_v2
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from compress.config import Config
+from compress.distill import LossConfig
+from compress.errors import InputError, did_you_mean
+from compress.prune.masks import MaskKeeper
+
+# bnb* and fused* are other packages' kernels, kron* needs a C++ compiler, adahessian second derivatives.
+OPTIMIZERS = list_optimizers(exclude_filters=["bnb*", "fused*", "kron*", "adahessian"])
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "16": "16-mixed",
+}
+
+
+class TrainConfig(Config):
+    """How a model is trained: optimiser, schedule, regularisation, precision, when to stop, what to keep."""
+
+    epochs: int = Field(30, ge=0, description="passes over the training data")
+    optimizer: str = Field("adamw", description="an optimiser of timm's factory: adamw, sgd (Nesterov), momentum, ...")
+    lr: float = Field(1e-3, gt=0, description="learning rate after warm-up")
+    weight_decay: float = Field(0.05, ge=0, description="weight decay")
+    decay_norm_and_bias: bool = Field(False, description="whether biases and norms decay too")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum, for optimisers that have one")
+    clip_grad: float | None = Field(None, gt=0, description="largest norm of the gradient; null does not clip")
+    schedule: Literal["cosine", "step", "constant"] = Field("cosine", description="how the learning rate falls")
+    warmup_epochs: float | None = Field(None, ge=0, description="epochs of linear warm-up; null is 5 % of the epochs")
+    warmup_lr: float = Field(1e-6, ge=0, description="learning rate of the first update, if there is warm-up")
+    min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
+    decay_epochs: list[int] = Field([], description="schedule step: epochs after which the learning rate falls")
+    decay_rate: float = Field(0.1, gt=0, le=1, description="schedule step: what the learning rate is multiplied by")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability spread over all classes")
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0 is off")
+    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0 is off, with mixup one of both is drawn per batch")
+    ema: float | None = Field(None, ge=0, lt=1, description="decay of averaged weights, which are then the result")
+    precision: Literal["32", "bf16", "16"] = Field("32", description="32, or mixed with bf16 or (GPU only) 16 bits")
+    channels_last: bool = Field(False, description="keep images and weights channels last: convolutions may run faster")
+    bn_recalibrate: int = Field(0, ge=0, description="batches that renew batch-norm statistics after the last epoch")
+    evaluate_every: int = Field(1, ge=0, description="epochs between evaluations on the test data; 0 is never")
+    keep: Literal["last", "best"] = Field(
+        "last",
+        description="weights of the last epoch, or of the best on the test data (its accuracy is then optimistic: "
+        "choosing needs data that no result is reported on)",
+    )
+    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better test top-1")
+    minutes: float | None = Field(None, gt=0, description="stop after so much wall clock, summed over resumes")
+    checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints, beside one per epoch")
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known_optimizer(cls, name: str) -> str:
+        if name not in OPTIMIZERS:
+            near = did_you_mean(name, OPTIMIZERS)
+            raise ValueError(
+                f"unknown optimiser {name!r}; allowed: adamw, sgd, momentum and others of timm.optim{near}"
+            )
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if self.schedule == "step" and not self.decay_epochs:
+            raise ValueError("schedule: step needs decay_epochs, such as [15, 25]")
+        if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) is more than epochs ({self.epochs})")
+        if self.evaluate_every == 0 and (self.keep == "best" or self.patience):
+            raise ValueError("keep: best and patience need evaluate_every of at least 1")
+        return self
+
+    def neutral(self) -> dict[str, Any]:
+        """Return the settings that decide the result: a run may go on only if these are the same."""
+        return self.model_dump(mode="json", exclude={"minutes", "patience", "checkpoint_seconds"})
+
+
+def make_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, batches: int) -> Scheduler:
+    """Return timm's scheduler, stepped per update; `batches` is updates per epoch."""
+    warmup = 0.05 * config.epochs if config.warmup_epochs is None else config.warmup_epochs
+    warmup = round(warmup * batches) / batches
+    cosine = config.schedule == "cosine"  # starts where warm-up ends; steps are counted from the first epoch
+    schedule, _ = create_scheduler_v2(
+        optimizer,
+        "multistep" if config.schedule == "step" else config.schedule,
+        num_epochs=max(config.epochs - warmup * cosine, 1 / batches),
+        # timm lets a milestone m take effect at m - 1; half an update more puts it at the first of the next epoch.
+        decay_milestones=[epoch + 0.5 / batches for epoch in config.decay_epochs],
+        decay_rate=config.decay_rate,
+        min_lr=config.min_lr,
+        warmup_lr=config.warmup_lr,
+        warmup_epochs=warmup,
+        warmup_prefix=cosine,
+        step_on_epochs=False,
+        updates_per_epoch=batches,
+    )
+    assert schedule is not None
+    return schedule
+
+
+def make_fabric(device: str | torch.device, precision: str) -> Any:
+    """Return Lightning Fabric on one device of this process, at `precision` ("32", "bf16" or "16")."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins import MixedPrecision, Precision
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
+    where = torch.device(device)
+    if precision == "16" and where.type == "cpu":
+        raise InputError('precision: "16" needs a GPU, the device is cpu; allowed here: "32", "bf16"')
+    name = PRECISIONS[precision]
+    plugin = Precision() if name == "32-true" else MixedPrecision(name, device=where.type)
+    devices = 1 if where.type == "cpu" else [where.index or 0]
+    # The environment is named so that a cluster's variables do not make Fabric look for other processes.
+    return Fabric(accelerator=where.type, devices=devices, plugins=[plugin, LightningEnvironment()])
+
+
+class Stepper:
+    """A model with all that changes its weights; `step` makes one update.
+
+    The model moves to `device` and is changed in place. Everything random in update n depends on (seed, n) alone,
+    so a run that stops between any two updates and goes on elsewhere ends with the same weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: TrainConfig,
+        *,
+        device: str | torch.device,
+        seed: int,
+        batches: int,
+        num_classes: int,
+        masks: Mapping[str, Tensor] | None = None,
+        teacher: nn.Module | None = None,
+        distill: LossConfig | None = None,
+    ) -> None:
+        """Take hold of `model`.
+
+        Args:
+            model: gives logits (batch, classes); of several outputs the first is used.
+            config: the settings.
+            device: "cpu", "cuda", "cuda:1", "mps".
+            seed: of dropout, drop path and mixing.
+            batches: updates per epoch.
+            num_classes: of the labels.
+            masks: True where a weight is kept, by parameter name.
+            teacher: gives the logits that `distill` compares with; moves to `device` in eval mode.
+            distill: how the teacher joins the loss.
+
+        Raises:
+            InputError: the precision is not one of the device, or there is no teacher to learn from.
+        """
+        if distill is not None and teacher is None:
+            raise InputError("distill needs a teacher, and there is none")
+        self.model, self.config, self.seed, self.distill = model, config, seed, distill
+        self.fabric = make_fabric(device, config.precision)
+        self.device: torch.device = self.fabric.device
+        self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        model.to(self.device).to(memory_format=self.layout)
+        self.teacher = teacher.to(self.device).eval() if teacher is not None and distill is not None else None
+        self.optimizer = create_optimizer_v2(
+            model,
+            config.optimizer,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            filter_bias_and_bn=not config.decay_norm_and_bias,
+        )
+        self.schedule = make_schedule(config, self.optimizer, batches)
+        self.keeper = MaskKeeper(model, masks) if masks else None
+        self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema is not None else None
+        self.mixing = _mixing(config, num_classes)
+        self._forward, self._optimizer = self.fabric.setup(model, self.optimizer, move_to_device=False)
+
+    @property
+    def result(self) -> nn.Module:
+        """The module whose weights count: the average where there is one."""
+        return self.model if self.ema is None else self.ema.module
+
+    def step(self, images: Tensor, labels: Tensor, update: int) -> Tensor:
+        """Make update number `update` (from 0) on images (batch, C, H, W) and labels (batch,); return the loss."""
+        self._seed(update)
+        self.schedule.step_update(update)
+        self._optimizer.zero_grad()
+        images = images.to(self.device, non_blocking=True, memory_format=self.layout)
+        loss = self._loss(images, labels.to(self.device, non_blocking=True))
+        self.fabric.backward(loss)
+        if self.keeper is not None:
+            self.keeper.before_step()
+        if self.config.clip_grad is not None:
+            self.fabric.clip_gradients(
+                self._forward, self._optimizer, max_norm=self.config.clip_grad, error_if_nonfinite=False
+            )
+        self._optimizer.step()
+        if self.keeper is not None:
+            self.keeper.after_step(self.optimizer)
+        if self.ema is not None:
+            self.ema.update(self.model, step=update + 1)
+        return loss.detach()
+
+    def _seed(self, update: int) -> None:
+        mixed = (self.seed * 1_000_003 + update) % 2**63
+        torch.manual_seed(mixed)
+        if self.mixing is not None:
+            np.random.seed(mixed % 2**32)  # timm's Mixup draws from numpy's global generator
+
+    def _loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        targets = labels
+        smoothing = self.config.label_smoothing
+        if self.mixing is not None and len(images) > 1:
+            even = len(images) // 2 * 2  # Mixup pairs an image with another: an odd one is left out
+            images, targets = self.mixing(images[:even].clone(), labels[:even])
+            smoothing = 0.0  # is in the mixed targets already
+        logits = _logits(self._forward(images))
+        loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        if self.distill is None or self.teacher is None:
+            return loss
+        with torch.no_grad(), self.fabric.autocast():
+            guidance = _logits(self.teacher(images)).to(logits.dtype)
+        if guidance.shape != logits.shape:
+            raise InputError(f"the teacher gives {guidance.shape[1]} classes, the model {logits.shape[1]}")
+        return self.distill.combine(logits, guidance, loss)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything that the next update depends on, by reference."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state`, as `state_dict` gave it.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: it belongs to another model or optimiser.
+        """
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+
+
+def _mixing(config: TrainConfig, num_classes: int) -> Mixup | None:
+    if config.mixup == 0 and config.cutmix == 0:
+        return None
+    return Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=num_classes)
+
+
+def _logits(output: Any) -> Tensor:
+    """Return the logits of a model that may give more in training (torchvision's Inception, distilled DeiT)."""
+    return output if isinstance(output, Tensor) else output[0]

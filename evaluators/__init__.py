@@ -1,0 +1,1 @@
+"""Measurements of a model: data sets, accuracy, cost, latency."""

@@ -1,0 +1,72 @@
+"""Top-1, top-5 and loss of a model, or of anything that maps images to logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from compress.errors import CompressError, InputError
+from compress.progress import track
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from evaluators.datasets import Loader
+
+_TOP5_FROM = 6  # with five classes or fewer, top-5 is always right
+
+
+def evaluate(
+    model: Callable[[Tensor], Any], loader: Loader, device: str | torch.device = "cpu"
+) -> dict[str, float | None]:
+    """Return `top1` and `top5` (0-100; top5 None below six classes) and the mean cross-entropy `loss`.
+
+    `model` is a module (evaluated in eval mode on `device`, then put back in its mode) or any callable from images
+    float32 (N, C, H, W) to logits (N, classes), tensor or ndarray, such as an ONNX session.
+    Raises CompressError when the logits are not finite, InputError when a label has no logit.
+    """
+    total, top1, top5, loss = 0, 0, 0, 0.0
+    classes = 0
+    with torch.no_grad(), _evaluating(model) if isinstance(model, nn.Module) else nullcontext():
+        for images, labels in track(loader.batches(), "evaluating", total=-(-loader.num_samples // loader.batch_size)):
+            logits = torch.as_tensor(model(images.to(device))).float().cpu()
+            classes = _check(logits, labels)
+            ranked = logits.topk(min(5, classes), dim=1).indices == labels.unsqueeze(1)
+            top1 += int(ranked[:, 0].sum())
+            top5 += int(ranked.sum())
+            loss += float(F.cross_entropy(logits, labels, reduction="none").double().sum())
+            total += len(labels)
+    if total == 0:
+        raise CompressError("there are no images to evaluate on")
+    return {
+        "top1": 100 * top1 / total,
+        "top5": 100 * top5 / total if classes >= _TOP5_FROM else None,
+        "loss": loss / total,
+    }
+
+
+def _check(logits: Tensor, labels: Tensor) -> int:
+    """Return the number of classes of logits (N, classes) that fit the labels (N,)."""
+    if logits.ndim != 2 or len(logits) != len(labels):
+        raise CompressError(f"the model returned {tuple(logits.shape)} for {len(labels)} images; logits are needed")
+    if int(labels.max()) >= logits.shape[1]:
+        raise InputError(f"data: an image has the label {int(labels.max())}, the model has {logits.shape[1]} logits")
+    if not bool(torch.isfinite(logits).all()):
+        raise CompressError("the model's logits are NaN or infinite: its training diverged or its weights are damaged")
+    return logits.shape[1]
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

@@ -1,0 +1,241 @@
+"""Batches: the same for the same seed and epoch, and an epoch may start in its middle."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from compress.errors import InputError
+from evaluators.datasets.preprocessing import Preprocessing
+
+Batch = tuple[Tensor, Tensor]
+_GREY = (0.299, 0.587, 0.114)
+
+
+class Loader(Protocol):
+    """A split of a data set: images float32 (N, C, H, W), normalised, and labels int64 (N,)."""
+
+    batch_size: int
+    num_samples: int
+
+    def __len__(self) -> int:
+        """Return the number of batches that `epoch` (training split) or `batches` (test split) gives."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the shuffled, augmented batches of an epoch from batch `start` on; a short last batch is left out."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield every sample once, in order, without augmentation."""
+
+
+@dataclass
+class Data:
+    """A data set as a model sees it; a split that is absent is None."""
+
+    num_classes: int
+    preprocessing: Preprocessing
+    train: Loader | None
+    test: Loader | None
+    class_names: list[str]
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the images."""
+        return self.preprocessing.input_size[0]
+
+    @property
+    def image_size(self) -> int:
+        """Pixels a side."""
+        return self.preprocessing.input_size[1]
+
+
+def seed_of(*numbers: int) -> int:
+    """Mix numbers (seed, epoch, index) into one seed of 64 bits."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+
+
+def _order(samples: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """Return the sample indices of every batch of a training epoch."""
+    order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed_of(seed, epoch)))
+    whole = samples // batch_size * batch_size or samples
+    return list(torch.split(order[:whole], batch_size))
+
+
+class ArrayLoader:
+    """Images that lie in memory as uint8 (N, H, W, C); a batch is resized, augmented and normalised as one tensor.
+
+    `augment` None marks a test split.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        augment: str | None,
+        seed: int,
+    ) -> None:
+        self.images, self.labels = images, labels
+        self.preprocessing, self.batch_size, self.augment, self.seed = preprocessing, batch_size, augment, seed
+        self.num_samples = len(images)
+        self._mean = 255 * torch.tensor(preprocessing.mean).view(-1, 1, 1)
+        self._std = 255 * torch.tensor(preprocessing.std).view(-1, 1, 1)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        if self.augment is None:
+            return -(-self.num_samples // self.batch_size)
+        return max(1, self.num_samples // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the shuffled, augmented batches of an epoch from batch `start` on."""
+        order = _order(self.num_samples, self.batch_size, self.seed, epoch)
+        for number in range(start, len(order)):
+            generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, number))
+            images = augment(self._resized(order[number]), self.augment or "none", generator)
+            yield self._normalised(images), self.labels[order[number]]
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield every sample once, in order, without augmentation."""
+        for indices in torch.split(torch.arange(self.num_samples), self.batch_size):
+            yield self._normalised(self._resized(indices)), self.labels[indices]
+
+    def _resized(self, indices: Tensor) -> Tensor:
+        """Return images as float32 (N, C, H, W) in 0..255 with the model's size and channels."""
+        channels, *size = self.preprocessing.input_size
+        images = self.images[indices].permute(0, 3, 1, 2).float()
+        if images.shape[1] == 3 and channels == 1:
+            images = (images * torch.tensor(_GREY).view(3, 1, 1)).sum(1, keepdim=True)
+        if list(images.shape[2:]) != size:
+            images = F.interpolate(images, size, mode=self.preprocessing.interpolation, antialias=True).clamp_(0, 255)
+        return images.expand(-1, channels, -1, -1)
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return ((images - self._mean) / self._std).contiguous()
+
+
+def augment(images: Tensor, how: str, generator: torch.Generator) -> Tensor:
+    """Shift and mirror the images (N, C, H, W) of a batch at random, each by itself; what moves in is black."""
+    if how in ("shift", "crop_flip"):
+        images = _shifted(images, max(1, images.shape[-1] // 8), generator)
+    if how in ("flip", "crop_flip"):
+        mirrored = torch.rand(len(images), generator=generator) < 0.5
+        images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+    return images
+
+
+def _shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
+    """Move every image by up to `reach` pixels along both axes: a crop of the padded image."""
+    count, _, height, width = images.shape
+    padded = F.pad(images, (reach, reach, reach, reach))
+    top, left = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator)
+    rows, columns = top + torch.arange(height), left + torch.arange(width)
+    picked = padded.permute(0, 2, 3, 1)[torch.arange(count).view(-1, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1)]
+    return picked.permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Images that are read one by one: `read(index)` gives a PIL image, `labels` one class number each."""
+
+    read: Callable[[int], Any]
+    labels: Sequence[int]
+    indices: Sequence[int]
+
+
+class _View(torch.utils.data.Dataset[Any]):
+    """One pass over image files; a damaged file comes out as its sentence, so that workers can hand it on."""
+
+    def __init__(self, files: ImageFiles, transform: Callable[[Any], Tensor], seeds: tuple[int, ...]) -> None:
+        self.files, self.transform, self.seeds = files, transform, seeds
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
+        sample = self.files.indices[index]
+        try:
+            image = self.files.read(sample)
+        except (OSError, ValueError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNGs
+            return f"data: cannot read image {sample}: {error}"
+        with _seeded(seed_of(*self.seeds, index)):
+            return self.transform(image), self.files.labels[sample]
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators, which timm's transforms draw from, and put them back afterwards."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _collate(samples: list[Any]) -> Batch | str:
+    for sample in samples:
+        if isinstance(sample, str):
+            return sample
+    return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])
+
+
+class FileLoader:
+    """Image files, each read and transformed by itself, in worker processes where asked.
+
+    `training` None marks a test split.
+    """
+
+    def __init__(
+        self,
+        files: ImageFiles,
+        *,
+        evaluation: Callable[[Any], Tensor],
+        training: Callable[[Any], Tensor] | None,
+        batch_size: int,
+        workers: int,
+        seed: int,
+    ) -> None:
+        self.files, self.training, self.evaluation = files, training, evaluation
+        self.batch_size, self.workers, self.seed = batch_size, workers, seed
+        self.num_samples = len(files.indices)
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        if self.training is None:
+            return -(-self.num_samples // self.batch_size)
+        return max(1, self.num_samples // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the shuffled, augmented batches of an epoch from batch `start` on."""
+        order = _order(self.num_samples, self.batch_size, self.seed, epoch)[start:]
+        return self._run(_View(self.files, self.training or self.evaluation, (self.seed, epoch)), order)
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield every sample once, in order, without augmentation."""
+        order = list(torch.split(torch.arange(self.num_samples), self.batch_size))
+        return self._run(_View(self.files, self.evaluation, (self.seed,)), order)
+
+    def _run(self, view: _View, order: list[Tensor]) -> Iterator[Batch]:
+        loader = torch.utils.data.DataLoader(
+            view,
+            batch_sampler=[batch.tolist() for batch in order],
+            num_workers=self.workers,
+            collate_fn=_collate,
+            generator=torch.Generator(),  # its own, or the loader draws from the global one
+        )
+        for batch in loader:
+            if isinstance(batch, str):
+                raise InputError(batch)
+            yield batch

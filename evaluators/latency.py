@@ -1,0 +1,115 @@
+"""Latency of ONNX files with ONNX Runtime, by the protocol of specs/onnx_latency.md, section 1."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from compress.config import Config
+from compress.errors import CompressError
+from compress.progress import say
+from evaluators.targets import Target, ask
+
+METRICS = ("p10", "p50", "p90", "p99", "min", "cpu_p50", "runs", "threads", "batch", "provider", "contended")
+
+
+class LatencyConfig(Config):
+    """How long and where an ONNX file is timed."""
+
+    target: Target = Field("local", description="local, or {command: 'ssh host python3 -'}")
+    threads: int = Field(1, ge=1, le=256, description="threads within an operator; the same for every candidate")
+    batch: int = Field(1, ge=1, description="images per run, where the file leaves it open")
+    input_size: tuple[int, int, int] | None = Field(
+        None, description="channels, height, width, where the file leaves them open"
+    )
+    runs: int = Field(100, ge=3, description="timed runs, at least")
+    seconds: float = Field(3.0, ge=0, description="seconds of timed runs, at least")
+    max_seconds: float = Field(60.0, gt=0, description="seconds of timing or of comparing, at most")
+    precision: float = Field(0.03, gt=0, description="a comparison stops once its 95 % interval is this narrow")
+    provider: str = Field("CPUExecutionProvider", description="ONNX Runtime's execution provider")
+    optimization: Literal["disable", "basic", "extended", "all"] = Field(
+        "all", description="ONNX Runtime's graph optimisation level"
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_seconds < self.seconds:
+            raise ValueError(f"max_seconds must be at least seconds ({self.seconds:g}); got {self.max_seconds:g}")
+        return self
+
+
+class LatencyRecord(Config):
+    """One measurement with all that its meaning depends on (specs/onnx_latency.md, 1.1); times in ms per batch."""
+
+    p10: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    min: float
+    mean: float
+    std: float
+    cv: float
+    cpu_p50: float | None
+    cpu_p90: float | None
+    contention: float | None
+    contended: bool
+    runs: int
+    threads: int
+    batch: int
+    shape: list[int]
+    dtype: str
+    optimization: str
+    provider: str
+    samples: list[float]
+    environment: dict[str, Any]
+
+    @property
+    def latency_ms(self) -> dict[str, Any]:
+        """The part that goes into METRICS of report.json."""
+        return {key: getattr(self, key) for key in METRICS}
+
+
+def record(onnx_path: Path | str, config: LatencyConfig) -> LatencyRecord:
+    """Time one ONNX file after a warm-up; `samples` holds up to 1000 of its runs in order of time.
+
+    `contended` is set where other work on the machine disturbed the wall clock (CV of 5 % and more, and wall time
+    10 % above CPU time); rank by `cpu_p50` or `min` then. With several threads CPU time is that of the whole process.
+
+    Raises:
+        InputError: the file is missing, corrupt, or does not take the asked batch, size or provider.
+        CompressError: the target failed, or its answer lacks a field.
+    """
+    path = Path(onnx_path)
+    say(f"latency of {path.name}: {config.threads} thread(s), at least {config.seconds:g} s")
+    answer = ask(config.target, _request("measure", config), [path])
+    try:
+        return LatencyRecord(**answer["result"], environment=answer["environment"])
+    except ValidationError as error:
+        fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
+        raise CompressError(f"the latency target's answer for {path.name} lacks or misstates: {fields}") from error
+
+
+def measure(onnx_path: Path | str, config: LatencyConfig) -> dict[str, Any]:
+    """Return METRICS.latency_ms of `record`: percentiles in ms per batch, CPU time, runs, threads, contention."""
+    return record(onnx_path, config).latency_ms
+
+
+def compare(onnx_a: Path | str, onnx_b: Path | str, config: LatencyConfig) -> dict[str, Any]:
+    """Return how many times as long `onnx_a` takes as `onnx_b`: {"median", "ci95": [lo, hi], "blocks", "clock"}.
+
+    Both run in one process in random order, in blocks of about 10 runs; `median` is over the ratios of neighbouring
+    blocks, `ci95` a bootstrap interval (sessions, then blocks within them). The ratio is of wall times where neither
+    model was contended, else, with one thread, of CPU times, which other work on the machine moves far less;
+    `clock` says which ("wall" or "cpu"). Raises as `record` does.
+    """
+    paths = [Path(onnx_a), Path(onnx_b)]
+    say(f"comparing {paths[0].name} with {paths[1].name}: up to {config.max_seconds:g} s")
+    result = ask(config.target, _request("compare", config), paths)["result"]
+    return {key: result[key] for key in ("median", "ci95", "blocks", "clock")}
+
+
+def _request(action: str, config: LatencyConfig) -> dict[str, Any]:
+    return {"action": action, "seed": 0, **config.model_dump(exclude={"target"})}

@@ -1,0 +1,195 @@
+"""Where latency is measured: this machine in a process of its own, or whatever a command such as ssh reaches."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from compress.config import Config
+from compress.errors import CompressError, InputError
+
+PIECE_BYTES = 3 * 2**18
+WIDTHS_TRIED = (4, 8, 16)
+BASE_WIDTH = 64
+UNHINDERED = 0.9
+
+
+class CommandTarget(Config):
+    """A command that runs a Python with numpy and onnxruntime, and reads its program from standard input."""
+
+    command: str = Field(description="run without a shell, such as 'ssh host python3 -' or 'adb shell python3 -'")
+    timeout: float = Field(1800.0, gt=0, description="seconds until a silent target is given up")
+
+    @field_validator("command")
+    @classmethod
+    def _splits(cls, command: str) -> str:
+        if not shlex.split(command):
+            raise ValueError("an empty command; expected one such as 'ssh host python3 -'")
+        return command
+
+
+Target = Literal["local"] | CommandTarget
+
+
+@dataclass(frozen=True)
+class WidthMultiple:
+    """The multiple that channel widths should keep to on a target, and how that is known."""
+
+    value: int
+    source: str
+
+
+def ask(target: Target, request: dict[str, Any], models: Sequence[Path] = ()) -> dict[str, Any]:
+    """Return the agent's answer to `request` about the ONNX files `models`.
+
+    Local files are measured in a child process: the thread pools and the heap of this one (torch) stay out of it.
+
+    Raises:
+        InputError: the command cannot be started, or the model or request does not suit the target.
+        CompressError: the command failed, timed out, or its Python lacks numpy or onnxruntime.
+    """
+    files = [_files(path) for path in models]
+    if target == "local":
+        command, timeout, parts = [sys.executable, "-"], None, b""
+        names = [str(path.resolve()) for path in models]
+    else:
+        command, timeout = shlex.split(target.command), target.timeout
+        names = [f"{index}/{path.name}" for index, path in enumerate(models)]
+        parts = b"".join(_parts(f"{index}/{file.name}", file) for index, each in enumerate(files) for file in each)
+    call = f"main({json.dumps(request | {'models': names})!r})\n"
+    source = resources.files("evaluators").joinpath("agent.py").read_bytes()
+    return _read(_run(command, source + b"\n" + parts + call.encode(), timeout), command)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return an ONNX file and the files beside it that hold its weights."""
+    import onnx
+
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such ONNX file")
+    try:
+        graph = onnx.load(path, load_external_data=False).graph
+    except Exception as error:  # protobuf's own exception class differs between its implementations
+        raise InputError(f"{path}: not a readable ONNX file (corrupt or truncated)") from error
+    places = {
+        entry.value
+        for tensor in graph.initializer
+        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    beside = [path.parent / place for place in sorted(places)]
+    missing = [str(each) for each in beside if not each.is_file()]
+    if missing:
+        raise InputError(f"{path}: its weights are in {', '.join(missing)}, which is not there")
+    return [path, *beside]
+
+
+def _parts(name: str, file: Path) -> bytes:
+    """Return Python lines that hand `file` to the agent."""
+
+    def lines() -> Iterator[bytes]:
+        with file.open("rb") as opened:
+            while piece := opened.read(PIECE_BYTES):
+                yield f"part({name!r}, '{base64.b64encode(piece).decode()}')\n".encode()
+
+    return b"".join(lines())
+
+
+def _run(command: list[str], program: bytes, timeout: float | None) -> subprocess.CompletedProcess[bytes]:
+    shown = shlex.join(command)
+    try:
+        return subprocess.run(command, input=program, capture_output=True, timeout=timeout, check=False)
+    except OSError as error:
+        reason = "no such program" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        raise InputError(f"latency target command {shown!r} cannot be started: {reason}") from error
+    except subprocess.TimeoutExpired as error:
+        raise CompressError(f"latency target command {shown!r} did not answer within {timeout:g} s") from error
+
+
+def _read(done: subprocess.CompletedProcess[bytes], command: list[str]) -> dict[str, Any]:
+    """Return the agent's JSON line among what the command printed (a login may print a greeting before)."""
+    shown = shlex.join(command)
+    for line in reversed(done.stdout.decode(errors="replace").splitlines()):
+        if line.startswith('{"agent"'):
+            try:
+                reply: dict[str, Any] = json.loads(line)
+            except ValueError:
+                break
+            if "error" in reply:
+                where = "" if command[0] == sys.executable else f" (on {shown!r})"
+                raise (InputError if reply.get("input") else CompressError)(f"latency: {reply['error']}{where}")
+            return reply
+    said = (done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:300]
+    if done.returncode:
+        how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"failed with {done.returncode}"
+        raise CompressError(f"latency target command {shown!r} {how}: {said}")
+    raise CompressError(
+        f"latency target command {shown!r} printed no result; it must run a Python that reads its program from "
+        f"standard input, as 'ssh host python3 -' does; {said}"
+    )
+
+
+@functools.cache
+def width_multiple(target: Target) -> WidthMultiple:
+    """Return the multiple of channels that keeps the runtime's fast convolution path (ONNX Runtime's NCHWc blocks).
+
+    16 with AVX-512, 8 with AVX2; on any other processor it is measured with chains of convolutions (about 20 s).
+    """
+    extension = ask(target, {"action": "cpu"})["vector_extension"]
+    if extension == "avx512":
+        return WidthMultiple(16, "AVX-512")
+    if extension == "avx2":
+        return WidthMultiple(8, "AVX2")
+    return measured_width_multiple(target)
+
+
+def measured_width_multiple(target: Target) -> WidthMultiple:
+    """Return the smallest m of 4, 8, 16 at which 64 + m channels cost as little per MAC as 64 do; else 32."""
+    request = {
+        "action": "compare", "threads": 1, "batch": 1, "input_size": None, "provider": "CPUExecutionProvider",
+        "optimization": "all", "seconds": 0, "max_seconds": 15, "precision": 0.05, "seed": 0,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        base = _conv_chain(BASE_WIDTH, Path(folder))
+        for multiple in WIDTHS_TRIED:
+            width = BASE_WIDTH + multiple
+            answer = ask(target, request, [base, _conv_chain(width, Path(folder))])
+            speed = answer["result"]["median"] * (width / BASE_WIDTH) ** 2
+            if speed >= UNHINDERED:
+                return WidthMultiple(multiple, f"measured: {width} channels run at {speed:.2f} of the speed per MAC of 64")
+    return WidthMultiple(32, "measured: none of 4, 8, 16 keeps the speed of 64 channels")
+
+
+def _conv_chain(width: int, folder: Path) -> Path:
+    """Write three 3x3 convolutions of `width` channels on a 28 x 28 map, with ReLU between; return the file."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    generator = np.random.default_rng(0)
+    nodes, weights, value = [], [], "input"
+    for index in range(3):
+        weight = generator.standard_normal((width, width, 3, 3), dtype=np.float32) / (3 * width**0.5)
+        weights.append(numpy_helper.from_array(weight, f"w{index}"))
+        nodes.append(helper.make_node("Conv", [value, f"w{index}"], [f"c{index}"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
+        value = f"r{index}"
+    shape = [1, width, 28, 28]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("input", value)]
+    graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], weights)
+    path = folder / f"conv{width}.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path

@@ -1,0 +1,1 @@
+"""Strategies, supernets and executors that find an architecture."""

@@ -1,0 +1,1 @@
+"""Models that exist (the zoo) and spaces of models that may be built."""

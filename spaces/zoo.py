@@ -1,0 +1,339 @@
+"""Models by name: timm, torchvision, the user's own modules, and the CIFAR ResNets."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from compress.config import Config
+from compress.errors import InputError, did_you_mean
+from spaces import cifar_resnet
+from spaces.checkpoint import LoadReport, classifier_names, load_weights, read_state_dict
+
+Shape = tuple[int, int, int]
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bilinear"}
+
+
+class ModelConfig(Config):
+    """The network that a run starts from."""
+
+    source: Literal["timm", "torchvision", "python", "builtin", "bundle"] = Field(
+        "timm", description="where the name is looked up; python: package.module:callable; bundle: a directory"
+    )
+    name: str = Field(min_length=1, description="model name, package.module:callable, or bundle or run directory")
+    pretrained: bool = Field(False, description="download the published weights (timm and torchvision)")
+    checkpoint: str | None = Field(None, description="weights to load: .safetensors, or .pth read without unpickling")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments for the model's constructor")
+    input_size: Shape | None = Field(None, description="channels, height, width; null: the model's own or the data's")
+
+
+@dataclass
+class BuiltModel:
+    """A module with what is needed to rebuild it and to feed it.
+
+    `config` is resolved: building it again, with no other argument, gives the same architecture without weights.
+    `pretrained_cfg` has `input_size` as built, `fixed_input_size` (true where no other image size works) and, for
+    models with published preprocessing, timm's keys `mean`, `std`, `interpolation`, `crop_pct`.
+    """
+
+    module: nn.Module
+    config: ModelConfig
+    num_classes: int
+    input_size: Shape
+    load_report: LoadReport | None
+    pretrained_cfg: dict[str, Any]
+
+
+@dataclass
+class _Wishes:
+    """What the data asks of the model; None where it does not care."""
+
+    num_classes: int | None
+    image_size: int | None
+    in_chans: int | None
+
+
+def build_model(
+    config: ModelConfig,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    in_chans: int | None = None,
+    seed: int = 0,
+) -> BuiltModel:
+    """Build the model of `config`, in eval mode, fitted to the data's classes, image size (pixels) and channels.
+
+    Initial weights are drawn from `seed`; the global generator is left as it was.
+    Raises InputError, naming the recipe's key, for an unknown name, an argument that the constructor refuses,
+    a module that is none, or weights that do not fit.
+    """
+    wishes = _Wishes(num_classes, image_size, in_chans)
+    if config.input_size is not None:
+        _agree("model.input_size", config.input_size[0], in_chans, "channels")
+        _agree("model.input_size", config.input_size[-1], image_size, "pixels a side")
+        wishes = _Wishes(num_classes, config.input_size[-1], config.input_size[0])
+    if config.source == "bundle":
+        raise ValueError("a bundle is opened by compress.bundle.open_model, not built")
+    if config.pretrained and config.source in ("python", "builtin"):
+        raise InputError(f"model.pretrained: {config.source} models have no published weights; give model.checkpoint")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        built = _BUILDERS[config.source](config, wishes)
+    if wishes.image_size is not None and config.source != "python":
+        check_forward(built.module.eval(), built.input_size, config.name)
+    if config.checkpoint is not None:
+        state = read_state_dict(config.checkpoint)
+        built.load_report = load_weights(built.module, state, config.checkpoint)
+    built.module.eval()
+    return built
+
+
+def model_names(source: str = "timm") -> list[str]:
+    """Return the names that `source` knows; empty for sources without a list."""
+    if source == "timm":
+        import timm
+
+        return list(timm.list_models())
+    if source == "torchvision":
+        import torchvision
+
+        return list(torchvision.models.list_models(module=torchvision.models))
+    return [f"cifar_resnet{depth}" for depth in cifar_resnet.DEPTHS] if source == "builtin" else []
+
+
+# Each builder takes (config, wishes) and returns the module without the user's checkpoint.
+
+
+def _timm(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
+    import timm
+
+    if not timm.is_model(config.name):
+        raise _unknown(config)
+    published = timm.models.get_pretrained_cfg(config.name)
+    kwargs = _merged(config, num_classes=wishes.num_classes, in_chans=wishes.in_chans)
+    fixed = bool(published and published.fixed_input_size)
+    if fixed:
+        kwargs = _merged(config, kwargs, img_size=wishes.image_size)
+    with _refused(config, kwargs):
+        module = timm.create_model(config.name, pretrained=False, **kwargs)
+    cfg: dict[str, Any] = dict(vars(module)["pretrained_cfg"])
+    size = int(kwargs.get("img_size") or wishes.image_size or cfg["input_size"][-1])
+    channels = int(kwargs.get("in_chans", cfg["input_size"][0]))
+    num_classes = int(kwargs.get("num_classes", module.num_classes))
+    kwargs |= {"num_classes": num_classes, "in_chans": channels}
+    if fixed:
+        kwargs["img_size"] = size
+    report = None
+    if config.pretrained:
+        with _downloading(config):
+            module = timm.create_model(config.name, pretrained=True, **kwargs)
+        heads = classifier_names(module) if cfg["num_classes"] != num_classes else ()
+        replaced = [name for name in module.state_dict() if name.rpartition(".")[0] in heads]
+        report = LoadReport(f"timm {config.name}", len(module.state_dict()) - len(replaced), replaced=replaced)
+    cfg |= {"input_size": (channels, size, size), "fixed_input_size": fixed or config.input_size is not None}
+    return _finish(config, kwargs, module, num_classes, (channels, size, size), report, cfg)
+
+
+def _torchvision(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
+    import torchvision
+
+    if config.name not in model_names("torchvision"):
+        raise _unknown(config)
+    _agree("model.name", 3, wishes.in_chans, "channels (torchvision's models take 3)")
+    takes_size = "vit" in config.name or "maxvit" in config.name
+    size_key = "input_size" if config.name == "maxvit_t" else "image_size"
+    kwargs = _merged(config, num_classes=wishes.num_classes)
+    if config.name == "maxvit_t" and wishes.image_size is not None:
+        kwargs.setdefault("input_size", (wishes.image_size, wishes.image_size))
+    elif takes_size:
+        kwargs = _merged(config, kwargs, image_size=wishes.image_size)
+    kwargs.setdefault("num_classes", 1000)
+    with _refused(config, kwargs):
+        module = torchvision.models.get_model(config.name, weights=None, **kwargs)
+    given = kwargs.get(size_key, wishes.image_size or 224)
+    size = int(given if isinstance(given, int) else given[0])
+    report = None
+    if config.pretrained:
+        with _downloading(config):
+            state = torchvision.models.get_model_weights(config.name).DEFAULT.get_state_dict(progress=False)
+        report = load_weights(module, state, f"torchvision {config.name}", "model.pretrained")
+    fixed = takes_size or config.input_size is not None
+    cfg = _IMAGENET | {"input_size": (3, size, size), "fixed_input_size": fixed, "crop_pct": 0.875}
+    return _finish(config, kwargs, module, int(kwargs["num_classes"]), (3, size, size), report, cfg)
+
+
+def _builtin(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
+    if config.name not in model_names("builtin"):
+        raise _unknown(config)
+    kwargs = _merged(config, num_classes=wishes.num_classes, in_chans=wishes.in_chans)
+    depth = int(config.name.removeprefix("cifar_resnet"))
+    with _refused(config, kwargs):
+        module = cifar_resnet.cifar_resnet(depth, **kwargs)
+    size = wishes.image_size or 32
+    shape = (module.conv1.in_channels, size, size)
+    cfg = {"input_size": shape, "fixed_input_size": config.input_size is not None}
+    return _finish(config, kwargs, module, module.num_classes, shape, None, cfg)
+
+
+def _python(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
+    factory = _import(config.name)
+    kwargs = dict(config.kwargs)
+    with_size = {"img_size": wishes.image_size, "image_size": wishes.image_size}
+    for name, value in {"num_classes": wishes.num_classes, "in_chans": wishes.in_chans, **with_size}.items():
+        if name in _parameters(factory):
+            kwargs = _merged(config, kwargs, **{name: value})
+    with _refused(config, kwargs):
+        module = factory(**kwargs)
+    if not isinstance(module, nn.Module):
+        raise InputError(f"model.name: {config.name!r} returned {type(module).__name__}; a torch.nn.Module is needed")
+    size = wishes.image_size or 224
+    shape = (wishes.in_chans or 3, size, size)
+    num_classes = check_forward(module.eval(), shape, config.name)
+    if wishes.num_classes not in (None, num_classes):
+        raise InputError(
+            f"model.name: {config.name!r} gives {num_classes} logits; the data has {wishes.num_classes} classes "
+            "(set the number in model.kwargs)"
+        )
+    cfg = {"input_size": shape, "fixed_input_size": config.input_size is not None}
+    return _finish(config.model_copy(update={"input_size": shape}), kwargs, module, num_classes, shape, None, cfg)
+
+
+_BUILDERS: dict[str, Callable[[ModelConfig, _Wishes], BuiltModel]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "builtin": _builtin,
+    "python": _python,
+}
+
+
+def _finish(
+    config: ModelConfig,
+    kwargs: dict[str, Any],
+    module: nn.Module,
+    num_classes: int,
+    shape: Shape,
+    report: LoadReport | None,
+    cfg: dict[str, Any],
+) -> BuiltModel:
+    resolved = config.model_copy(update={"kwargs": kwargs, "pretrained": False, "checkpoint": None})
+    return BuiltModel(module, resolved, num_classes, shape, report, cfg)
+
+
+def _merged(config: ModelConfig, base: Mapping[str, Any] | None = None, **wishes: Any) -> dict[str, Any]:
+    """Return the constructor's arguments with the data's wishes, which may not contradict the recipe."""
+    kwargs = dict(config.kwargs if base is None else base)
+    for name, wish in wishes.items():
+        if name in kwargs:
+            _agree(f"model.kwargs.{name}", kwargs[name], wish, "as the data has it")
+        elif wish is not None:
+            kwargs[name] = wish
+    return kwargs
+
+
+def _agree(key: str, given: Any, wish: Any, what: str) -> None:
+    if wish is not None and given not in (wish, (wish, wish), [wish, wish]):
+        raise InputError(f"{key}: got {given!r}; the data needs {wish!r} ({what})")
+
+
+def _unknown(config: ModelConfig) -> InputError:
+    names = model_names(config.source)
+    allowed = ", ".join(names) if len(names) < 10 else f"{len(names)} names, see `compress ls models`"
+    hint = did_you_mean(config.name, names)
+    return InputError(f"model.name: {config.source} has no model {config.name!r}; allowed: {allowed}{hint}")
+
+
+@contextmanager
+def _refused(config: ModelConfig, kwargs: Mapping[str, Any]) -> Iterator[None]:
+    """Turn whatever the constructor raises into a sentence about `model.kwargs`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # a constructor may raise anything at arguments that it does not like
+        unknown = re.search(r"unexpected keyword argument\S* \[?'(\w+)'", str(error))
+        if isinstance(error, TypeError) and unknown:
+            name = unknown.group(1)
+            hint = did_you_mean(name, _accepted(error))
+            raise InputError(f"model.kwargs.{name}: {config.name!r} takes no argument {name!r}{hint}") from error
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(f"model.kwargs: {config.name!r} cannot be built with {dict(kwargs)}: {reason}") from error
+
+
+def _accepted(error: TypeError) -> list[str]:
+    """Return the argument names of the classes or functions that bear the name in the message of `error`."""
+    owner = str(error).split("(")[0].split(".")[0]
+    owners = [getattr(module, "__dict__", {}).get(owner) for module in list(sys.modules.values())]
+    return [name for found in owners if callable(found) for name in _parameters(found)]
+
+
+@contextmanager
+def _downloading(config: ModelConfig) -> Iterator[None]:
+    """Turn a failed download (no network, no published weights) into a sentence about `model.pretrained`."""
+    try:
+        yield
+    except Exception as error:  # the hub clients raise their own families and requests'
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"model.pretrained: cannot get the published weights of {config.name!r} ({reason}); "
+            "download them elsewhere and give model.checkpoint"
+        ) from error
+
+
+def _import(name: str) -> Callable[..., Any]:
+    """Return the callable `package.module:callable`; the working directory is searched too."""
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise InputError(f"model.name: got {name!r}; a python model is written package.module:callable")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the user's file, which may raise anything
+        raise InputError(f"model.name: cannot import {module_name!r}: {type(error).__name__}: {error}") from error
+    try:
+        found = functools.reduce(getattr, attribute.split("."), found)
+    except AttributeError as error:
+        hint = did_you_mean(attribute, dir(found))
+        raise InputError(f"model.name: {module_name!r} has no {attribute!r}{hint}") from error
+    if not callable(found):
+        raise InputError(f"model.name: {name!r} is a {type(found).__name__}; a callable is needed")
+    return found  # type: ignore[no-any-return]
+
+
+def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def check_forward(module: nn.Module, shape: Shape, name: str) -> int:
+    """Return the number of logits that `module`, in eval mode, gives for one image of `shape` (C, H, W).
+
+    Raises InputError, naming the model `name`, when it fails or returns something else than (1, classes).
+    """
+    try:
+        with torch.no_grad():
+            logits = module(torch.zeros(1, *shape))
+    except Exception as error:  # the user's module may raise anything
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"model.name: {name!r} fails on an image of (channels, height, width) {shape}: {reason}; "
+            "give data.image_size or model.input_size if it takes another"
+        ) from error
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[0] != 1:
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise InputError(f"model.name: {name!r} returned {got} for one image; logits of shape (1, classes) are needed")
+    return int(logits.shape[1])

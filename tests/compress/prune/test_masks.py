@@ -1,0 +1,157 @@
+"""Masks hold through training, through the optimiser's memory, and through a file."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from compress.errors import InputError
+from compress.prune.masks import MaskKeeper, apply_masks, pack_masks, removed_count, unpack_masks
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 3), nn.Flatten(), nn.Linear(96, 5))
+
+
+@pytest.fixture
+def masks(model: nn.Module) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {name: torch.rand(p.shape, generator=generator) > 0.5 for name, p in model.named_parameters() if p.ndim > 1}
+
+
+OPTIMIZERS = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.05),
+    "adam_amsgrad": lambda p: torch.optim.Adam(p, lr=0.01, amsgrad=True),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, lr=0.01, momentum=0.9, centered=True),
+}
+
+
+def _train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed: int = 0) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        images = torch.randn(4, 3, 6, 6, generator=generator)
+        nn.functional.cross_entropy(model(images), torch.randint(5, (4,), generator=generator)).backward()
+        optimizer.step()
+
+
+def _state_of(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> dict[str, torch.Tensor]:
+    state = optimizer.state[parameter].items()
+    return {key: value for key, value in state if isinstance(value, torch.Tensor) and value.shape == parameter.shape}
+
+
+def test_apply_masks_zeroes_the_removed_and_leaves_the_rest_bit_identical(model, masks):
+    before = deepcopy(model.state_dict())
+    apply_masks(model, masks)
+    for name, value in model.state_dict().items():
+        mask = masks.get(name, torch.ones_like(value, dtype=torch.bool))
+        assert torch.equal(value[mask], before[name][mask])
+        assert (value[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_keeper_holds_zeros_and_clears_the_optimiser_after_dense_training(model, masks, name):
+    optimizer = OPTIMIZERS[name](model.parameters())
+    _train(model, optimizer, 3)  # momentum of a dense run is what would push the masked weights
+    MaskKeeper(model, masks).attach(optimizer)
+    _train(model, optimizer, 3, seed=1)
+    for key, mask in masks.items():
+        parameter = model.get_parameter(key)
+        assert (parameter[~mask] == 0).all() and (parameter[mask] != 0).all()
+        assert (parameter.grad[~mask] == 0).all()
+        state = _state_of(optimizer, parameter)
+        assert state and all((value[~mask] == 0).all() for value in state.values())
+
+
+def test_adamw_moves_masked_weights_without_the_keeper(model, masks):
+    optimizer = OPTIMIZERS["adamw"](model.parameters())
+    apply_masks(model, masks)
+    _train(model, optimizer, 2)
+    assert any((model.get_parameter(key)[~mask] != 0).any() for key, mask in masks.items())
+
+
+def test_kept_weights_train_as_if_the_removed_did_not_exist(model, masks):
+    """The same trajectory as a model whose masked weights are multiplied by the mask in the forward pass."""
+
+    class Masked(nn.Module):
+        def __init__(self, mask: torch.Tensor) -> None:
+            super().__init__()
+            self.register_buffer("mask", mask)
+
+        def forward(self, weight: torch.Tensor) -> torch.Tensor:
+            return weight * self.mask
+
+    apply_masks(model, masks)
+    twin = deepcopy(model)
+    nn.utils.parametrize.register_parametrization(twin[0], "weight", Masked(masks["0.weight"]))
+    nn.utils.parametrize.register_parametrization(twin[2], "weight", Masked(masks["2.weight"]))
+    ours, theirs = (OPTIMIZERS["adamw"](net.parameters()) for net in (model, twin))
+    MaskKeeper(model, masks).attach(ours)
+    _train(model, ours, 5)
+    _train(twin, theirs, 5)
+    for index in (0, 2):
+        torch.testing.assert_close(model[index].weight, twin[index].weight)
+
+
+def test_before_step_masks_gradients_for_clipping(model, masks):
+    keeper = MaskKeeper(model, masks)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    keeper.before_step()
+    norm = nn.utils.clip_grad_norm_(model.parameters(), 1e9)
+    assert norm.item() == pytest.approx((sum(p.numel() for p in model.parameters()) - removed_count(masks)) ** 0.5)
+
+
+def test_detached_keeper_lets_weights_go(model, masks):
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    for handle in MaskKeeper(model, masks).attach(optimizer):
+        handle.remove()
+    _train(model, optimizer, 1)
+    assert any((model.get_parameter(key)[~mask] != 0).any() for key, mask in masks.items())
+
+
+@pytest.mark.parametrize("shape", [(3,), (7, 9), (5, 3, 3, 3), (1, 1), (), (0, 4)])
+def test_masks_survive_a_file_as_bits(tmp_path: Path, shape: tuple[int, ...]):
+    masks = {"layer.weight": torch.rand(shape) > 0.4, "other.bits.weight": torch.rand(11) > 0.4}
+    save_file(pack_masks(masks), tmp_path / "masks.safetensors")
+    loaded = unpack_masks(load_file(tmp_path / "masks.safetensors"))
+    assert loaded.keys() == masks.keys()
+    for name, mask in masks.items():
+        assert loaded[name].dtype == torch.bool and torch.equal(loaded[name], mask)
+
+
+def test_packed_masks_take_a_bit_per_weight():
+    packed = pack_masks({"w": torch.ones(1000, 100, dtype=torch.bool)})
+    assert sum(value.nbytes for value in packed.values()) <= 100_000 // 8 + 32
+
+
+def test_damaged_masks_are_refused_by_name():
+    packed = pack_masks({"fc.weight": torch.ones(9, 9, dtype=torch.bool)})
+    for damage in (
+        {**packed, "fc.weight.bits": packed["fc.weight.bits"][:-1]},
+        {**packed, "fc.weight.shape": torch.tensor([-9, 9])},
+        {**packed, "fc.weight.bits": packed["fc.weight.bits"].float()},
+        {"fc.weight.bits": packed["fc.weight.bits"]},
+        {"fc.weight.shape": packed["fc.weight.shape"]},
+    ):
+        with pytest.raises(InputError, match=r"fc\.weight"):
+            unpack_masks(damage)
+
+
+def test_masks_that_fit_no_parameter_are_refused_all_at_once(model):
+    wrong = {"0.weight": torch.ones(2, 2, dtype=torch.bool), "gone.weight": torch.ones(1, dtype=torch.bool)}
+    with pytest.raises(InputError) as caught:
+        apply_masks(model, wrong)
+    assert len(caught.value.problems) == 2
+
+
+def test_removed_count_counts_masks_not_zeros():
+    assert removed_count({"a": torch.tensor([True, False, False]), "b": torch.ones(2, 2, dtype=torch.bool)}) == 2

@@ -1,0 +1,56 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.errors import InputError
+from compress.report import summary_line, summary_of
+
+CONTRACT = (
+    "swin_base  MACs 15.5→7.4 G (\N{MINUS SIGN}52 %)  params 88→42 M  top-1 83.5→83.3  "
+    "latency 58→37 ms (1.55\N{MULTIPLICATION SIGN}, efficiency 0.74)  runs/dimap_swin"
+)
+
+
+def _report(**final: Any) -> dict[str, Any]:
+    baseline = {"macs": 15.467e9, "params": 87768224, "top1": 83.47, "latency_ms": {"p50": 58.1}}
+    small = {"macs": 7.402e9, "params": 41933184, "top1": 83.26, "latency_ms": {"p50": 37.2}}
+    ratio = {"median": 1.551, "ci95": [1.5, 1.6], "blocks": 30}
+    report = {"schema": 1, "name": "dimap_swin", "baseline": baseline, "final": {**small, **final}}
+    return {**report, "latency_ratio": ratio, "efficiency": 0.7424}
+
+
+def test_summary_is_the_line_of_the_contract() -> None:
+    assert summary_line(_report(), model="swin_base") == CONTRACT
+
+
+def test_summary_leaves_out_what_was_not_measured() -> None:
+    report = _report(top1=None, latency_ms=None) | {"latency_ratio": None, "efficiency": None}
+    line = summary_line(report, run_dir="out/a")
+    assert line == "dimap_swin  MACs 15.5→7.4 G (\N{MINUS SIGN}52 %)  params 88→42 M  out/a"
+
+
+def test_summary_of_a_run_without_baseline_shows_the_final_model_alone() -> None:
+    line = summary_line({"schema": 1, "name": "n", "baseline": None, "final": _report()["final"]})
+    assert line == "n  MACs 7.40 G  params 41.9 M  top-1 83.3  latency 37.2 ms  runs/n"
+
+
+def test_summary_shows_nonzero_counts_under_masks() -> None:
+    line = summary_line(_report(macs=15.467e9, params=87768224, nonzero_macs=7.402e9, nonzero_params=41933184))
+    assert "nonzero MACs 15.5→7.4 G (\N{MINUS SIGN}52 %)  nonzero params 88→42 M" in line
+
+
+def test_summary_passes_over_values_that_are_not_finite() -> None:
+    assert "top-1" not in summary_line(_report(top1=float("nan")))
+
+
+def test_summary_of_a_directory_names_the_model_and_the_directory(long_run: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(long_run.parent)
+    line = summary_of(Path("dimap_swin"))
+    assert line.startswith("swin_base_patch4_window7_224  MACs ") and line.endswith("  dimap_swin")
+
+
+def test_summary_refuses_another_schema() -> None:
+    with pytest.raises(InputError, match="schema"):
+        summary_line(json.loads(json.dumps(_report() | {"schema": 2})))

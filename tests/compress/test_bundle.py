@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import compress
+from compress.bundle import Bundle, load, open_model
+from compress.errors import InputError
+from compress.prune.plan import Plan
+from evaluators.datasets import DataConfig as DataConfigType
+from evaluators.datasets import Preprocessing
+from spaces.zoo import ModelConfig, build_model
+
+adapter: TypeAdapter[Any] = TypeAdapter(DataConfigType)
+
+
+def digits(**changes: Any) -> Any:
+    return adapter.validate_python({"name": "digits", **changes})
+
+
+@pytest.fixture
+def bundle() -> Bundle:
+    built = build_model(ModelConfig(source="builtin", name="cifar_resnet20"), seed=1)
+    for parameter in built.module.buffers():  # batch norm statistics as after training
+        if parameter.is_floating_point():
+            parameter.add_(torch.rand(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    masks = {
+        name: torch.rand(p.shape, generator=torch.Generator().manual_seed(2)) < 0.5
+        for name, p in built.module.named_parameters()
+        if p.ndim > 1
+    }
+    return Bundle(
+        built.module,
+        built.config,
+        10,
+        Preprocessing((3, 32, 32), (0.5,) * 3, (0.25,) * 3),
+        masks=masks,
+        metrics={"top1": 91.5, "top5": None},
+        provenance=[{"stage": "dense"}],
+    )
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        Bundle.load(path)
+    (sentence,) = caught.value.problems
+    assert "\n" not in sentence and sentence.startswith("bundle: ") and str(path) in sentence
+    return sentence
+
+
+def logits(bundle: Bundle) -> Tensor:
+    with torch.no_grad():
+        return bundle.model.eval()(bundle.example_inputs(2))
+
+
+def test_comes_back_bit_for_bit(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "bundle")
+    again = Bundle.load(tmp_path / "bundle")
+    assert torch.equal(logits(again), logits(bundle)) and not again.model.training
+    assert again.base == bundle.base and again.preprocessing == bundle.preprocessing
+    assert (again.metrics, again.provenance, again.plan) == (bundle.metrics, bundle.provenance, None)
+    assert bundle.masks and again.masks and bundle.masks.keys() == again.masks.keys()
+    assert all(torch.equal(mask, again.masks[name]) for name, mask in bundle.masks.items())
+    assert next(iter(again.masks.values())).dtype == torch.bool
+
+
+def test_comes_back_in_a_fresh_process_from_the_run_directory(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "run" / "bundle")
+    code = (
+        "import sys, numpy, compress, torch\n"
+        "model = compress.load(sys.argv[1])\n"
+        "x = torch.from_numpy(numpy.load(sys.argv[2]))\n"
+        "with torch.no_grad(): numpy.save(sys.argv[3], model(x).numpy())\n"
+    )
+    np.save(tmp_path / "x.npy", bundle.example_inputs(2).numpy())
+    names = [str(tmp_path / name) for name in ("run", "x.npy", "y.npy")]
+    subprocess.run([sys.executable, "-c", code, *names], check=True, cwd=Path(compress.__file__).parents[1])
+    assert np.array_equal(np.load(tmp_path / "y.npy"), logits(bundle).numpy())
+
+
+def test_masks_take_one_bit_a_weight(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "b")
+    assert bundle.masks
+    weights = sum(mask.numel() for mask in bundle.masks.values())
+    packed = load_file(tmp_path / "b" / "masks.safetensors")
+    assert weights / 8 <= sum(bits.numel() for bits in packed.values()) < weights / 8 + len(packed)
+
+
+def test_example_inputs_are_noise_and_always_the_same(bundle: Bundle) -> None:
+    one = bundle.example_inputs(4)
+    assert one.shape == (4, 3, 32, 32) and torch.equal(one, bundle.example_inputs(4)) and one.std() > 0.5
+
+
+def test_saving_replaces_the_old_bundle_and_leaves_nothing_else(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "b")
+    bundle.masks, bundle.metrics = None, {"top1": 12.5}
+    bundle.save(tmp_path / "b")
+    again = Bundle.load(tmp_path / "b")
+    assert again.masks is None and again.metrics == {"top1": 12.5}
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["bundle.json", "weights.safetensors"]
+
+
+def test_a_save_that_fails_keeps_the_old_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "b")
+    bundle.metrics = {"loss": float("nan")}
+    with pytest.raises(ValueError, match="JSON"):
+        bundle.save(tmp_path / "b")
+    assert Bundle.load(tmp_path / "b").metrics["top1"] == 91.5
+    assert [p.name for p in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_directory_that_cannot_be_written_is_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write the bundle"):
+        bundle.save(tmp_path / "file" / "b")
+
+
+@pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors", "masks.safetensors"])
+def test_damaged_or_absent_files_are_one_sentence(bundle: Bundle, tmp_path: Path, name: str) -> None:
+    bundle.save(tmp_path / "b")
+    file = tmp_path / "b" / name
+    content = file.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"\x80\x04garbage"):
+        file.write_bytes(damaged)
+        refused(tmp_path / "b")
+    file.unlink()
+    refused(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 2}, {"num_classes": "many"}, {"preprocessing": {}}, {"parts": ["pickle"]}, {"base": {"name": ""}},
+        {"surplus": 1},
+    ],
+)  # fmt: skip
+def test_a_manifest_that_is_wrong_is_one_sentence(bundle: Bundle, tmp_path: Path, change: dict[str, Any]) -> None:
+    bundle.save(tmp_path / "b")
+    file = tmp_path / "b" / "bundle.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    assert "bundle.json" in refused(tmp_path / "b")
+
+
+def test_weights_that_do_not_fit_are_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "b")
+    file = tmp_path / "b" / "weights.safetensors"
+    state = load_file(file)
+    save_file({name: value for name, value in state.items() if name != "linear.bias"}, file)
+    assert "linear.bias" in refused(tmp_path / "b")
+    save_file(state | {"linear.bias": torch.full((10,), torch.nan)}, file)
+    assert "not finite" in refused(tmp_path / "b")
+
+
+def test_masks_that_do_not_fit_are_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.masks = {"linear.weight": torch.ones(3, 3, dtype=torch.bool)}
+    bundle.save(tmp_path / "b")
+    assert "'linear.weight'" in refused(tmp_path / "b")
+
+
+def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    assert "holds no bundle.json" in refused(tmp_path)
+    assert "not a directory" in refused(tmp_path / "absent")
+
+
+def half_of_the_first_block() -> Plan:
+    half = tuple(range(0, 16, 2))
+    block = "layer1.0"
+    vectors = [f"{block}.bn1.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
+    return Plan(
+        kept={name: {0: half} for name in [f"{block}.conv1.weight", *vectors]} | {f"{block}.conv2.weight": {1: half}},
+        attributes={
+            f"{block}.conv1": {"out_channels": 8},
+            f"{block}.bn1": {"num_features": 8},
+            f"{block}.conv2": {"in_channels": 8},
+        },
+    )
+
+
+def test_plan_is_applied_on_loading(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.plan, bundle.masks = half_of_the_first_block(), None
+    bundle.model = compress.apply(bundle.plan, bundle.model)
+    bundle.save(tmp_path / "b")
+    again = Bundle.load(tmp_path / "b")
+    assert again.plan == bundle.plan and torch.equal(logits(again), logits(bundle))
+    assert sum(p.numel() for p in again.model.parameters()) == 269_722 - 2 * 9 * 8 * 16 - 2 * 8
+
+
+def test_a_plan_that_is_damaged_or_of_another_model_is_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.plan = half_of_the_first_block()
+    bundle.save(tmp_path / "b")
+    assert "do not fit its architecture" in refused(tmp_path / "b")
+    file = tmp_path / "b" / "plan.json"
+    for content in ("", "{}", "[1]", file.read_text().replace("layer1.0", "stage1.0")):
+        file.write_text(content)
+        assert "plan" in refused(tmp_path / "b")
+    file.unlink()
+    assert "plan.json" in refused(tmp_path / "b")
+
+
+def test_open_model_fits_model_and_data_to_each_other() -> None:
+    swin = {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "patch_size": 2}
+    opened = open_model(ModelConfig(name="swin_tiny_patch4_window7_224", kwargs=swin), digits())
+    assert opened.data and opened.bundle.num_classes == 10 and opened.load_report is None
+    assert opened.bundle.preprocessing == opened.data.preprocessing
+    images, _ = next(iter(opened.data.test.batches()))  # type: ignore[union-attr]
+    assert opened.bundle.model(images[:2]).shape == (2, 10)
+    own = open_model(ModelConfig(source="builtin", name="cifar_resnet20"), digits(channels=1, image_size=16))
+    assert own.bundle.preprocessing.input_size == (1, 16, 16)
+
+
+def test_open_model_without_data_keeps_the_models_own() -> None:
+    for data, size in ((None, 224), (adapter.validate_python({"name": "none", "image_size": 64}), 64)):
+        opened = open_model(ModelConfig(name="resnet18"), data)
+        assert opened.data is None and opened.bundle.num_classes == 1000
+        assert opened.bundle.preprocessing.input_size == (3, size, size)
+        assert opened.bundle.preprocessing.mean == (0.485, 0.456, 0.406)
+
+
+def test_open_model_takes_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "run" / "bundle")
+    model = ModelConfig(source="bundle", name=str(tmp_path / "run"))
+    opened = open_model(model, digits())
+    assert torch.equal(load(tmp_path / "run").linear.weight, opened.bundle.model.linear.weight)  # type: ignore[union-attr,arg-type]
+    assert opened.data and opened.data.preprocessing == bundle.preprocessing
+    with pytest.raises(InputError, match=r"model\.kwargs"):
+        open_model(model.model_copy(update={"kwargs": {"shortcut": "B"}}), digits())
+    with pytest.raises(InputError, match=r"model\.name: .* no bundle"):
+        open_model(model.model_copy(update={"name": str(tmp_path)}), digits())
+    bundle.num_classes = 7
+    bundle.save(tmp_path / "run" / "bundle")
+    with pytest.raises(InputError, match="7 classes, the data 10"):
+        open_model(model, digits())

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from compress.distill.kd import KdConfig, kd_loss
+from compress.errors import InputError
+from compress.train_step import Stepper, TrainConfig
+
+
+def linear() -> nn.Sequential:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+
+
+def batch(count: int = 6) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(count, 3, 2, 2, generator=generator), torch.arange(count) % 3
+
+
+def stepper(model: nn.Module, batches: int = 10, **settings: Any) -> Stepper:
+    return Stepper(model, TrainConfig(**settings), device="cpu", seed=0, batches=batches, num_classes=3)
+
+
+def rates(updates: int, **settings: Any) -> list[float]:
+    it = stepper(linear(), **settings)
+    found = []
+    for update in range(updates):
+        it.step(*batch(), update)
+        found.append(it.optimizer.param_groups[0]["lr"])
+    return found
+
+
+def test_cosine_warms_up_and_falls_to_its_minimum() -> None:
+    lr = rates(40, epochs=4, lr=0.1, warmup_epochs=1, warmup_lr=0.01, min_lr=0.001)
+    assert lr[0] == pytest.approx(0.01)
+    assert lr[5] == pytest.approx(0.055)
+    assert max(lr) == lr[10] == pytest.approx(0.1)
+    assert all(later < earlier for earlier, later in pairwise(lr[10:]))
+    assert 0.001 <= lr[-1] < 0.0025
+
+
+def test_steps_fall_at_the_first_update_after_their_epochs() -> None:
+    lr = rates(30, epochs=3, lr=0.1, schedule="step", decay_epochs=[1, 2], warmup_epochs=0)
+    assert lr == pytest.approx([0.1] * 10 + [0.01] * 10 + [0.001] * 10)
+
+
+def test_constant_stays() -> None:
+    assert rates(5, epochs=1, lr=0.1, schedule="constant", warmup_epochs=0) == [0.1] * 5
+
+
+def test_a_plain_step_is_sgd_by_hand() -> None:
+    model, twin = linear(), linear()
+    it = stepper(model, optimizer="momentum", momentum=0, lr=0.1, weight_decay=0, schedule="constant", warmup_epochs=0)
+    images, labels = batch()
+    loss = it.step(images, labels, 0)
+    expected = F.cross_entropy(twin(images), labels)
+    expected.backward()
+    assert torch.equal(loss, expected)
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.allclose(one, other - 0.1 * other.grad, atol=1e-7)
+
+
+def test_biases_and_norms_do_not_decay_unless_asked() -> None:
+    for also, decayed in ((False, {"1.weight", "3.weight"}), (True, {name for name, _ in linear().named_parameters()})):
+        model = linear()
+        groups = stepper(model, decay_norm_and_bias=also).optimizer.param_groups
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        assert {names[id(p)] for group in groups if group["weight_decay"] > 0 for p in group["params"]} == decayed
+
+
+def test_clipping_bounds_the_gradient() -> None:
+    model = linear()
+    it = stepper(model, clip_grad=1e-3)
+    it.step(*batch(), 0)
+    norm = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm()
+    assert float(norm) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_distillation_joins_the_loss_and_leaves_the_teacher_alone() -> None:
+    model, teacher, before = linear(), linear(), linear()
+    with torch.no_grad():
+        model[1].weight.mul_(-1)
+    config = TrainConfig()
+    distill = KdConfig(temperature=3.0, weight=0.7)
+    it = Stepper(model, config, device="cpu", seed=0, batches=10, num_classes=3, teacher=teacher, distill=distill)
+    images, labels = batch()
+    logits = model(images).detach()
+    expected = 0.7 * kd_loss(logits, teacher(images), 3.0) + 0.3 * F.cross_entropy(logits, labels)
+    assert float(it.step(images, labels, 0)) == pytest.approx(expected.item())
+    assert all(torch.equal(p, q) for p, q in zip(teacher.parameters(), before.parameters(), strict=True))
+
+
+def test_a_teacher_of_other_classes_is_refused() -> None:
+    teacher = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    it = Stepper(
+        linear(), TrainConfig(), device="cpu", seed=0, batches=1, num_classes=3, teacher=teacher, distill=KdConfig()
+    )
+    with pytest.raises(InputError, match="teacher gives 5 classes, the model 3"):
+        it.step(*batch(), 0)
+
+
+def test_mixing_takes_a_batch_of_any_size_and_does_not_touch_the_images() -> None:
+    it = stepper(linear(), mixup=0.4, cutmix=1.0, label_smoothing=0.1)
+    for count in (1, 5, 6):
+        images, labels = batch(count)
+        before = images.clone()
+        assert torch.isfinite(it.step(images, labels, count))
+        assert torch.equal(images, before)
+
+
+def test_a_model_with_auxiliary_outputs_learns_from_the_first() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.main = linear()
+
+        def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+            return self.main(images), torch.zeros(1)
+
+    assert torch.equal(stepper(Two()).step(*batch(), 0), stepper(linear()).step(*batch(), 0))
+
+
+def test_bf16_computes_in_bf16_and_keeps_float_weights() -> None:
+    model, seen = linear(), []
+    model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    it = stepper(model, precision="bf16")
+    assert it.step(*batch(), 0).dtype == torch.float32
+    assert seen == [torch.bfloat16]
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_16_bits_on_the_cpu_are_refused() -> None:
+    with pytest.raises(InputError, match="needs a GPU"):
+        stepper(linear(), precision="16")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "adamww"}, "did you mean 'adamw'"),
+        ({"schedule": "step"}, "needs decay_epochs"),
+        ({"epochs": 2, "warmup_epochs": 3}, "more than epochs"),
+        ({"keep": "best", "evaluate_every": 0}, "evaluate_every of at least 1"),
+        ({"lr": 0}, "greater than 0"),
+        ({"ema": 1.0}, "less than 1"),
+        ({"learning_rate": 1}, "Extra inputs"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TrainConfig(**settings)

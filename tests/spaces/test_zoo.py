@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from compress.errors import InputError
+from spaces.zoo import BuiltModel, ModelConfig, build_model, model_names
+
+SMALL_SWIN = {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "patch_size": 2}
+
+
+def built(num_classes: int | None = None, image_size: int | None = None, in_chans: int | None = None, **config: Any):  # type: ignore[no-untyped-def]
+    return build_model(ModelConfig(**config), num_classes, image_size, in_chans)
+
+
+def refused(num_classes: int | None = None, image_size: int | None = None, **config: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        built(num_classes, image_size, **config)
+    (sentence,) = caught.value.problems
+    assert "\n" not in sentence
+    return sentence
+
+
+def rebuilds(model: BuiltModel) -> bool:
+    again = build_model(model.config)
+    shapes = [{name: v.shape for name, v in m.module.state_dict().items()} for m in (model, again)]
+    return shapes[0] == shapes[1] and again.config == model.config
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        ({"name": "resnet10t", "in_chans": 1}, (1, 64, 64)),
+        ({"name": "swin_tiny_patch4_window7_224", "kwargs": SMALL_SWIN}, (3, 64, 64)),
+        ({"name": "vit_tiny_patch16_224", "kwargs": {"depth": 1}}, (3, 64, 64)),
+        ({"source": "torchvision", "name": "shufflenet_v2_x0_5"}, (3, 64, 64)),
+        ({"source": "builtin", "name": "cifar_resnet20", "in_chans": 1}, (1, 64, 64)),
+        ({"source": "python", "name": "torchvision.models:mnasnet0_5", "kwargs": {"num_classes": 7}}, (3, 64, 64)),
+    ],
+)
+def test_builds_for_the_data_and_rebuilds_from_the_resolved_config(
+    config: dict[str, Any], shape: tuple[int, int, int]
+) -> None:
+    model = built(7, 64, **config)
+    assert model.num_classes == 7 and model.input_size == shape and not model.module.training
+    assert model.module(torch.zeros(1, *shape)).shape == (1, 7)
+    assert rebuilds(model)
+
+
+def test_keeps_the_models_own_sizes_where_nobody_asks() -> None:
+    model = built(name="resnet10t")
+    assert (model.num_classes, model.input_size) == (1000, (3, 176, 176))
+    assert model.pretrained_cfg["mean"] and not model.pretrained_cfg["fixed_input_size"]
+    assert built(name="vit_tiny_patch16_224", kwargs={"depth": 1}).pretrained_cfg["fixed_input_size"]
+
+
+def test_same_seed_same_weights_and_global_generator_untouched() -> None:
+    state = torch.get_rng_state()
+    config = ModelConfig(source="builtin", name="cifar_resnet20")
+    first, second, other = (build_model(config, seed=seed).module.conv1.weight for seed in (1, 1, 2))  # type: ignore[union-attr]
+    assert torch.equal(first, second) and not torch.equal(first, other)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_loads_a_checkpoint_and_reports_the_new_head(tmp_path: Path) -> None:
+    save_file(dict(built(10, name="resnet10t").module.state_dict()), tmp_path / "w.safetensors")
+    same = built(10, name="resnet10t", checkpoint=str(tmp_path / "w.safetensors"))
+    assert same.load_report and not same.load_report.replaced and same.config.checkpoint is None
+    other = built(4, name="resnet10t", checkpoint=str(tmp_path / "w.safetensors"))
+    assert other.load_report and sorted(other.load_report.replaced) == ["fc.bias", "fc.weight"]
+
+
+def test_resizes_position_tables_with_timms_own_filter(tmp_path: Path) -> None:
+    vit = {"name": "vit_tiny_patch16_224", "kwargs": {"depth": 1}}
+    save_file(dict(built(10, **vit).module.state_dict()), tmp_path / "w.safetensors")
+    small = built(10, 64, **vit, checkpoint=str(tmp_path / "w.safetensors"))
+    assert small.load_report and small.load_report.reshaped == ["pos_embed"] and not small.load_report.missing
+
+
+def test_python_models_come_from_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_net_of_test_zoo.py").write_text(
+        "from torch import nn\n"
+        "def net(num_classes, image_size, width=4):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size ** 2, num_classes))\n"
+        "number = 3\n"
+        "def wrong(): return 3\n"
+        "def image(): return nn.Identity()\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = built(5, 8, source="python", name="own_net_of_test_zoo:net", kwargs={"width": 2})
+    assert model.num_classes == 5 and rebuilds(model)
+    assert "takes no argument 'widht'; did you mean 'width'?" in refused(
+        5, 8, source="python", name="own_net_of_test_zoo:net", kwargs={"widht": 2}
+    )
+    assert "a callable is needed" in refused(source="python", name="own_net_of_test_zoo:number")
+    assert "nn.Module is needed" in refused(source="python", name="own_net_of_test_zoo:wrong")
+    assert "logits" in refused(source="python", name="own_net_of_test_zoo:image")
+    assert "did you mean 'net'?" in refused(source="python", name="own_net_of_test_zoo:ne")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"name": "swin_tiny_patch4_windw7_224"}, ["model.name", "did you mean 'swin_tiny_patch4_window7_224'?"]),
+        ({"source": "torchvision", "name": "resnet19"}, ["model.name", "did you mean 'resnet18'?"]),
+        ({"source": "builtin", "name": "cifar_resnet57"}, ["model.name", "cifar_resnet56"]),
+        ({"source": "python", "name": "no_such_module_at_all:net"}, ["model.name", "cannot import"]),
+        ({"source": "python", "name": "no_colon"}, ["model.name", "package.module:callable"]),
+        ({"name": "resnet18", "kwargs": {"drop_rat": 0.1}}, ["model.kwargs.drop_rat", "did you mean 'drop_rate'?"]),
+        ({"name": "poolformer_s12", "kwargs": {"drop_pathrate": 0.1}}, ["model.kwargs.drop_pathrate"]),
+        ({"name": "resnet18", "kwargs": {"output_stride": 5}}, ["model.kwargs", "'output_stride': 5"]),
+        ({"name": "resnet18", "kwargs": {"num_classes": 9}, "num_classes": 10}, ["model.kwargs.num_classes", "10"]),
+        ({"name": "resnet18", "input_size": (3, 32, 32), "image_size": 64}, ["model.input_size", "64"]),
+        ({"source": "builtin", "name": "cifar_resnet20", "pretrained": True}, ["model.pretrained"]),
+        ({"source": "builtin", "name": "cifar_resnet20", "kwargs": {"shortcut": "C"}}, ["model.kwargs", "'A' or 'B'"]),
+        ({"name": "resnet18", "checkpoint": "absent.pth"}, ["model.checkpoint", "absent.pth"]),
+        (
+            {"source": "torchvision", "name": "squeezenet1_1", "image_size": 4},
+            ["model.name", "(3, 4, 4)", "data.image_size"],
+        ),
+    ],
+)
+def test_refuses_wrong_input_in_one_sentence(config: dict[str, Any], words: list[str]) -> None:
+    sentence = refused(**config)
+    assert all(word in sentence for word in words), sentence
+
+
+def test_lists_names() -> None:
+    assert "cifar_resnet110" in model_names("builtin") and "vit_b_16" in model_names("torchvision")
+    assert "fasterrcnn_resnet50_fpn" not in model_names("torchvision")
+    assert "swin_base_patch4_window7_224" in model_names("timm") and model_names("python") == []
