@@ -39,20 +39,15 @@ def find_recipe(recipe: str | Path) -> Path:
 
 
 def _models() -> list[str]:
-    import timm
-    import torchvision
+    from spaces.zoo import model_names
 
-    from spaces.cifar_resnet import DEPTHS
-
-    builtin = [f"builtin:cifar_resnet{depth}" for depth in DEPTHS]
-    ours = [f"torchvision:{name}" for name in torchvision.models.list_models(module=torchvision.models)]
-    return [*builtin, *(f"timm:{name}" for name in timm.list_models()), *ours]
+    return [f"{source}:{name}" for source in ("builtin", "timm", "torchvision") for name in model_names(source)]
 
 
 def _criteria() -> list[str]:
-    from compress.prune.criteria import criteria
+    from compress.prune.criteria import unit_criteria, weight_criteria
 
-    return criteria.names()
+    return sorted({*weight_criteria, *unit_criteria})
 
 
 def _losses() -> list[str]:
@@ -62,11 +57,16 @@ def _losses() -> list[str]:
 
 
 def _data_sets() -> list[str]:
-    return []
+    from typing import get_args
+
+    from evaluators.datasets import DataConfig
+
+    kinds = get_args(get_args(DataConfig)[0])
+    return sorted(get_args(kind.model_fields["name"].annotation)[0] for kind in kinds)
 
 
 def _targets() -> list[str]:
-    return []
+    return ["command", "local"]
 
 
 KINDS: dict[str, Callable[[], list[str]]] = {
@@ -80,7 +80,7 @@ KINDS: dict[str, Callable[[], list[str]]] = {
 
 
 def names(kind: str, glob: str = "*") -> list[str]:
-    """Return the names of `kind` that match `glob`; with no kind's name given, `kind` itself is an `InputError`."""
+    """Return the names of `kind` that match `glob`; an unknown kind is an `InputError`."""
     if kind not in KINDS:
         raise InputError(f"nothing is listed as {kind!r}; allowed {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
     return fnmatch.filter(KINDS[kind](), glob)

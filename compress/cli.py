@@ -41,7 +41,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("doctor", discover.doctor, "compress doctor"),
 )
 for _name, _function, _example in _COMMANDS:
-    app.command(_name, epilog=f"Example: {_example}")(guarded(_function))
+    app.command(_name, epilog=f"\b\nExample: {_example}")(guarded(_function))
 
 
 def _print_version(wanted: bool) -> None:

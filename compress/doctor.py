@@ -18,7 +18,8 @@ def examine() -> dict[str, Any]:
     from evaluators.targets import width_multiple
 
     found = environment(choose_device("auto"))
-    found["width_multiple"] = width_multiple("local")
+    multiple = width_multiple("local")
+    found["width_multiple"], found["width_multiple_from"] = multiple.value, multiple.source
     found["onnxruntime_providers"] = onnxruntime.get_available_providers()
     found["load"] = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
     found["warnings"] = _warnings(found)

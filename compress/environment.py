@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "optuna")
 SMALL_BATCH_MACS = 4e9  # below this a second thread gains less than it loses on a busy machine
@@ -100,3 +105,14 @@ def settle_threads(batch_macs: float) -> int:
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1 if batch_macs < SMALL_BATCH_MACS else usable_cores())
     return torch.get_num_threads()
+
+
+@contextmanager
+def on_device(model: nn.Module, device: str) -> Iterator[None]:
+    """Keep `model` on `device` for the block."""
+    home = next(model.parameters()).device
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.to(home)

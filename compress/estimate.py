@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from compress.bundle import Bundle
+from compress.environment import on_device
 from compress.export import ExportConfig
 from compress.recipe import Recipe
 from compress.report.units import duration
-from compress.stages import Stage, on_device
+from compress.stages import Stage
 from compress.train import FinetuneConfig, TrainConfig, estimate_seconds
 from evaluators.datasets import Data
 from evaluators.latency import LatencyConfig

@@ -10,10 +10,9 @@ import numpy as np
 from torch import Tensor
 
 from compress.bundle import open_model
-from compress.environment import choose_device
+from compress.environment import choose_device, on_device
 from compress.errors import InputError
 from compress.recipe import Recipe
-from compress.stages import on_device
 from evaluators.accuracy import evaluate
 from spaces.zoo import ModelConfig
 

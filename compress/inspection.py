@@ -1,14 +1,15 @@
-"""What of a model can be pruned: its groups of units, what each unit costs, its blocks, and what stays whole and why."""
+"""What of a model can be pruned: groups of units, what each unit costs, blocks, and what stays whole and why."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from compress.bundle import open_model
 from compress.catalog import find_recipe
+from compress.details import whole_lines
 from compress.errors import InputError
 from compress.prune.graph import Graph, Group, build_graph
 from compress.recipe import check_model, load_recipe
@@ -62,8 +63,8 @@ class Inspection:
         print(f"widths run fastest here in multiples of {self.width_multiple}")
         if self.blocks:
             print(f"residual blocks that can be removed: {', '.join(self.blocks)}")
-        for reason, layers in by_reason(self.skipped).items():
-            print(f"stays whole: {', '.join(layers)}: {reason}")
+        for line in whole_lines(self.skipped):
+            print(line)
 
 
 def inspect_model(name: str, overrides: Mapping[str, Any] | None = None) -> Inspection:
@@ -103,14 +104,6 @@ def _configs(name: str, overrides: Mapping[str, Any]) -> tuple[ModelConfig, Data
     if problems:
         raise InputError(*problems)
     return config, None
-
-
-def by_reason(skipped: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """Return the layers that stay whole under each reason, in order of first appearance."""
-    reasons: dict[str, list[str]] = {}
-    for layer, reason in skipped:
-        reasons.setdefault(reason, []).append(layer)
-    return reasons
 
 
 def _row(group: Group, graph: Graph, multiple: int) -> GroupRow:

@@ -16,6 +16,7 @@ from compress.environment import choose_device, environment, settle_threads
 from compress.errors import CompressError, InputError
 from compress.estimate import estimate, sentence
 from compress.progress import say
+from compress.pruning import check_pruning
 from compress.recipe import Recipe, load_recipe
 from compress.report import summary_of, write_report
 from compress.rundir import RunDirectory, discard, finish_stage, finished_stage, open_run
@@ -69,31 +70,46 @@ def run(
         say(f"{directory.path} holds the finished run")
         return _result(directory)
     try:
-        return _Runner(recipe, directory, chosen, resume and not new, resume_hint).run()
+        return _Runner(recipe, directory, chosen, resume and not new).run()
     except InputError as error:
         if new:
             discard(directory)
         raise recipe.located(error) from error
     except KeyboardInterrupt as error:
+        directory.log({"event": "interrupted"})
         raise KeyboardInterrupt(f"interrupted; go on with: {resume_hint}") from error
+    except Exception as error:
+        raise _failed(directory, error, resume_hint) from error
+
+
+def _failed(directory: RunDirectory, error: Exception, resume_hint: str) -> CompressError:
+    """Log the traceback; return what happened, where the log is and how to go on."""
+    what = str(error).strip() or type(error).__name__
+    if not isinstance(error, CompressError):
+        what = f"{type(error).__name__}: {what.splitlines()[0]}"
+    directory.log({"event": "error", "error": what, "trace": traceback.format_exc()})
+    return CompressError(f"the run failed: {what}; log: {directory.log_file}; go on with: {resume_hint}")
 
 
 class _Runner:
     """One run: what its stages share."""
 
-    def __init__(self, recipe: Recipe, directory: RunDirectory, device: str, resume: bool, hint: str) -> None:
-        self.recipe, self.directory, self.device, self.resume, self.hint = recipe, directory, device, resume, hint
+    def __init__(self, recipe: Recipe, directory: RunDirectory, device: str, resume: bool) -> None:
+        self.recipe, self.directory, self.device, self.resume = recipe, directory, device, resume
         self.stages = stages_of(recipe)
         self.records: list[dict[str, Any]] = []
 
     def run(self) -> RunResult:
         """Open model and data, run what is not finished, write the report."""
+        self._begin()
         opened = open_model(self.recipe.model, self.recipe.data, self.recipe.seed)
         if opened.load_report is not None:
             say(opened.load_report.summary())
         macs = count_macs(opened.bundle.model, opened.bundle.example_inputs())
         settle_threads(macs * getattr(self.recipe.data, "batch_size", 1))
-        self._begin()
+        self.environment = environment(self.device)
+        self.directory.log({"event": "environment", **self.environment})
+        self._check(opened.bundle)
         self._estimate(opened)
         bundle = opened.bundle
         for stage in self.stages:
@@ -101,13 +117,17 @@ class _Runner:
         self._finish(bundle)
         return _result(self.directory)
 
+    def _check(self, bundle: Bundle) -> None:
+        """Find what is wrong with the prune section before time is spent on training."""
+        if self.recipe.train is not None and not self.resume:
+            for config in self.recipe.prunings[:1]:
+                check_pruning(bundle, config)
+
     def _begin(self) -> None:
         self.directory.path.mkdir(parents=True, exist_ok=True)
-        self.environment = environment(self.device)
         if not self.directory.recipe.is_file():
             self.recipe.save(self.directory.recipe)
-        event = "resume" if self.resume else "start"
-        self.directory.log({"event": event, "recipe": self.recipe.name, "environment": self.environment})
+        self.directory.log({"event": "resume" if self.resume else "start", "recipe": self.recipe.name})
 
     def _estimate(self, opened: Opened) -> None:
         """Say how long the stages that are left will take."""
@@ -131,15 +151,9 @@ class _Runner:
         self.directory.log({"event": "stage", "stage": stage.name, "number": stage.number})
         say(f"[{stage.number}/{len(self.stages)}] {stage.name}")
         started = time.monotonic()
-        context = self._context(place, opened)
+        context = self._context(stage, opened)
         place.mkdir(parents=True, exist_ok=True)
-        try:
-            bundle = stage.function(bundle, stage.config, context)
-        except InputError as error:
-            self.directory.log({"event": "error", "stage": stage.name, "problems": error.problems})
-            raise
-        except Exception as error:
-            raise self._failed(stage, error) from error
+        bundle = stage.function(bundle, stage.config, context)
         step = {"stage": stage.name, **({} if stage.config is None else stage.config.model_dump(mode="json"))}
         bundle.provenance = [*bundle.provenance, step]
         bundle.save(place / "bundle")
@@ -150,27 +164,21 @@ class _Runner:
         self.directory.log({"event": "stage_end", "stage": stage.name, "seconds": seconds, "metrics": bundle.metrics})
         return bundle
 
-    def _context(self, place: Path, opened: Opened) -> Context:
+    def _context(self, stage: Stage, opened: Opened) -> Context:
         first = self._place(self.stages[0])
         return Context(
             recipe=self.recipe,
             data=opened.data,
             device=self.device,
-            directory=place,
+            directory=self._place(stage),
             resume=self.resume,
             log=self.directory.log,
             dense=lambda: Bundle.load(first),
             dense_onnx=first / MODEL_FILE,
             final_onnx=self.directory.model,
+            step=stage.step,
+            earlier=self.records,
         )
-
-    def _failed(self, stage: Stage, error: Exception) -> CompressError:
-        """Log the traceback; return what happened, where the log is and how to go on."""
-        what = str(error).strip() or type(error).__name__
-        if not isinstance(error, CompressError):
-            what = f"{type(error).__name__}: {what.splitlines()[0]}"
-        self.directory.log({"event": "error", "stage": stage.name, "error": what, "trace": traceback.format_exc()})
-        return CompressError(f"{stage.name} failed: {what}; log: {self.directory.log_file}; go on with: {self.hint}")
 
     def _finish(self, bundle: Bundle) -> None:
         """Write the winner's bundle and the report, the report last."""

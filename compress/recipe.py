@@ -76,9 +76,7 @@ class Recipe(Config):
     @property
     def prunings(self) -> list[WeightsConfig | StructureConfig | MergeConfig]:
         """The prune section as a list, empty where there is none."""
-        if self.prune is None:
-            return []
-        return list(self.prune) if isinstance(self.prune, list) else [self.prune]
+        return _as_list(self.prune)
 
     def resolved(self) -> dict[str, Any]:
         """Return the recipe as plain values with every default filled in."""
@@ -95,6 +93,12 @@ class Recipe(Config):
     def save(self, path: Path) -> None:
         """Write the resolved recipe to `path`."""
         write_text(path, self.to_yaml())
+
+
+def _as_list(section: Any) -> list[Any]:
+    if section is None:
+        return []
+    return list(section) if isinstance(section, list) else [section]
 
 
 def load_recipe(
@@ -135,6 +139,10 @@ def check_sections(sections: dict[str, Any]) -> Iterator[Finding]:
         for name in ("train", "finetune"):
             if sections.get(name) is not None and data.name == "none":
                 yield (name,), "needs images, but data.name is none; leave the section out or name a data set"
+    for index, pruning in enumerate(_as_list(sections.get("prune"))):
+        if getattr(pruning, "steps", 1) > 1 and sections.get("finetune", ...) is None:
+            key = ("prune", index, "steps") if isinstance(sections["prune"], list) else ("prune", "steps")
+            yield key, "several steps are fine-tuned between, so they need a finetune section"
     if sections.get("latency") is not None and sections.get("export", ...) is None:
         yield ("latency",), "times ONNX files, so it needs an export section"
 

@@ -57,10 +57,12 @@ class Draft(Generic[T]):
         return f"{self.place(path)}  {problem}"
 
     def sections(self, broken: set[str]) -> dict[str, Any]:
-        """Return the validated top-level sections outside `broken`, for checks that need just those."""
+        """Return the validated top-level sections outside `broken`, absent ones as their default."""
         good = {}
         for name, info in self.schema.model_fields.items():
-            if name in self.document.values and name not in broken:
+            if name not in self.document.values and not info.is_required():
+                good[name] = info.get_default()
+            elif name in self.document.values and name not in broken:
                 adapter = TypeAdapter[Any](info.rebuild_annotation())
                 good[name] = adapter.validate_json(_to_json(self.document.values[name]), strict=True)
         return good

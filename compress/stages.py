@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,17 @@ from torch import nn
 from compress.atomic import write_json
 from compress.bundle import Bundle
 from compress.config import Config
-from compress.details import weight_details
+from compress.environment import on_device
 from compress.export import ExportConfig
 from compress.export import export as export_onnx
+from compress.narrowing import Surroundings
 from compress.progress import say
-from compress.prune.masks import apply_masks
-from compress.prune.weights import WeightsConfig, prune_weights
+from compress.prune.structure import StructureConfig
+from compress.pruning import PruneConfig, prune_bundle
 from compress.recipe import Recipe
 from compress.train import FinetuneConfig, TrainConfig, fit
 from evaluators.accuracy import evaluate
-from evaluators.cost import count_macs, count_params, nonzero_macs, uniform_equivalent_macs
+from evaluators.cost import count_macs, count_params, nonzero_macs
 from evaluators.datasets import Data
 from evaluators.latency import LatencyConfig, compare, record
 
@@ -37,7 +37,8 @@ MODEL_FILE = "model.onnx"
 class Context:
     """What a stage may use besides its bundle and config.
 
-    `directory` is the stage's own; `details` becomes its details.json; `dense` loads the bundle of the first stage.
+    `directory` is the stage's own, `step` its number among several prunings of one section; `earlier` are the records
+    of the stages before it; `details` becomes its details.json; `dense` loads the bundle of the first stage.
     """
 
     recipe: Recipe
@@ -49,6 +50,8 @@ class Context:
     dense: Callable[[], Bundle]
     dense_onnx: Path
     final_onnx: Path
+    step: int
+    earlier: Sequence[Mapping[str, Any]]
     details: dict[str, Any] = field(default_factory=dict)
 
 
@@ -57,25 +60,39 @@ StageFunction = Callable[[Bundle, Any, Context], Bundle]
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a run; its directory is stages/<number>-<name>."""
+    """One act of a run; its directory is stages/<number>-<name>."""
 
     number: int
     name: str
     function: StageFunction
     config: Config | None
+    step: int = 1
 
 
 def stages_of(recipe: Recipe) -> list[Stage]:
-    """Return the stages that a recipe asks for, in order."""
-    steps: list[tuple[str, StageFunction, Config | None]] = [("dense", dense, recipe.train)]
-    steps += [("prune", prune, config) for config in recipe.prunings]
-    if recipe.finetune is not None:
-        steps.append(("finetune", finetune, recipe.finetune))
-    if recipe.export is not None:
-        steps.append(("export", export, recipe.export))
-    if recipe.latency is not None:
-        steps.append(("latency", latency, recipe.latency))
-    return [Stage(number, *step) for number, step in enumerate(steps, start=1)]
+    """Return the stages that a recipe asks for, in order; a pruning in steps has fine-tuning between them."""
+    acts: list[tuple[str, StageFunction, Config | None, int]] = [("dense", dense, recipe.train, 1)]
+    for config in recipe.prunings:
+        steps = config.steps if isinstance(config, StructureConfig) else 1
+        for step in range(1, steps + 1):
+            acts.append(("prune", prune, config, step))
+            if step < steps:
+                acts.append(("finetune", finetune, _between_steps(recipe, config), step))
+    for name, function, section in (
+        ("finetune", finetune, recipe.finetune),
+        ("export", export, recipe.export),
+        ("latency", latency, recipe.latency),
+    ):
+        if section is not None:
+            acts.append((name, function, section, 1))
+    return [Stage(number, *act) for number, act in enumerate(acts, start=1)]
+
+
+def _between_steps(recipe: Recipe, config: Any) -> FinetuneConfig:
+    """Return the fine-tuning between two steps: the recipe's, for `step_epochs`."""
+    assert recipe.finetune is not None  # the recipe's checks refuse steps without it
+    warmup = min(recipe.finetune.warmup_epochs or 0, config.step_epochs)
+    return recipe.finetune.model_copy(update={"epochs": config.step_epochs, "warmup_epochs": warmup})
 
 
 def dense(bundle: Bundle, config: TrainConfig | None, context: Context) -> Bundle:
@@ -88,12 +105,20 @@ def dense(bundle: Bundle, config: TrainConfig | None, context: Context) -> Bundl
     return bundle
 
 
-def prune(bundle: Bundle, config: Any, context: Context) -> Bundle:
+def prune(bundle: Bundle, config: PruneConfig, context: Context) -> Bundle:
     """Remove weights, units or blocks as the recipe says, and evaluate what is left."""
-    if isinstance(config, WeightsConfig):
-        bundle = _masked(bundle, config, context)
-    else:
-        bundle = _shrunk(bundle, config, context)
+    recipe = context.recipe
+    around = Surroundings(
+        data=context.data,
+        device=context.device,
+        seed=recipe.seed,
+        latency=recipe.latency or LatencyConfig(),
+        export=recipe.export or ExportConfig(),
+        step=context.step,
+        first=next((record for record in reversed(context.earlier) if "dense_widths" in record), None),
+    )
+    bundle, details = prune_bundle(bundle, config, around)
+    context.details |= details
     return _measured(bundle, context)
 
 
@@ -116,8 +141,9 @@ def latency(bundle: Bundle, config: LatencyConfig, context: Context) -> Bundle:
     context.details |= {
         "baseline_latency_ms": baseline.latency_ms,
         "latency_ratio": ratio,
-        "records": {name: each.model_dump(exclude={"samples"}) for name, each in
-                    (("baseline", baseline), ("final", final))},
+        "records": {
+            name: each.model_dump(exclude={"samples"}) for name, each in (("baseline", baseline), ("final", final))
+        },
     }
     samples = {"baseline_ms": baseline.samples, "final_ms": final.samples}
     write_json(context.directory / "samples.json", samples)
@@ -148,17 +174,6 @@ def _fit(bundle: Bundle, config: TrainConfig, context: Context, label: str, teac
     }
 
 
-def _masked(bundle: Bundle, config: WeightsConfig, context: Context) -> Bundle:
-    pruning = prune_weights(bundle.model, config, context.recipe.seed)
-    masks = {**(bundle.masks or {})}
-    for name, mask in pruning.masks.items():
-        masks[name] = mask & masks[name] if name in masks else mask
-    apply_masks(bundle.model, masks)
-    uniform = uniform_equivalent_macs(bundle.model, bundle.example_inputs(), masks)
-    context.details |= weight_details(pruning, uniform)
-    return replace(bundle, masks=masks)
-
-
 def _measured(bundle: Bundle, context: Context) -> Bundle:
     """Return the bundle with accuracy and cost measured; what of its ONNX file was known is no longer true."""
     inputs = bundle.example_inputs()
@@ -181,26 +196,13 @@ def _measured(bundle: Bundle, context: Context) -> Bundle:
 
 def _exported(bundle: Bundle, config: ExportConfig, path: Path, context: Context) -> Bundle:
     result = export_onnx(bundle.model, bundle.example_inputs(2), path, config)
-    context.details["export"] = {
-        "exporter": result.exporter,
-        "opset": result.opset,
-        "checked_batches": result.checked_batches,
-        "denormals_zeroed": result.denormals_zeroed,
-        "tried": result.tried,
-    }
+    found = result.to_dict()
+    context.details["export"] = {name: value for name, value in found.items() if name not in ("path", "bytes")}
+    context.details["notes"] = list(result.notes)
+    for note in result.notes:
+        say(note)
     return _with_metrics(bundle, onnx_bytes=result.bytes, onnx_parity_max_rel=result.parity_max_rel)
 
 
 def _with_metrics(bundle: Bundle, **metrics: Any) -> Bundle:
     return replace(bundle, metrics={**dict.fromkeys(METRICS), **bundle.metrics, **metrics})
-
-
-@contextmanager
-def on_device(model: nn.Module, device: str) -> Iterator[None]:
-    """Keep `model` on `device` for the block."""
-    home = next(model.parameters()).device
-    model.to(device)
-    try:
-        yield
-    finally:
-        model.to(home)

@@ -119,13 +119,14 @@ def _walk(node: yaml.Node, path: Path_, document: Document, open_nodes: frozense
         return [_walk(item, (*path, index), document, inside) for index, item in enumerate(node.value)]
     loader = _Loader("")
     try:
-        return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+        return loader.construct_object(node, deep=True)
     except (yaml.YAMLError, ValueError):
-        problem = f"a tag or value that recipes do not take; got {node.tag.removeprefix('tag:yaml.org,2002:')} {str(node.value)[:40]!r}"
+        tag = node.tag.removeprefix("tag:yaml.org,2002:")
+        problem = f"a tag or value that recipes do not take; got {tag} {str(node.value)[:40]!r}"
         document.problems.append(Problem(node.start_mark.line + 1, dotted(path), problem))
         return None
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 def _walk_mapping(node: yaml.MappingNode, path: Path_, document: Document, inside: frozenset[int]) -> dict[str, Any]:

@@ -17,12 +17,20 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Request = dict[str, Any]
+    Clock = Callable[[], int]
+    Round = tuple[Any, list[bool]]
 
 WARMUP_RUNS, WARMUP_SECONDS = 10, 0.5
 STEADY_CV, QUIET_CONTENTION = 0.05, 1.1
 BLOCK_RUNS, BLOCK_SECONDS = 10, (0.004, 0.3)
 ROUND_PAIRS, ROUND_SECONDS, LEAST_ROUNDS = 6, 1.5, 4
-SAMPLES_KEPT = 1000
+SAMPLES_KEPT, RESAMPLES = 1000, 1000
 LEVELS = {
     "disable": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -48,7 +56,7 @@ class BadInput(Exception):
 # ---- sessions and what they are fed
 
 
-def open_session(path, request):
+def open_session(path: Path, request: Request) -> Any:
     """Return an inference session on the model at `path`, with threads and optimisation level pinned.
 
     With several threads, workers sleep between operators instead of spinning: a spinning worker of one live session
@@ -78,17 +86,22 @@ def open_session(path, request):
     return session
 
 
-def first_line(error):
+def first_line(error: BaseException) -> str:
     """Return the first line of an exception's message, shortened."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-def make_feed(session, batch, input_size, seed=0):
-    """Return {input name: array}: the model's own shapes, dynamic batch set to `batch`, dynamic C, H, W to `input_size`."""
-    return {each.name: make_input(each.name, each.shape, each.type, batch, input_size, seed) for each in session.get_inputs()}
+def make_feed(session: Any, batch: int, input_size: Sequence[int] | None, seed: int = 0) -> dict[str, Any]:
+    """Return {input name: array} of the model's own shapes; `batch` and `input_size` (C, H, W) fill what is dynamic."""
+    return {
+        each.name: make_input(each.name, each.shape, each.type, batch, input_size, seed)
+        for each in session.get_inputs()
+    }
 
 
-def make_input(name, shape, kind, batch, input_size, seed):
+def make_input(
+    name: str, shape: Sequence[Any], kind: str, batch: int, input_size: Sequence[int] | None, seed: int
+) -> Any:
     """Return one input: images as a normalised data set has them (smooth areas, edges, noise), never constant."""
     import numpy as np
 
@@ -98,13 +111,13 @@ def make_input(name, shape, kind, batch, input_size, seed):
     elif shape and shape[0] != batch:
         raise BadInput(f"input {name!r} has a fixed batch of {shape[0]}; got batch {batch}")
     if input_size and len(shape) == 4:
-        shape[1:] = [given if isinstance(given, int) else wanted for given, wanted in zip(shape[1:], input_size)]  # noqa: B905 (Python 3.8)
+        shape[1:] = [shape[k] if isinstance(shape[k], int) else input_size[k - 1] for k in (1, 2, 3)]
     if not all(isinstance(each, int) for each in shape):
         raise BadInput(f"input {name!r} has dynamic sizes {shape}; give input_size as channels, height, width")
     if kind not in DTYPES:
         raise BadInput(f"input {name!r} has type {kind}; allowed: {', '.join(DTYPES)}")
     generator = np.random.default_rng(seed)
-    values = generator.standard_normal(shape)
+    values: Any = generator.standard_normal(shape)
     if len(shape) == 4:
         height, width = shape[2:]
         coarse = generator.standard_normal((*shape[:2], -(-height // 8), -(-width // 8)))
@@ -120,16 +133,18 @@ def make_input(name, shape, kind, batch, input_size, seed):
 # ---- clocks
 
 
-def cpu_clock(threads):
-    """Return a nanosecond clock of CPU time spent: of this thread, or of all with several; None where it is too coarse."""
-    name = "thread_time" if threads == 1 else "process_time"
-    if not hasattr(time, name) or time.get_clock_info(name).resolution > 1e-5:
+def cpu_clock(threads: int) -> Clock | None:
+    """Return a nanosecond clock of CPU time, of this thread or (with several) all; None where it is too coarse."""
+    if not hasattr(time, "thread_time_ns"):
         return None
-    return getattr(time, name + "_ns")
+    clock, info = (time.thread_time_ns, "thread_time") if threads == 1 else (time.process_time_ns, "process_time")
+    return clock if time.get_clock_info(info).resolution <= 1e-5 else None  # type: ignore[arg-type]
 
 
-def time_runs(session, feed, clock, runs, seconds, max_seconds):
-    """Return wall and CPU times (arrays, ms): at least `runs` and `seconds`, whichever is later, up to `max_seconds`."""
+def time_runs(
+    session: Any, feed: dict[str, Any], clock: Clock | None, runs: int, seconds: float, max_seconds: float
+) -> tuple[Any, Any]:
+    """Return wall and CPU times (arrays, ms): `runs` or `seconds`, whichever is later, up to `max_seconds`."""
     import numpy as np
 
     clock = clock or (lambda: 0)
@@ -145,30 +160,30 @@ def time_runs(session, feed, clock, runs, seconds, max_seconds):
             return np.array(wall) / 1e6, np.array(cpu) / 1e6
 
 
-def warm_up(session, feed, seconds=WARMUP_SECONDS):
-    """Run at least 10 times and `seconds`; return the median wall time of the later half, in ms."""
+def warm_up(session: Any, feed: dict[str, Any], runs: int, seconds: float) -> float:
+    """Run at least `runs` times and `seconds`; return the median wall time of the later half, in ms."""
     import numpy as np
 
-    wall, _ = time_runs(session, feed, None, WARMUP_RUNS, seconds, math.inf)
+    wall, _ = time_runs(session, feed, None, runs, seconds, math.inf)
     return float(np.median(wall[len(wall) // 2 :]))
 
 
-def is_contended(cv, contention):
-    """Return whether other work disturbed the wall clock: CV above 5 % and wall above 1.1 x CPU (where that is known)."""
+def is_contended(cv: float, contention: float | None) -> bool:
+    """Return whether other work disturbed the wall clock: CV from 5 % and wall from 1.1 x CPU (where that is known)."""
     return cv >= STEADY_CV and (contention is None or contention >= QUIET_CONTENTION)
 
 
 # ---- the two measurements
 
 
-def measure(path, request):
-    """Return the distribution of one model's latency, every field of specs/onnx_latency.md 1.1; times in ms per batch."""
+def measure(path: Path, request: Request) -> dict[str, Any]:
+    """Return the distribution of a model's latency with every field of specs/onnx_latency.md 1.1, in ms per batch."""
     import numpy as np
 
     session = open_session(path, request)
     feed = make_feed(session, request["batch"], request["input_size"])
     clock = cpu_clock(request["threads"])
-    warm_up(session, feed)
+    warm_up(session, feed, WARMUP_RUNS, WARMUP_SECONDS)
     wall, cpu = time_runs(session, feed, clock, request["runs"], request["seconds"], request["max_seconds"])
     quantiles = {f"p{q}": float(np.percentile(wall, q)) for q in (10, 50, 90, 95, 99)}
     cv = float(wall.std() / wall.mean())
@@ -196,15 +211,17 @@ def measure(path, request):
     }
 
 
-def compare(paths, request):
+def compare(paths: Sequence[Path], request: Request) -> dict[str, Any]:
     """Return how many times slower model 0 is than model 1: both run in turn, in random order, in blocks of about 10.
 
     A pair of neighbouring blocks gives one ratio of medians, so that slow drifts of the machine cancel. After 6 pairs
-    and 1.5 s both sessions are built anew, in random order: where a session's memory lies shifts its speed by a few per mille.
+    and 1.5 s both sessions are built anew, in random order: a session's place in memory shifts its speed by some
+    per mille.
     """
     order = random.Random(request["seed"])
     clock = cpu_clock(request["threads"]) if request["threads"] == 1 and request["provider"].startswith("CPU") else None
-    rounds, started = [], time.perf_counter()
+    rounds: list[Round] = []
+    started = time.perf_counter()
     while True:
         rounds.append(one_round(paths, request, clock, order, started))
         result = summarise(rounds, clock is not None, request["seed"])
@@ -215,16 +232,20 @@ def compare(paths, request):
             return result
 
 
-def one_round(paths, request, clock, order, started):
-    """Return an array (pairs, 2 models, 2 clocks) of block medians in ms, and the runs' contention, on fresh sessions."""
+def one_round(
+    paths: Sequence[Path], request: Request, clock: Clock | None, order: random.Random, started: float
+) -> Round:
+    """Return block medians (pairs, 2 models, 2 clocks) in ms on fresh sessions, and which model was contended."""
     import numpy as np
 
     sessions = {index: open_session(paths[index], request) for index in order.sample((0, 1), 2)}
     feeds = {index: make_feed(sessions[index], request["batch"], request["input_size"]) for index in (0, 1)}
-    once = max(warm_up(sessions[index], feeds[index], WARMUP_SECONDS / 2) for index in (0, 1)) / 1e3
+    once = max(warm_up(sessions[index], feeds[index], 3, WARMUP_SECONDS / 2) for index in (0, 1)) / 1e3
     runs = max(BLOCK_RUNS, math.ceil(BLOCK_SECONDS[0] / once))
     runs = max(3, min(runs, int(BLOCK_SECONDS[1] / once)))
-    medians, raw, began = [], ([], []), time.perf_counter()
+    medians: list[Any] = []
+    raw: tuple[list[Any], list[Any]] = ([], [])
+    began = time.perf_counter()
     while len(medians) < ROUND_PAIRS or time.perf_counter() - began < ROUND_SECONDS:
         pair = np.zeros((2, 2))
         for index in order.sample((0, 1), 2):
@@ -237,15 +258,15 @@ def one_round(paths, request, clock, order, started):
     return np.array(medians), [disturbed(each, clock) for each in raw]
 
 
-def disturbed(blocks, clock):
+def disturbed(blocks: list[Any], clock: Clock | None) -> bool:
     """Return whether the wall times of a model's blocks count as contended."""
     import numpy as np
 
     wall, cpu = np.concatenate([each[0] for each in blocks]), np.concatenate([each[1] for each in blocks])
-    return is_contended(wall.std() / wall.mean(), np.median(wall) / np.median(cpu) if clock else None)
+    return is_contended(float(wall.std() / wall.mean()), float(np.median(wall) / np.median(cpu)) if clock else None)
 
 
-def summarise(rounds, cpu_known, seed):
+def summarise(rounds: list[Round], cpu_known: bool, seed: int) -> dict[str, Any]:
     """Return the median ratio over blocks and its 95 % interval: rounds are resampled, then pairs within them."""
     import numpy as np
 
@@ -254,12 +275,12 @@ def summarise(rounds, cpu_known, seed):
     column = int(clock == "cpu")
     ratios = [medians[:, 0, column] / medians[:, 1, column] for medians, _ in rounds]
     generator = np.random.default_rng(seed)
-    drawn = [
-        np.median(np.concatenate([generator.choice(ratios[k], len(ratios[k])) for k in generator.integers(len(ratios), size=len(ratios))]))
-        for _ in range(1000)
-    ]
+    sizes = np.array([len(each) for each in ratios])
+    starts, everything = np.cumsum(sizes) - sizes, np.concatenate(ratios)
+    chosen = generator.integers(len(ratios), size=(RESAMPLES, len(ratios), 1))
+    within = generator.random((RESAMPLES, len(ratios), round(sizes.mean()))) * sizes[chosen]
+    drawn = np.median(everything[starts[chosen] + within.astype(int)].reshape(RESAMPLES, -1), axis=1)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    everything = np.concatenate(ratios)
     return {
         "median": float(np.median(everything)),
         "ci95": [float(low), float(high)],
@@ -272,7 +293,7 @@ def summarise(rounds, cpu_known, seed):
 # ---- the machine
 
 
-def cpu_info():
+def cpu_info() -> dict[str, str]:
     """Return {key: value} of the first processor in /proc/cpuinfo; empty where there is none."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
@@ -282,13 +303,13 @@ def cpu_info():
     return {key.strip(): value.strip() for key, value in lines}
 
 
-def vector_extension():
+def vector_extension() -> str | None:
     """Return "avx512", "avx2" or, where neither is known to be there, None."""
     flags = cpu_info().get("flags", "").split()
     return "avx512" if "avx512f" in flags else "avx2" if "avx2" in flags else None
 
 
-def environment():
+def environment() -> dict[str, Any]:
     """Return what a latency depends on: processor, cores, runtime version, system load."""
     import onnxruntime
 
@@ -307,15 +328,15 @@ def environment():
 
 # ---- the conversation
 
-_received = {}
+_received: dict[str, list[str]] = {}
 
 
-def part(name, text):
-    """Take one piece (base64) of the file called `name`; `evaluators.targets` writes these calls before that of `main`."""
+def part(name: str, text: str) -> None:
+    """Take one piece (base64) of the file called `name`; `evaluators.targets` writes these calls before `main`'s."""
     _received.setdefault(name, []).append(text)
 
 
-def answer(request):
+def answer(request: Request) -> dict[str, Any]:
     """Return the result of one request: action "cpu", "measure" or "compare"."""
     if request["action"] == "cpu":
         return {"vector_extension": vector_extension()}
@@ -336,14 +357,15 @@ def answer(request):
     return {"result": result, "environment": environment()}
 
 
-def main(text):
+def main(text: str) -> None:
     """Answer the JSON request `text` with one JSON line on standard output."""
+    reply: dict[str, Any]
     try:
         reply = answer(json.loads(text))
     except BadInput as error:
         reply = {"error": str(error), "input": True}
     except ImportError as error:
-        reply = {"error": f"Python {platform.python_version()} at {sys.executable} there cannot import {error.name}: {error}"}
+        reply = {"error": f"{sys.executable} (Python {platform.python_version()}) lacks {error.name}: {error}"}
     except Exception as error:
         reply = {"error": f"{type(error).__name__}: {first_line(error)}"}
     print(json.dumps({"agent": 1, **reply}), flush=True)

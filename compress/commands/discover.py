@@ -16,8 +16,11 @@ from compress.progress import set_quiet
 def inspect(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="timm name, torchvision:NAME, builtin:NAME, python:PACKAGE.MODULE:CALLABLE,"
-                       " a bundle, a run or a recipe."),
+        typer.Argument(
+            metavar="MODEL",
+            help="timm name, torchvision:NAME, builtin:NAME, python:PACKAGE.MODULE:CALLABLE,"
+            " a bundle, a run or a recipe.",
+        ),
     ],
     set_: SetFlag = None,
     quiet: QuietFlag = False,

@@ -68,7 +68,8 @@ def latency(
     with tempfile.TemporaryDirectory() as folder:
         files = [_onnx_of(model, Path(folder) / f"{index}.onnx") for index, model in enumerate(models)]
         rows: list[dict[str, Any]] = [
-            {"model": str(model), "latency_ms": measure(file, config)} for model, file in zip(models, files, strict=True)
+            {"model": str(model), "latency_ms": measure(file, config)}
+            for model, file in zip(models, files, strict=True)
         ]
         for row, file in zip(rows[1:], files[1:], strict=True):
             row["latency_ratio"] = compare(files[0], file, config)

@@ -35,7 +35,9 @@ def checked(model: nn.Module, graph: Graph, example_inputs: Tensor) -> Graph:
     tied = {name for tie in ties for name in tie}
     for group, reason in broken:
         if group.name not in tied:
-            skips += [Skip(layer, f"{group.kind} stay whole: the forward pass fails ({reason})") for layer in group.layers]
+            skips += [
+                Skip(layer, f"{group.kind} stay whole: the forward pass fails ({reason})") for layer in group.layers
+            ]
     lost = {group.name for group, _ in broken} - tied
     groups = tuple(group for group in graph.groups if group.name not in lost)
     blocks = tuple(block for block in graph.blocks if failure(model, graph, {}, example_inputs, (block,)) is None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from math import prod
 from typing import Literal
 
 import numpy as np
@@ -30,7 +31,7 @@ class CostModel:
         self.counted: Counted = counted
         self.names = [group.name for group in graph.groups]
         self.full = np.array([group.size for group in graph.groups], dtype=np.int64)
-        self._compile([*_products(graph, counted, dropped)])
+        self._compile(_products(graph, counted, dropped), graph.widths())
         self.dense = dense or (graph.macs() if counted == "macs" else graph.params())
 
     def totals(self, widths: Integers) -> Integers:
@@ -58,15 +59,19 @@ class CostModel:
         fewer = self.totals(self.full - np.eye(len(self.full), dtype=np.int64)) if self.names else self.full
         return {name: int(whole - cost) for name, cost in zip(self.names, fewer, strict=True)}
 
-    def _compile(self, products: Sequence[tuple[int, tuple[Size, ...]]]) -> None:
-        """Number the distinct sizes and write all formulas as padded index arrays; the last index stands for 1."""
+    def _compile(self, products: Sequence[tuple[int, tuple[Size, ...]]], present: Mapping[str, int]) -> None:
+        """Number the distinct sizes and write all formulas as padded index arrays; the last index stands for 1.
+
+        Widths that stay whole go into the constants.
+        """
         sizes = list(dict.fromkeys(size for _, factors in products for size in factors)) or [((1, ()),)]
         place = {size: number for number, size in enumerate(sizes)}
         group = {name: number for number, name in enumerate(self.names)}
         terms = [term for size in sizes for term in size]
         self._size_starts = np.cumsum([0, *(len(size) for size in sizes[:-1])])
-        self._term_constants = np.array([constant for constant, _ in terms], dtype=np.int64)
-        self._term_groups = _padded([[group[name] for name in names] for _, names in terms], len(self.names))
+        whole = [constant * prod(present[n] for n in names if n not in group) for constant, names in terms]
+        self._term_constants = np.array(whole, dtype=np.int64)
+        self._term_groups = _padded([[group[n] for n in names if n in group] for _, names in terms], len(self.names))
         self._constants = np.array([constant for constant, _ in products], dtype=np.int64)
         self._sizes = _padded([[place[size] for size in factors] for _, factors in products], len(sizes))
 

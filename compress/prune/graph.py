@@ -306,7 +306,9 @@ def _skipped(found: Trace, model: nn.Module) -> tuple[Skip, ...]:
             out = dims[1 if getattr(module, "transposed", False) else 0]
             reasons = [axis.frozen for axis in axes.axes_of(out)]
             if all(reason is not None for reason in reasons):
-                skipped.append(Skip(name, f"its output stays whole: {reasons[-1] if reasons else 'it has one channel'}"))
+                skipped.append(
+                    Skip(name, f"its output stays whole: {reasons[-1] if reasons else 'it has one channel'}")
+                )
     return tuple(skipped)
 
 

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compress.errors import InputError
-from compress.prune.graph import Graph, Skip, evaluate, holds_scale, stage_of
+from compress.prune.graph import Graph, Group, Skip, evaluate, holds_scale
 
 
 @dataclass(frozen=True)
 class LayerChange:
-    """One width before and after: channels, heads, width of a head or hidden units of an MLP."""
+    """One width before and after: channels, heads, width of a head or hidden units of an MLP.
+
+    `unit` is how many channels go at once (more than 1 in grouped convolutions).
+    """
 
     name: str
     kind: str
     before: int
     after: int
     stage: str
+    unit: int = 1
 
 
 @dataclass(frozen=True)
@@ -102,13 +106,14 @@ class Plan:
         rows = {(row.name, row.kind): row for row in self.layers}
         for row in later.layers:
             first = before.get((row.name, row.kind), row.before)
-            rows[row.name, row.kind] = LayerChange(row.name, row.kind, first, row.after, row.stage)
+            rows[row.name, row.kind] = replace(row, before=first)
+        gone = tuple(f"{block}." for block in later.dropped) or ("\0",)
         return Plan(
-            kept=kept,
-            attributes=attributes,
+            kept={name: dims for name, dims in kept.items() if not name.startswith(gone)},
+            attributes={name: values for name, values in attributes.items() if not f"{name}.".startswith(gone)},
             dropped=self.dropped + later.dropped,
             folded=self.folded + later.folded,
-            layers=tuple(rows.values()),
+            layers=tuple(row for row in rows.values() if not row.name.startswith(gone)),
             skipped=later.skipped,
             macs=(self.macs[0], later.macs[1]),
             params=(self.params[0], later.params[1]),
@@ -143,10 +148,7 @@ def make_plan(
         dropped=dropped,
         folded=folded,
         layers=tuple(
-            LayerChange(group.name, group.kind, group.size * _width(group), widths[group.name] * _width(group), stage)
-            for group in graph.groups
-            if not group.name.startswith(gone or ("\0",))
-            for stage in [stage_of(group.name)]
+            _change(group, widths[group.name]) for group in graph.groups if not group.name.startswith(gone or ("\0",))
         ),
         skipped=graph.skipped,
         macs=(graph.macs(), graph.macs(widths, dropped)),
@@ -155,12 +157,10 @@ def make_plan(
     )
 
 
-def _width(group: Any) -> int:
-    """Return how many channels of its first layer a unit of a `channels` group is (more than 1 in grouped layers)."""
-    if group.kind != "channels":
-        return 1
+def _change(group: Group, width: int) -> LayerChange:
     first = next(part for part in group.slices if part.role == "out")
-    return int(first.positions[0].numel())
+    unit = first.positions[0].numel() if group.kind == "channels" else 1
+    return LayerChange(group.name, group.kind, group.size * unit, width * unit, group.stage, unit)
 
 
 def _kept_positions(

@@ -51,7 +51,7 @@ def broadcast(t: _Tracer, tensors: Sequence[Tensor], rank: int) -> list[Dim]:
     return result
 
 
-def POINTWISE(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:  # noqa: N802
+def POINTWISE(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     """Element-wise operations of any arity, in place or not."""
     operands = [*_tensors_in(args), *_tensors_in(kwargs)]
     for result in _tensors_in(out):
@@ -87,8 +87,9 @@ def _uniform(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tenso
     t.set(out, [axes.fresh(n) for n in out.shape])
 
 
-@rule("arange", "scalar_tensor", "linspace", "eye", "rand", "randn", "tensor", "empty_strided", "new_empty_strided", "fill_", "zero_", "randint", "randperm", "tril_indices", "triu_indices",
-      "_local_scalar_dense", "is_same_size", "sym_size", "equal")  # fmt: skip
+@rule("arange", "scalar_tensor", "linspace", "eye", "rand", "randn", "tensor", "empty_strided", "new_empty_strided",
+      "fill_", "zero_", "randint", "randperm", "tril_indices", "triu_indices", "_local_scalar_dense",
+      "equal")  # fmt: skip
 def _constant(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     for result in _tensors_in(out):
         if result not in t.dims:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -14,12 +13,8 @@ from compress.prune.graph import Graph, Group
 from compress.prune.units import ScoringData, named_tensors
 
 
-def score_units(
-    model: nn.Module, graph: Graph, criterion: str, data: ScoringData, only: Collection[str] | None = None
-) -> tuple[Graph, dict[str, Tensor]]:
+def score_units(model: nn.Module, graph: Graph, criterion: str, data: ScoringData) -> tuple[Graph, dict[str, Tensor]]:
     """Return how much every unit is worth (group name -> float64 (size,), higher is kept longer).
-
-    With `only`, groups of other names are left alone and get no scores.
 
     Where a group repeats inside each head, its units may be chosen in every head on their own: the criterion sees
     each repeat, the units of each are sorted from strong to weak, and unit u of the group becomes the u-th of every
@@ -29,21 +24,20 @@ def score_units(
         InputError: a weight is not finite, or the criterion is unknown or cannot score this model.
     """
     score = unit_criteria.get(criterion)
-    wanted = [group for group in graph.groups if only is None or group.name in only]
-    _refuse_not_finite(model, wanted)
-    seen = [group.expanded() if group.repeats > 1 else group for group in wanted]
+    _refuse_not_finite(model, graph)
+    seen = [group.expanded() if group.repeats > 1 else group for group in graph.groups]
     scores = score(model, seen, data)
     groups: list[Group] = []
     for group in graph.groups:
-        if group.repeats > 1 and group.name in scores:
+        if group.repeats > 1:
             value, order = scores[group.name].view(group.repeats, group.size).sort(dim=1, descending=True, stable=True)
             group, scores[group.name] = group.rematched(order), value.sum(0)
         groups.append(group)
     return replace(graph, groups=tuple(groups)), scores
 
 
-def _refuse_not_finite(model: nn.Module, groups: Collection[Group]) -> None:
+def _refuse_not_finite(model: nn.Module, graph: Graph) -> None:
     tensors = named_tensors(model)
-    for name in dict.fromkeys(part.tensor for group in groups for part in group.slices):
+    for name in dict.fromkeys(part.tensor for group in graph.groups for part in group.slices):
         if not torch.isfinite(tensors[name]).all():
             raise InputError(f"the weights cannot be scored: {name!r} holds values that are not finite (NaN or Inf)")

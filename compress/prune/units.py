@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +11,7 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from compress.config import Config
-from compress.errors import InputError, did_you_mean
+from compress.errors import InputError
 from compress.prune.cost_model import CostModel, Counted
 from compress.prune.graph import Graph, Group, Slice
 
@@ -104,27 +103,3 @@ def mean_normalised(scores: Mapping[str, Tensor], graph: Graph) -> dict[str, Ten
     """
     mean = {name: score.sum() / graph.group(name).size for name, score in scores.items()}
     return {name: score / mean[name] if mean[name] > 0 else score for name, score in scores.items()}
-
-
-def select_groups(groups: Iterable[Group], include: Sequence[str] = (), exclude: Sequence[str] = ()) -> list[Group]:
-    """Return the groups whose name, or one of whose layers, matches `include` (if given) and not `exclude`.
-
-    Raises:
-        InputError: a pattern matches nothing; every such pattern is named.
-    """
-    known = list(groups)
-    names = {group.name: [group.name, *group.layers] for group in known}
-    problems = [
-        f"prune.{key}: {pattern!r} matches no prunable layer{did_you_mean(pattern, sum(names.values(), []))}"
-        for key, patterns in (("include", include), ("exclude", exclude))
-        for pattern in patterns
-        if not any(_matches(pattern, names[group.name]) for group in known)
-    ]
-    if problems:
-        raise InputError(*problems)
-    wanted = [group for group in known if not include or any(_matches(p, names[group.name]) for p in include)]
-    return [group for group in wanted if not any(_matches(p, names[group.name]) for p in exclude)]
-
-
-def _matches(pattern: str, names: Iterable[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for name in names)

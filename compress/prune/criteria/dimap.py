@@ -175,7 +175,7 @@ def dimap_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) ->
         parts = [sums.of(part) for _, part in members]
         energy = torch.cat(parts)
         rest = (sums.along(members[0][1]).sum() - energy.sum()).clamp(min=0.0)
-        shares = relative_energy(energy, rest).split([len(part) for part in parts])
+        shares = torch.split(relative_energy(energy, rest), [len(part) for part in parts])
         for (group, _), share in zip(members, shares, strict=True):
             scores[group.name] += share / costs[group.name]
     return scores

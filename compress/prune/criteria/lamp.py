@@ -29,6 +29,5 @@ def lamp_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -> 
     """
     sums = energies(model)
     return {
-        group.name: relative_energy(torch.stack([sums.of(part) for part in matrices(group)]).sum(0))
-        for group in groups
+        group.name: relative_energy(torch.stack([sums.of(part) for part in matrices(group)]).sum(0)) for group in groups
     }

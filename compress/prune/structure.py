@@ -1,0 +1,233 @@
+"""Structure pruning: from a model and a budget to a plan of what is removed.
+
+Trace the model into groups of coupled widths, score their units, choose widths that meet the budget, write the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from compress.config import Config
+from compress.errors import InputError, did_you_mean
+from compress.prune.apply import apply
+from compress.prune.blocks import block_influence, least_influential
+from compress.prune.budget import BudgetConfig, meet_budget
+from compress.prune.check import checked, failure
+from compress.prune.cost_model import CostModel
+from compress.prune.criteria import unit_criteria
+from compress.prune.graph import Graph, build_graph
+from compress.prune.plan import Plan, make_plan
+from compress.prune.scope import in_scope
+from compress.prune.score import score_units
+from compress.prune.select import Choice, Selector
+from compress.prune.trace import Limits
+from compress.prune.units import Batches, CriterionOptions, ScoringData
+from compress.prune.widths import WidthRules
+
+Unit = Literal["channels", "heads", "head_dims", "mlp"]
+
+
+class StructureConfig(Config):
+    """Removal of whole channels, heads, head widths, MLP units and residual blocks: tensors really shrink."""
+
+    kind: Literal["structure"] = Field(description="tensors shrink")
+    criterion: str = Field(
+        "dimap", description="how units are ranked", json_schema_extra={"enum": list(unit_criteria.names())}
+    )
+    options: CriterionOptions = Field(CriterionOptions(), description="what the criterion leaves open")
+    budget: BudgetConfig | None = Field(None, description="what the model may cost afterwards; this or `ratio`")
+    ratio: float | None = Field(None, gt=0, lt=1, description="share of all units to remove; this or `budget`")
+    allocation: Literal["global", "module", "uniform"] = Field(
+        "global", description="units compete across the model, within one kind, or every layer loses the same share"
+    )
+    units: list[Unit] = Field(
+        ["channels", "heads", "head_dims", "mlp"], min_length=1, description="kinds of units that may be removed"
+    )
+    blocks: float = Field(
+        0, ge=0, description="residual blocks to remove first, those that change the stream least: number or share"
+    )
+    align: Literal["auto"] | int = Field(
+        "auto", description="widths of channels and MLPs become multiples of this; auto: what the target runs fastest"
+    )
+    min_width: int = Field(1, ge=1, description="channels or MLP units that every layer keeps at least")
+    min_fraction: float = Field(0.1, gt=0, le=1, description="share of its units that every layer keeps at least")
+    include: list[str] = Field([], description="globs over layers; if given, only these are narrowed")
+    exclude: list[str] = Field([], description="globs over layers that stay whole")
+    steps: int = Field(1, ge=1, le=100, description="reach the budget in so many steps, fine-tuning between them")
+    step_epochs: int = Field(1, ge=1, description="epochs of fine-tuning between two steps")
+    calibration_batches: int = Field(4, ge=1, description="training batches for criteria and blocks that need data")
+    bn_batches: int = Field(20, ge=0, description="training batches to re-estimate batch norms on after pruning")
+    sensitivity: bool = Field(False, description="scan how much each layer alone can lose, and report it")
+    trace_seconds: float = Field(120, gt=0, description="a model that takes longer to trace is refused")
+    trace_gigabytes: float = Field(8, gt=0, description="a model that takes more memory to trace is refused")
+
+    @field_validator("criterion")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in unit_criteria:
+            names = unit_criteria.names()
+            raise ValueError(f"unknown criterion; allowed: {', '.join(names)}{did_you_mean(value, names)}")
+        return value
+
+    @field_validator("align")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("align must be auto or at least 1")
+        return value
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Self:
+        if (self.budget is None) == (self.ratio is None):
+            raise ValueError("give exactly one of budget and ratio")
+        return self
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What planning needs to know besides model and config.
+
+    `batches` yields calibration (images, labels); `multiple` is the target's width multiple for `align: auto`;
+    `measure` gives the latency of a small module as a fraction of the dense one's. On the way to a budget in steps,
+    `target` is this step's fraction, `dense` the cost and `full` the widths of the model before the first step.
+    """
+
+    batches: Batches | None = None
+    device: str = "cpu"
+    seed: int = 0
+    multiple: int = 1
+    measure: Callable[[nn.Module], float] | None = None
+    target: float | None = None
+    dense: int | None = None
+    full: Mapping[str, int] = field(default_factory=dict)
+
+
+def prunable(model: nn.Module, example_inputs: Tensor, config: StructureConfig) -> Graph:
+    """Return the groups of `model` that `config` lets pruning touch, each tried out.
+
+    Raises:
+        InputError: the model cannot be traced, a glob matches nothing, or nothing is left to prune.
+    """
+    limits = Limits(config.trace_seconds, config.trace_gigabytes)
+    graph = checked(model, build_graph(model, example_inputs, limits), example_inputs)
+    return in_scope(graph, model, config.units, config.include, config.exclude)
+
+
+def plan_structure(
+    model: nn.Module, example_inputs: Tensor, config: StructureConfig, setting: Setting | None = None
+) -> Plan:
+    """Return the plan that brings `model` to the budget (or removes the ratio) of `config`; nothing is changed.
+
+    Args:
+        model: on `setting.device`.
+        example_inputs: one image (1, C, H, W) on the same device.
+        config: what to remove.
+        setting: data, target and seed.
+
+    Raises:
+        InputError: the model or the config does not allow it; the layer or key is named.
+    """
+    setting = setting or Setting()
+    graph = prunable(model, example_inputs, config)
+    dropped = _dropped(model, graph, config, setting)
+    left = replace(graph, groups=tuple(g for g in graph.groups if not _inside(g.name, dropped)))
+    scored, scores = scored_units(model, left, config, setting)
+    align = setting.multiple if config.align == "auto" else config.align
+    rules = WidthRules(align, config.min_width, config.min_fraction, full=setting.full)
+    counted = config.budget.counted if config.budget else "macs"
+    selector = Selector(scored, scores, CostModel(scored, counted, dropped, setting.dense), config.allocation, rules)
+
+    def written(choice: Choice) -> Plan:
+        return make_plan(model, scored, choice.kept, dropped=dropped, align=align)
+
+    if config.budget is None:
+        share = config.ratio or 0.0
+        choice = selector.removing(share if setting.target is None else 1 - setting.target)
+    else:
+        measure = _measured(model, setting, written)
+        choice = meet_budget(selector, config.budget, rules, measure, setting.target)
+    reason = failure(model, scored, choice.kept, example_inputs, dropped)
+    if reason is not None:
+        raise InputError(f"prune: the model does not run with the widths that were chosen ({reason})")
+    return written(choice)
+
+
+def _measured(
+    model: nn.Module, setting: Setting, written: Callable[[Choice], Plan]
+) -> Callable[[Choice], float] | None:
+    if setting.measure is None:
+        return None
+    measure = setting.measure
+    return lambda choice: measure(apply(written(choice), model))
+
+
+def scored_units(
+    model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting
+) -> tuple[Graph, dict[str, Tensor]]:
+    """Return what each unit is worth by the config's criterion, and the graph with its repeats matched by that."""
+    data = ScoringData(
+        graph=graph,
+        batches=setting.batches,
+        device=setting.device,
+        generator=torch.Generator().manual_seed(setting.seed),
+        options=config.options,
+        counted=config.budget.counted if config.budget else "macs",
+    )
+    return score_units(model, graph, config.criterion, data)
+
+
+def _dropped(model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting) -> tuple[str, ...]:
+    """Return the residual blocks to remove; on a step that is not the first they are gone already."""
+    if not config.blocks or setting.full:
+        return ()
+    if setting.batches is None:
+        raise InputError("prune.blocks: removing blocks needs data to rank them on; got data.name none; allowed 0")
+    images = (batch.to(setting.device) for batch, _ in setting.batches())
+    return least_influential(block_influence(model, graph.blocks, images), config.blocks)
+
+
+def _inside(name: str, blocks: tuple[str, ...]) -> bool:
+    return any(name.startswith((f"{block}.", f"{block}:")) for block in blocks)
+
+
+def plan(
+    model: nn.Module,
+    example_inputs: Tensor,
+    criterion: str = "dimap",
+    budget: Mapping[str, float] | None = None,
+    *,
+    batches: Batches | None = None,
+    multiple: int = 1,
+    **options: Any,
+) -> Plan:
+    """Return a plan for `model`: `compress.plan(model, x, budget={"macs": 0.5})`; see `StructureConfig` for options.
+
+    Args:
+        model: any module that takes one image tensor.
+        example_inputs: images (N, C, H, W) on the model's device; the first is used.
+        criterion: how units are ranked.
+        budget: `{"macs": f}`, `{"params": f}`: the fraction to keep.
+        batches: yields (images, labels), for criteria that need data.
+        multiple: what widths are multiples of where `align` is not given.
+        options: further fields of `StructureConfig`.
+
+    Raises:
+        InputError: the model, a name or a value does not allow it.
+    """
+    from pydantic import ValidationError
+
+    try:
+        config = StructureConfig(kind="structure", criterion=criterion, budget=budget, **options)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, e['loc'])) or 'plan'}: {e['msg']}; got {e['input']!r}" for e in error.errors())
+        raise InputError(*problems) from None
+    if config.budget is not None and config.budget.kind == "latency":
+        raise InputError("budget.latency: a recipe measures latency; allowed here: macs, params")
+    device = str(example_inputs.device)
+    return plan_structure(model, example_inputs[:1], config, Setting(batches, device, multiple=multiple))

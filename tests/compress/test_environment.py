@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from compress import doctor
+from compress.environment import choose_device, environment, settle_threads, usable_cores
+from compress.errors import InputError
+
+
+def test_the_environment_names_versions_processor_and_threads() -> None:
+    found = environment("cpu")
+    assert found["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert found["cores"] >= 1
+    assert found["device_name"] is None
+
+
+def test_an_absent_device_is_refused_and_the_processor_always_taken() -> None:
+    assert choose_device("cpu") == "cpu"
+    with pytest.raises(InputError, match="allowed auto, cpu"):
+        choose_device("cuda:99")
+
+
+def test_small_batches_run_on_one_thread_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        assert settle_threads(1e8) == 1
+        assert settle_threads(1e11) == usable_cores()
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        torch.set_num_threads(2)
+        assert settle_threads(1e8) == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_doctor_names_other_owners_of_our_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"spaces": ["spaces", "compress"]})
+    assert doctor.foreign_owners() == {"spaces": ["spaces"]}

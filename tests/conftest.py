@@ -1,0 +1,40 @@
+"""What several tests share: a recipe that runs in seconds, and one finished run of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# A Swin of two blocks on a few digits: every stage of a run in seconds.
+QUICK: dict[str, Any] = {
+    "model.kwargs": {"patch_size": 4, "window_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4]},
+    "data.image_size": 16,
+    "data.limit_train": 200,
+    "data.limit_test": 100,
+    "train.epochs": 2,
+    "train.warmup_epochs": 0,
+    "finetune.epochs": 2,
+    "finetune.warmup_epochs": 0,
+    "export.exporter": "torchscript",
+    "latency.runs": 3,
+    "latency.seconds": 0,
+    "latency.max_seconds": 2,
+}
+
+
+@pytest.fixture(scope="session")
+def quick() -> dict[str, Any]:
+    """Overrides that make `dimap_swin.yaml` run in seconds."""
+    return dict(QUICK)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory of `dimap_swin.yaml`, made quick; not to be written to."""
+    import compress
+
+    out = tmp_path_factory.mktemp("runs") / "quick"
+    compress.run("dimap_swin.yaml", overrides=QUICK, out=out, device="cpu")
+    return out
