@@ -69,8 +69,9 @@ def run(
     if directory.report.is_file():
         say(f"{directory.path} holds the finished run")
         return _result(directory)
+    runner = _Runner(recipe, directory, chosen, resume and not new)
     try:
-        return _Runner(recipe, directory, chosen, resume and not new).run()
+        return runner.run()
     except InputError as error:
         if new:
             discard(directory)
@@ -79,16 +80,16 @@ def run(
         directory.log({"event": "interrupted"})
         raise KeyboardInterrupt(f"interrupted; go on with: {resume_hint}") from error
     except Exception as error:
-        raise _failed(directory, error, resume_hint) from error
+        raise _failed(directory, runner.act, error, resume_hint) from error
 
 
-def _failed(directory: RunDirectory, error: Exception, resume_hint: str) -> CompressError:
+def _failed(directory: RunDirectory, act: str, error: Exception, resume_hint: str) -> CompressError:
     """Log the traceback; return what happened, where the log is and how to go on."""
     what = str(error).strip() or type(error).__name__
     if not isinstance(error, CompressError):
         what = f"{type(error).__name__}: {what.splitlines()[0]}"
-    directory.log({"event": "error", "error": what, "trace": traceback.format_exc()})
-    return CompressError(f"the run failed: {what}; log: {directory.log_file}; go on with: {resume_hint}")
+    directory.log({"event": "error", "stage": act, "error": what, "trace": traceback.format_exc()})
+    return CompressError(f"{act} failed: {what}; log: {directory.log_file}; go on with: {resume_hint}")
 
 
 class _Runner:
@@ -98,6 +99,7 @@ class _Runner:
         self.recipe, self.directory, self.device, self.resume = recipe, directory, device, resume
         self.stages = stages_of(recipe)
         self.records: list[dict[str, Any]] = []
+        self.act = "opening model and data"
 
     def run(self) -> RunResult:
         """Open model and data, run what is not finished, write the report."""
@@ -149,6 +151,7 @@ class _Runner:
             self.records.append(record)
             return Bundle.load(place)
         self.directory.log({"event": "stage", "stage": stage.name, "number": stage.number})
+        self.act = stage.name
         say(f"[{stage.number}/{len(self.stages)}] {stage.name}")
         started = time.monotonic()
         context = self._context(stage, opened)
@@ -182,6 +185,7 @@ class _Runner:
 
     def _finish(self, bundle: Bundle) -> None:
         """Write the winner's bundle and the report, the report last."""
+        self.act = "writing the report"
         bundle.save(self.directory.bundle)
         write_json(self.directory.report, self._report())
         write_report(self.directory.path)

@@ -67,7 +67,7 @@ class TrainConfig(Config):
     @classmethod
     def _known_optimizer(cls, name: str) -> str:
         if name not in OPTIMIZERS:
-            near = did_you_mean(name, OPTIMIZERS)
+            near = did_you_mean(name, map(str, OPTIMIZERS))
             raise ValueError(
                 f"unknown optimiser {name!r}; allowed: adamw, sgd, momentum and others of timm.optim{near}"
             )
@@ -93,7 +93,8 @@ def make_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, batches
     warmup = 0.05 * config.epochs if config.warmup_epochs is None else config.warmup_epochs
     warmup = round(warmup * batches) / batches
     cosine = config.schedule == "cosine"  # starts where warm-up ends; steps are counted from the first epoch
-    schedule, _ = create_scheduler_v2(
+    make: Any = create_scheduler_v2  # its annotations say int where fractions of an epoch work
+    schedule, _ = make(
         optimizer,
         "multistep" if config.schedule == "step" else config.schedule,
         num_epochs=max(config.epochs - warmup * cosine, 1 / batches),
@@ -107,8 +108,8 @@ def make_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, batches
         step_on_epochs=False,
         updates_per_epoch=batches,
     )
-    assert schedule is not None
-    return schedule
+    result: Scheduler = schedule
+    return result
 
 
 def make_fabric(device: str | torch.device, precision: str) -> Any:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WARMUP_RUNS, WARMUP_SECONDS = 10, 0.5
 STEADY_CV, QUIET_CONTENTION = 0.05, 1.1
 BLOCK_RUNS, BLOCK_SECONDS = 10, (0.004, 0.3)
-ROUND_PAIRS, ROUND_SECONDS, LEAST_ROUNDS = 6, 1.5, 4
+ROUND_PAIRS, ROUND_SECONDS, LEAST_ROUNDS = 4, 0.7, 8
 SAMPLES_KEPT, RESAMPLES = 1000, 1000
 LEVELS = {
     "disable": "ORT_DISABLE_ALL",
@@ -214,9 +214,9 @@ def measure(path: Path, request: Request) -> dict[str, Any]:
 def compare(paths: Sequence[Path], request: Request) -> dict[str, Any]:
     """Return how many times slower model 0 is than model 1: both run in turn, in random order, in blocks of about 10.
 
-    A pair of neighbouring blocks gives one ratio of medians, so that slow drifts of the machine cancel. After 6 pairs
-    and 1.5 s both sessions are built anew, in random order: a session's place in memory shifts its speed by some
-    per mille.
+    A pair of neighbouring blocks gives one ratio of medians, so that slow drifts of the machine cancel. After 4 pairs
+    and 0.7 s both sessions are built and warmed anew, in random order: a session's place in memory shifts its speed by
+    up to a per cent.
     """
     order = random.Random(request["seed"])
     clock = cpu_clock(request["threads"]) if request["threads"] == 1 and request["provider"].startswith("CPU") else None
@@ -238,9 +238,10 @@ def one_round(
     """Return block medians (pairs, 2 models, 2 clocks) in ms on fresh sessions, and which model was contended."""
     import numpy as np
 
-    sessions = {index: open_session(paths[index], request) for index in order.sample((0, 1), 2)}
-    feeds = {index: make_feed(sessions[index], request["batch"], request["input_size"]) for index in (0, 1)}
-    once = max(warm_up(sessions[index], feeds[index], 3, WARMUP_SECONDS / 2) for index in (0, 1)) / 1e3
+    turns = order.sample((0, 1), 2)
+    sessions = {index: open_session(paths[index], request) for index in turns}
+    feeds = {index: make_feed(sessions[index], request["batch"], request["input_size"]) for index in turns}
+    once = max(warm_up(sessions[index], feeds[index], 3, WARMUP_SECONDS / 4) for index in turns) / 1e3
     runs = max(BLOCK_RUNS, math.ceil(BLOCK_SECONDS[0] / once))
     runs = max(3, min(runs, int(BLOCK_SECONDS[1] / once)))
     medians: list[Any] = []
@@ -267,7 +268,11 @@ def disturbed(blocks: list[Any], clock: Clock | None) -> bool:
 
 
 def summarise(rounds: list[Round], cpu_known: bool, seed: int) -> dict[str, Any]:
-    """Return the median ratio over blocks and its 95 % interval: rounds are resampled, then pairs within them."""
+    """Return the median ratio over blocks and its 95 % interval: rounds are resampled, then pairs within them.
+
+    The interval is stretched as Student's t is wider than the normal distribution, and as a bootstrap of few rounds
+    is too narrow: sqrt(n / (n - 1)) (1 + 1.4 / (n - 1)) for n rounds.
+    """
     import numpy as np
 
     contended = any(any(flags) for _, flags in rounds)
@@ -280,9 +285,11 @@ def summarise(rounds: list[Round], cpu_known: bool, seed: int) -> dict[str, Any]
     chosen = generator.integers(len(ratios), size=(RESAMPLES, len(ratios), 1))
     within = generator.random((RESAMPLES, len(ratios), round(sizes.mean()))) * sizes[chosen]
     drawn = np.median(everything[starts[chosen] + within.astype(int)].reshape(RESAMPLES, -1), axis=1)
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    median, freedom = np.median(everything), max(len(rounds) - 1, 1)
+    stretch = (1 + 1 / freedom) ** 0.5 * (1 + 1.4 / freedom)
+    low, high = median + stretch * (np.percentile(drawn, [2.5, 97.5]) - median)
     return {
-        "median": float(np.median(everything)),
+        "median": float(median),
         "ci95": [float(low), float(high)],
         "blocks": len(everything),
         "clock": clock,

@@ -103,7 +103,7 @@ class _Attribution:
     by_parameter: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
-class _Attributor(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not annotate it
+class _Attributor(TorchDispatchMode):
     """Gives the MACs of every operator to the running module and to the parameter among its arguments."""
 
     def __init__(self, model: nn.Module, counter: FlopCounterMode, found: _Attribution) -> None:

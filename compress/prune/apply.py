@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from compress.errors import InputError
 from compress.prune.plan import Plan
@@ -76,15 +77,9 @@ def fold_batch_norms(model: nn.Module, pairs: tuple[tuple[str, str], ...]) -> No
     """
     for layer_name, norm_name in pairs:
         layer, norm = _module(model, layer_name), _module(model, norm_name)
-        weight, bias = layer.weight, getattr(layer, "bias", None)
-        scale = torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator, arg-type]
-        scale = scale if norm.weight is None else scale * norm.weight  # type: ignore[operator]
-        shift = -norm.running_mean * scale  # type: ignore[operator]
-        shift = shift if norm.bias is None else shift + norm.bias  # type: ignore[operator]
-        with torch.no_grad():
-            shape = [-1] + [1] * (weight.dim() - 1)  # type: ignore[operator]
-            layer.weight = nn.Parameter((weight * scale.reshape(shape)).detach())  # type: ignore[operator]
-            layer.bias = nn.Parameter((shift if bias is None else bias * scale + shift).detach())  # type: ignore[operator]
+        statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
+        layer.weight, layer.bias = fuse(layer.weight, layer.bias, *statistics)  # type: ignore[arg-type]
         rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
         parent, _, leaf = norm_name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, nn.Sequential(*rest) if rest else nn.Identity())

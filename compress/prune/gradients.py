@@ -18,11 +18,9 @@ def touched(model: nn.Module, groups: Iterable[Group]) -> dict[str, nn.Parameter
     return {name: model.get_parameter(name) for name in names}
 
 
-def gradients(loss: Tensor, weights: Mapping[str, nn.Parameter], keep_graph: bool = False) -> dict[str, Tensor]:
+def gradients(loss: Tensor, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
     """Return the gradient of `loss` for every weight (zeros where it has none); `.grad` is not touched."""
-    found = torch.autograd.grad(
-        loss, list(weights.values()), retain_graph=keep_graph, allow_unused=True, materialize_grads=True
-    )
+    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(weights, found, strict=True))
 
 

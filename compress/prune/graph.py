@@ -228,7 +228,8 @@ def _slices(found: Trace, model: nn.Module) -> dict[Axis, list[Slice]]:
     raw: list[tuple[Axis, str, int, list[tuple[int, axes.Segment]]]] = []
     for name, dims in found.tensors.items():
         for place, dim in enumerate(dims):
-            offset, at = 0, {}
+            offset = 0
+            at: dict[Axis, list[tuple[int, axes.Segment]]] = {}
             for segment in axes.expand(dim):
                 for axis in set(segment):
                     if axis.frozen is None:

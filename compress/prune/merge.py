@@ -34,7 +34,7 @@ class MergeConfig(Config):
     )
     rule: Rule = Field(
         "mean_in_sum_out",
-        description="average incoming weights and add outgoing ones (exact for duplicates), or the reference code's way",
+        description="average incoming weights and add outgoing ones (exact for duplicates), or as the paper's code",
     )
     fold_bn: bool = Field(True, description="fold batch norms into the layers before them first")
     freeze_max: bool = Field(False, description="take the largest distance once, before the first merge")

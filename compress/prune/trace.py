@@ -112,7 +112,7 @@ class _Tracer(TorchDispatchMode):
     """Keeps the dimensions of every live tensor and applies one rule for each operation."""
 
     def __init__(self, model: nn.Module, limits: Limits) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.result = Trace()
         self.dims = WeakTensorKeyDictionary()
         self.stack: list[str] = []
@@ -131,7 +131,8 @@ class _Tracer(TorchDispatchMode):
         """Return the dimensions of a tensor; one that came from elsewhere gets frozen ones."""
         if tensor not in self.dims:
             self.dims[tensor] = [axes.fresh(n, "it is a constant made in the forward pass") for n in tensor.shape]
-        return self.dims[tensor]
+        dims: Dims = self.dims[tensor]
+        return dims
 
     def set(self, tensor: Tensor, dims: Dims) -> None:
         """Enter the dimensions of a result."""
@@ -249,7 +250,7 @@ def _attribute_reads(model: nn.Module, reads: set[tuple[str, str]]) -> Iterator[
 
     patched = [cls for cls in classes if "__getattribute__" not in cls.__dict__]
     for cls in patched:
-        cls.__getattribute__ = spy  # type: ignore[method-assign, assignment]
+        cls.__getattribute__ = spy  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ from compress.prune.cost_model import CostModel, Counted
 from compress.prune.graph import Graph, Group, Slice
 
 Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+DRAW = 8  # images per gradient: its square is one draw of a random value, so many small draws tell more than few large
 
 
 class CriterionOptions(Config):
@@ -44,15 +45,15 @@ class ScoringData:
         model = CostModel(self.graph, self.counted)
         return {name: max(saved, 1) / model.dense for name, saved in model.savings().items()}
 
-    def batches_for(self, criterion: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches on the device; without data the criterion is refused by name."""
+    def draws(self, criterion: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield a few images and labels at a time, on the device; without data the criterion is refused by name."""
         if self.batches is None:
             raise InputError(
                 f"prune.criterion: {criterion!r} needs data to score on, and the recipe has none (data.name: none); "
                 "allowed without data: bn_scale, dimap, fpgm, lamp, magnitude, random"
             )
         for images, labels in self.batches():
-            yield images.to(self.device), labels.to(self.device)
+            yield from zip(images.to(self.device).split(DRAW), labels.to(self.device).split(DRAW), strict=True)
 
 
 UnitCriterion = Callable[[nn.Module, Sequence[Group], ScoringData], dict[str, Tensor]]
@@ -103,3 +104,9 @@ def mean_normalised(scores: Mapping[str, Tensor], graph: Graph) -> dict[str, Ten
     """
     mean = {name: score.sum() / graph.group(name).size for name, score in scores.items()}
     return {name: score / mean[name] if mean[name] > 0 else score for name, score in scores.items()}
+
+
+def per_cost(scores: Mapping[str, Tensor], data: ScoringData) -> dict[str, Tensor]:
+    """Divide the scores by what a unit of each group costs, for criteria that estimate a loss to trade for cost."""
+    costs = data.costs()
+    return {name: score / costs[name] for name, score in scores.items()}

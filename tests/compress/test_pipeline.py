@@ -187,7 +187,7 @@ def test_a_failing_stage_says_where_the_log_is_and_how_to_go_on(
 
     overrides = {**quick, "export": None, "latency": None}
     monkeypatch.setattr("compress.stages.prune_bundle", broken)
-    with pytest.raises(CompressError, match=r"failed: ZeroDivisionError: boom; log: .*log\.jsonl; go on with: "):
+    with pytest.raises(CompressError, match=r"prune failed: ZeroDivisionError: boom; log: .*log\.jsonl; go on with: "):
         run("dimap_swin.yaml", overrides, out=tmp_path / "out", device="cpu")
     events = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
     assert "Traceback" in events[-1]["trace"]

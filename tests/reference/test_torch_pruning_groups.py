@@ -27,7 +27,9 @@ def test_removing_a_channel_gives_the_tensors_that_torch_pruning_gives(name):
         ours = apply(make_plan(model, graph, {group.name: kept}), model).state_dict()
         theirs = _torch_pruning(model, x, group.layers[0], unit)
         assert ours.keys() == theirs.keys()
-        different = [key for key in ours if ours[key].shape != theirs[key].shape or not torch.equal(ours[key], theirs[key])]
+        different = [
+            key for key in ours if ours[key].shape != theirs[key].shape or not torch.equal(ours[key], theirs[key])
+        ]
         assert not different, group.name
 
 

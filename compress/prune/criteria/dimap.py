@@ -36,7 +36,7 @@ from torch import Generator, Tensor, nn
 from compress.prune.criteria import Allocation, WeightCriterion, unit_criteria, weight_criteria
 from compress.prune.exact import between, bin_edges, histogram, keep_above
 from compress.prune.graph import Group
-from compress.prune.units import ScoringData, energies, matrices
+from compress.prune.units import ScoringData, energies, matrices, per_cost
 
 _SLACK = 1e-9  # relative; far above float64 rounding of the sums, far below the width of a bin
 
@@ -165,7 +165,7 @@ def relative_energy(energy: Tensor, rest: Tensor | float = 0.0) -> Tensor:
 @unit_criteria.register("dimap")
 def dimap_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
     """Return the relative distortion that a unit's removal causes in the layers it touches, over its cost."""
-    sums, costs = energies(model), data.costs()
+    sums = energies(model)
     scores = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups}
     rivals = defaultdict(list)
     for group in groups:
@@ -177,5 +177,5 @@ def dimap_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) ->
         rest = (sums.along(members[0][1]).sum() - energy.sum()).clamp(min=0.0)
         shares = torch.split(relative_energy(energy, rest), [len(part) for part in parts])
         for (group, _), share in zip(members, shares, strict=True):
-            scores[group.name] += share / costs[group.name]
-    return scores
+            scores[group.name] += share
+    return per_cost(scores, data)

@@ -16,7 +16,7 @@ from compress.prune.units import ScoringData, matrices, mean_normalised, named_t
 def fpgm_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
     """Return the sum of distances from a unit's rows to those of all other units, over the mean of its group.
 
-    The unit with the least sum is nearest to the geometric median (Eq. 4). Distances are taken layer by layer
+    The unit with the least sum is nearest to the geometric median. Distances are taken layer by layer
     over all layers that produce the unit.
     """
     tensors = named_tensors(model)

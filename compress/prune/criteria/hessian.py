@@ -10,14 +10,12 @@ from torch import Generator, Tensor, nn
 from compress.prune.criteria import unit_criteria
 from compress.prune.gradients import evaluating, gradients, touched
 from compress.prune.graph import Group
-from compress.prune.units import ScoringData, UnitSums, matrices, mean_normalised
-
-PROBES = 4  # random draws per batch; each costs one backward pass
+from compress.prune.units import ScoringData, UnitSums, matrices, mean_normalised, per_cost
 
 
 @unit_criteria.register("hessian")
 def hessian_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
-    """Return the sum of h_w x w^2 over the unit's weights, h the Gauss-Newton diagonal, over the group's mean.
+    """Return the sum of h_w x w^2 over a unit's weights (h: Gauss-Newton diagonal), over its group's mean and its cost.
 
     For cross-entropy the Gauss-Newton matrix is the Fisher matrix. With labels drawn from the model's own
     predictions and a random sign per image, the square of one gradient of the summed loss estimates its diagonal
@@ -29,15 +27,12 @@ def hessian_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) 
     weights = touched(model, groups)
     curvature = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
     with evaluating(model):
-        for images, _ in data.batches_for("hessian"):
-            logits = model(images)
-            for probe in range(PROBES):
-                loss = _probe(logits, data.generator)
-                for name, slope in gradients(loss, weights, keep_graph=probe < PROBES - 1).items():
-                    curvature[name] += slope.double().square()
+        for images, _ in data.draws("hessian"):
+            for name, slope in gradients(_probe(model(images), data.generator), weights).items():
+                curvature[name] += slope.double().square()
     sums = UnitSums(lambda name: curvature[name] * weights[name].detach().double().square())
     scores = {group.name: torch.stack([sums.of(part) for part in matrices(group)]).sum(0) for group in groups}
-    return mean_normalised(scores, data.graph)
+    return per_cost(mean_normalised(scores, data.graph), data)
 
 
 def _probe(logits: Tensor, generator: Generator) -> Tensor:

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from compress.prune.criteria import unit_criteria
 from compress.prune.gradients import evaluating, gradients, touched
 from compress.prune.graph import Group
-from compress.prune.units import ScoringData, UnitSums, matrices, mean_normalised
+from compress.prune.units import ScoringData, UnitSums, matrices, mean_normalised, per_cost
 
 
 @unit_criteria.register("taylor")
 def taylor_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
-    """Return the squared first-order change of the loss when a unit's weights go to zero, over the group's mean.
+    """Return the first-order change of the loss when a unit's weights go to zero, over its group's mean and its cost.
 
-    Per batch and layer (sum of w x dL/dw over the unit's weights)^2 (Eq. 8 for a unit as one group), summed over
-    layers and batches.
+    Per layer and draw of a few images |sum of w x dL/dw over the unit's weights| (the unit is one group; the
+    absolute value, since in a trained network a few hard images would rule the squares), summed over layers and draws.
 
     Raises:
         InputError: there is no data.
@@ -26,11 +26,11 @@ def taylor_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -
     weights = touched(model, groups)
     scores = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups}
     with evaluating(model):
-        for images, labels in data.batches_for("taylor"):
+        for images, labels in data.draws("taylor"):
             loss = nn.functional.cross_entropy(model(images), labels)
             slopes = gradients(loss, weights)
             sums = UnitSums(lambda name, slopes=slopes: weights[name].detach() * slopes[name])  # type: ignore[misc]
             for group in groups:
                 for part in matrices(group):
-                    scores[group.name] += sums.of(part).square()
-    return mean_normalised(scores, data.graph)
+                    scores[group.name] += sums.of(part).abs()
+    return per_cost(mean_normalised(scores, data.graph), data)

@@ -69,7 +69,9 @@ def test_removing_units_with_zero_outgoing_weights_leaves_the_output(case, kind)
     model, x = build(case)
     graph = checked(model, build_graph(model, x), x)
     tied = {name for tie in graph.ties for name in tie}
-    groups = [g for g in graph.groups if g.kind == kind and g.size > 1 and g.name not in tied and not _normalised(model, g)]
+    groups = [
+        g for g in graph.groups if g.kind == kind and g.size > 1 and g.name not in tied and not _normalised(model, g)
+    ]
     assert groups
     generator = torch.Generator().manual_seed(1)
     kept = {}
@@ -85,8 +87,12 @@ def test_removing_units_with_zero_outgoing_weights_leaves_the_output(case, kind)
 
 def _normalised(model, group):
     """Whether a layer norm (over channels) or a gate's hidden state sees the group: then removal is not exact."""
-    owners = {type(model.get_submodule(part.layer)).__name__ for part in group.slices if part.role == "vector" and part.layer}
-    return any("LayerNorm" in name or "GroupNorm" in name for name in owners) or any("." not in s.tensor for s in group.slices)
+    owners = {
+        type(model.get_submodule(part.layer)).__name__ for part in group.slices if part.role == "vector" and part.layer
+    }
+    return any("LayerNorm" in name or "GroupNorm" in name for name in owners) or any(
+        "." not in s.tensor for s in group.slices
+    )
 
 
 def _zero_outgoing(model, group, units):
@@ -170,7 +176,7 @@ class Slow(nn.Module):
 
 
 def test_a_model_that_cannot_be_traced_in_time_is_refused_by_name():
-    with pytest.raises(InputError, match="within 0.2 s; it had reached layer"):
+    with pytest.raises(InputError, match=r"within 0\.2 s; it had reached layer"):
         trace(Slow(), torch.randn(1, 3, 8, 8), Limits(seconds=0.2))
 
 

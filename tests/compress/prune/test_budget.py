@@ -1,0 +1,101 @@
+"""Budgets: one of three, met within their tolerance, or refused with the nearest figure."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from pydantic import ValidationError
+
+from compress.errors import InputError
+from compress.prune.budget import MEASUREMENTS, BudgetConfig, meet_budget
+from compress.prune.cost_model import CostModel
+from compress.prune.graph import build_graph
+from compress.prune.score import score_units
+from compress.prune.select import Selector
+from compress.prune.units import ScoringData
+from compress.prune.widths import WidthRules
+
+
+@pytest.fixture(scope="module")
+def scored():
+    torch.manual_seed(0)
+    model = timm.create_model("resnet18", num_classes=10).eval()
+    graph = build_graph(model, torch.randn(1, 3, 64, 64))
+    return score_units(model, graph, "dimap", ScoringData(graph))
+
+
+def meet(scored, rules: WidthRules | None = None, measure=None, **budget):
+    config = BudgetConfig(**budget)
+    rules = rules or WidthRules()
+    selector = Selector(*scored, CostModel(scored[0], config.counted), rules=rules)
+    return meet_budget(selector, config, rules, measure)
+
+
+@pytest.mark.parametrize("given", [{}, {"macs": 0.5, "params": 0.5}, {"macs": 1.5}, {"macs": 0.0}, {"flops": 0.5}])
+def test_a_budget_is_exactly_one_fraction(given):
+    with pytest.raises(ValidationError):
+        BudgetConfig(**given)
+
+
+def test_a_budget_knows_its_kind():
+    assert (BudgetConfig(macs=0.5).kind, BudgetConfig(params=0.4).target) == ("macs", 0.4)
+    assert [BudgetConfig(**{k: 0.5}).counted for k in ("macs", "params", "latency")] == ["macs", "params", "macs"]
+
+
+@pytest.mark.parametrize("kind", ["macs", "params"])
+@pytest.mark.parametrize("target", [0.9, 0.5, 0.1])
+def test_counted_budgets_are_met_within_two_percent(scored, kind, target):
+    choice = meet(scored, WidthRules(16), **{kind: target})
+    graph = scored[0]
+    assert getattr(graph, kind)(choice.widths) / getattr(graph, kind)() == pytest.approx(target, abs=0.02)
+
+
+def test_a_budget_below_the_floors_is_refused_with_the_nearest(scored):
+    with pytest.raises(
+        InputError, match=r"prune\.budget\.macs: 0\.1 cannot be met; the nearest .* 0\.2\d\d.*least width"
+    ):
+        meet(scored, WidthRules(16, min_fraction=0.5), macs=0.1)
+
+
+def test_a_budget_between_coarse_widths_is_refused_with_the_reason(scored):
+    with pytest.raises(InputError, match=r"align 512 .* too far apart; a smaller prune\.align"):
+        meet(scored, WidthRules({"channels": 512}, min_fraction=0.9), params=0.97) and meet(
+            scored, WidthRules(512, max_ratios=dict.fromkeys(scored[0].widths(), 0.0)), params=0.97
+        )
+
+
+class Device:
+    """Latency as a device might show it: a fixed part, and a part that grows with MACs."""
+
+    def __init__(self, fixed: float, power: float = 1.0, noise: float = 0.0) -> None:
+        self.fixed, self.power, self.noise, self.calls = fixed, power, noise, 0
+
+    def __call__(self, choice) -> float:
+        self.calls += 1
+        exact = self.fixed + (1 - self.fixed) * choice.achieved**self.power
+        return exact * (1 + self.noise * (-1) ** self.calls)
+
+
+@pytest.mark.parametrize(
+    "device", [Device(0.0), Device(0.3), Device(0.1, 0.5), Device(0.2, 2.0), Device(0.3, 1.0, 0.01)]
+)
+@pytest.mark.parametrize("target", [0.8, 0.6, 0.45])
+def test_latency_budgets_are_met_within_five_percent_in_few_measurements(scored, device, target):
+    device.calls = 0
+    choice = meet(scored, measure=device, latency=target)
+    assert device.calls <= MEASUREMENTS
+    assert device.fixed + (1 - device.fixed) * choice.achieved**device.power == pytest.approx(target, abs=0.06)
+
+
+def test_a_latency_that_cannot_be_reached_is_refused(scored):
+    device = Device(0.7)
+    with pytest.raises(InputError, match=r"prune\.budget\.latency: 0\.5 cannot be met; the nearest .* 0\.7"):
+        meet(scored, measure=device, latency=0.5)
+    assert device.calls <= MEASUREMENTS
+
+
+def test_a_step_on_the_way_meets_its_own_target(scored):
+    config, rules = BudgetConfig(macs=0.5), WidthRules()
+    selector = Selector(*scored, CostModel(scored[0]), rules=rules)
+    assert meet_budget(selector, config, rules, target=0.75).achieved == pytest.approx(0.75, abs=0.02)
