@@ -18,6 +18,7 @@ from compress.prune.graph import Group, Slice
 from compress.prune.units import matrices, named_tensors
 
 Rule = Literal["mean_in_sum_out", "sum_in_mean_out"]
+ROUNDING = 1e-13  # of a squared distance, relative to the largest squared norm of a unit
 
 
 class Merging:
@@ -79,6 +80,7 @@ class GroupState:
         self.units = torch.arange(group.size)
         self.counts = torch.ones(group.size, dtype=torch.float64)
         self.products: list[Tensor] = []
+        self._closest: tuple[int, int, float, float] | None = None
         self.summed = {(part.tensor, part.dim): add for part, add in zip(group.slices, summed, strict=True)}
         dims = Counter(part.tensor for part in matrices(group))
         self._maps_itself = max(dims.values(), default=0) > 1  # a layer from the stream to itself
@@ -86,19 +88,28 @@ class GroupState:
         self.first_maximum = self.closest()[3]
 
     def closest(self) -> tuple[int, int, float, float]:
-        """Return the two nearest units i < j, their squared distance, and the largest distance of any two."""
-        products = self.products[0] + self.products[1]
-        energy = products.diagonal()
-        distance = (energy[:, None] + energy[None] - 2 * products).clamp_(min=0.0)
-        largest = float(distance.fill_diagonal_(0.0).max())
-        i, j = divmod(int(distance.fill_diagonal_(torch.inf).argmin()), len(energy))
-        return min(i, j), max(i, j), float(distance[i, j]), largest
+        """Return the two nearest units i < j, their squared distance, and the largest distance of any two.
+
+        What rounding leaves of the distance between equals counts as 0.
+        """
+        if self._closest is None:
+            products = self.products[0] + self.products[1]
+            energy = products.diagonal()
+            distance = energy[:, None] + energy[None] - 2 * products
+            i, j = divmod(int(distance.fill_diagonal_(torch.inf).argmin()), len(energy))
+            least = float(distance[i, j])
+            largest = float(distance.fill_diagonal_(0.0).max())
+            floor = ROUNDING * float(energy.max())
+            least, largest = (0.0 if value <= floor else value for value in (least, largest))
+            self._closest = min(i, j), max(i, j), least, largest
+        return self._closest
 
     def add_products(self, part: Slice, tensor: Tensor, sign: int = 1) -> None:
         """Add the inner products of the units' entries in one tensor (or in positions cut out of it)."""
         positions = part.positions[self.units].reshape(len(self.units), -1)
         rows = tensor.movedim(part.dim, 0)[positions].flatten(1)
         self.products[int(self.summed[part.tensor, part.dim])].addmm_(rows, rows.T, alpha=sign)
+        self._closest = None
 
     def join(self, part: Slice, i: int, j: int) -> None:
         """Write the merged entries of the original unit i in one tensor, and zeros for j."""
@@ -121,6 +132,7 @@ class GroupState:
         left = torch.arange(len(self.units)) != j
         self.units = self.units[left]
         self.products = [products[left][:, left] for products in self.products]
+        self._closest = None
         if self._maps_itself:
             self._measure()
 

@@ -59,10 +59,12 @@ def test_a_budget_below_the_floors_is_refused_with_the_nearest(scored):
 
 
 def test_a_budget_between_coarse_widths_is_refused_with_the_reason(scored):
-    with pytest.raises(InputError, match=r"align 512 .* too far apart; a smaller prune\.align"):
-        meet(scored, WidthRules({"channels": 512}, min_fraction=0.9), params=0.97) and meet(
-            scored, WidthRules(512, max_ratios=dict.fromkeys(scored[0].widths(), 0.0)), params=0.97
-        )
+    graph, scores = scored
+    rules = WidthRules(256)
+    one = {"layer4.1.conv1:channels": scores["layer4.1.conv1:channels"]}  # 256 or 512 channels
+    selector = Selector(graph, one, CostModel(graph, "params"), rules=rules)
+    with pytest.raises(InputError, match=r"0\.9 cannot be met.*align 256 .* too far apart; a smaller prune\.align"):
+        meet_budget(selector, BudgetConfig(params=0.9), rules)
 
 
 class Device:

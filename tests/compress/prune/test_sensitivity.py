@@ -15,16 +15,16 @@ from compress.prune.sensitivity import SensitivityRow, scan, suggested_ratios, s
 from compress.prune.units import ScoringData
 
 CASES = {
-    "resnet18": ({}, 64, "layer2.0.conv1:channels"),
-    "vit_tiny_patch16_224": ({"img_size": 32, "depth": 2}, 32, None),
-    "mobilenetv3_small_050": ({}, 64, None),
+    "resnet18": ({"zero_init_last": False}, 64),
+    "vit_tiny_patch16_224": ({"img_size": 32, "depth": 2}, 32),
+    "mobilenetv3_small_050": ({}, 64),
 }
 
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request):
     torch.manual_seed(0)
-    options, size, name = CASES[request.param]
+    options, size = CASES[request.param]
     model = timm.create_model(request.param, num_classes=10, **options).eval()
     image = torch.randn(1, 3, size, size)
     graph, scores = score_units(model, build := build_graph(model, image), "magnitude", ScoringData(build))

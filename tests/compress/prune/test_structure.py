@@ -1,0 +1,128 @@
+"""From a budget to a plan: what users ask for is what they get, or one sentence why not."""
+
+import pytest
+import timm
+import torch
+
+import compress
+from compress.errors import InputError
+from compress.prune.blocks import block_influence, least_influential
+from compress.prune.structure import Setting, StructureConfig, plan_structure
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(0)
+    return timm.create_model("resnet18", num_classes=10).eval()
+
+
+@pytest.fixture(scope="module")
+def swin():
+    torch.manual_seed(0)
+    kwargs = dict(
+        img_size=32, patch_size=4, window_size=4, embed_dim=48, depths=(2, 2), num_heads=(2, 4), num_classes=10
+    )
+    return timm.create_model("swin_tiny_patch4_window7_224", **kwargs).eval()
+
+
+X = torch.randn(1, 3, 64, 64)
+
+
+@pytest.mark.parametrize("kind", ["macs", "params"])
+@pytest.mark.parametrize("target", [0.7, 0.5, 0.3])
+@pytest.mark.parametrize("allocation", ["global", "module", "uniform"])
+def test_a_budget_is_met_within_two_percent(resnet, kind, target, allocation):
+    plan = compress.plan(resnet, X, budget={kind: target}, allocation=allocation)
+    before, after = getattr(plan, kind)
+    assert abs(after / before - target) <= 0.02
+
+
+@pytest.mark.parametrize("criterion", ["dimap", "magnitude", "lamp", "fpgm", "bn_scale", "random"])
+def test_every_criterion_without_data_prunes_to_the_budget(resnet, criterion):
+    plan = compress.plan(resnet, X, criterion=criterion, budget={"macs": 0.5})
+    small = compress.apply(plan, resnet)
+    assert small(X).shape == (1, 10)
+    assert abs(plan.macs[1] / plan.macs[0] - 0.5) <= 0.02
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "hessian"])
+def test_a_criterion_that_needs_data_is_refused_without_and_works_with_it(resnet, criterion):
+    with pytest.raises(InputError, match=criterion):
+        compress.plan(resnet, X, criterion=criterion, budget={"macs": 0.5})
+    batch = torch.randn(4, 3, 64, 64), torch.tensor([0, 1, 2, 3])
+    plan = compress.plan(resnet, X, criterion=criterion, budget={"macs": 0.5}, batches=lambda: iter([batch]))
+    assert abs(plan.macs[1] / plan.macs[0] - 0.5) <= 0.02
+
+
+def test_aligned_widths_are_multiples(resnet):
+    plan = compress.plan(resnet, X, budget={"macs": 0.5}, align=16)
+    assert plan.align == 16
+    assert all(row.after % 16 == 0 for row in plan.layers)
+
+
+def test_units_limit_what_is_removed_and_the_rest_is_named(swin):
+    plan = compress.plan(swin, torch.randn(1, 3, 32, 32), budget={"macs": 0.8}, units=["mlp"])
+    assert {row.kind for row in plan.layers} == {"mlp"}
+    assert any("heads are not among prune.units" in skip.reason for skip in plan.skipped)
+
+
+def test_exclude_keeps_a_layer_whole_and_says_so(resnet):
+    plan = compress.plan(resnet, X, budget={"macs": 0.6}, exclude=["layer1.*"])
+    assert not any(row.name.startswith("layer1.0.conv1") for row in plan.layers)
+    assert any(skip.layer == "layer1.0.conv1" and "prune.exclude" in skip.reason for skip in plan.skipped)
+
+
+@pytest.mark.parametrize("key", ["include", "exclude"])
+def test_a_glob_that_matches_nothing_is_an_error_that_names_it(resnet, key):
+    with pytest.raises(InputError, match=r"layre1.*matches no layer.*did you mean"):
+        compress.plan(resnet, X, budget={"macs": 0.5}, **{key: ["layre1.0.conv1"]})
+
+
+def test_a_budget_out_of_reach_says_the_nearest(resnet):
+    with pytest.raises(InputError, match="nearest that can be reached"):
+        compress.plan(resnet, X, budget={"macs": 0.1}, min_fraction=0.9)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"budget": {"macs": 1.5}}, "less than 1"),
+        ({"budget": {"macs": 0.5, "params": 0.5}}, "exactly one"),
+        ({"budget": {"macs": 0.5}, "criterion": "dimpa"}, "did you mean 'dimap'"),
+        ({"budget": {"macs": 0.5}, "algin": 8}, "algin"),
+        ({}, "exactly one of budget and ratio"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_sentence(resnet, options, text):
+    with pytest.raises(InputError, match=text):
+        compress.plan(resnet, X, **options)
+
+
+def test_the_blocks_that_change_the_stream_least_go_first_and_every_stage_keeps_one(swin):
+    x = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        swin.layers[0].blocks[1].attn.proj.weight.mul_(1e-3)
+        swin.layers[0].blocks[1].attn.proj.bias.zero_()
+        swin.layers[0].blocks[1].mlp.fc2.weight.mul_(1e-3)
+        swin.layers[0].blocks[1].mlp.fc2.bias.zero_()
+    batches = Setting(batches=lambda: iter([(x, torch.zeros(4))]))
+    config = StructureConfig(kind="structure", blocks=1, budget={"macs": 0.7})
+    plan = plan_structure(swin, x[:1], config, batches)
+    assert plan.dropped == ("layers.0.blocks.1",)
+    influence = block_influence(swin, ("layers.0.blocks.0", "layers.0.blocks.1"), [x])
+    assert influence["layers.0.blocks.1"] < influence["layers.0.blocks.0"]
+    with pytest.raises(InputError, match=r"prune\.blocks.*at most 1"):
+        least_influential(influence, 2)
+
+
+def test_removing_blocks_without_data_is_refused(swin):
+    with pytest.raises(InputError, match=r"prune\.blocks"):
+        compress.plan(swin, torch.randn(1, 3, 32, 32), budget={"macs": 0.6}, blocks=1)
+
+
+def test_a_pruned_model_can_be_pruned_again(resnet):
+    once = compress.apply(compress.plan(resnet, X, budget={"macs": 0.6}), resnet)
+    plan = compress.plan(once, X, budget={"macs": 0.6})
+    twice = compress.apply(plan, once)
+    assert abs(plan.macs[1] / plan.macs[0] - 0.6) <= 0.02
+    assert twice(X).shape == (1, 10)
