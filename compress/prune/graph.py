@@ -262,11 +262,17 @@ def _positions(axis: Axis, outer: Axis | None, offset: int, segment: axes.Segmen
 
 def _role(model: nn.Module, tensor: str, dim: int) -> str:
     owner, _, leaf = tensor.rpartition(".")
-    module = model.get_submodule(owner)
+    matrix = _matrix_of(model.get_submodule(owner), leaf)
+    return "vector" if matrix is None else "out" if dim == matrix else "in"
+
+
+def _matrix_of(module: nn.Module, leaf: str) -> int | None:
+    """Return the dimension of a module's tensor that numbers its outputs; None for a tensor that is no matrix."""
+    if isinstance(module, nn.MultiheadAttention):
+        return 0 if leaf in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight") else None
     if leaf != "weight" or not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-        return "vector"
-    outputs = 1 if getattr(module, "transposed", False) else 0
-    return "out" if dim == outputs else "in"
+        return None
+    return 1 if getattr(module, "transposed", False) else 0
 
 
 def _names(slices: Mapping[Axis, list[Slice]], model: nn.Module) -> dict[Axis, str]:
@@ -300,17 +306,15 @@ def _group(axis: Axis, name: str, parts: list[Slice], found: Trace) -> Group:
 
 
 def _skipped(found: Trace, model: nn.Module) -> tuple[Skip, ...]:
-    skipped = []
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-            dims = found.tensors[f"{name}.weight" if name else "weight"]
-            out = dims[1 if getattr(module, "transposed", False) else 0]
-            reasons = [axis.frozen for axis in axes.axes_of(out)]
+    skipped = {}
+    for tensor, dims in found.tensors.items():
+        layer, _, leaf = tensor.rpartition(".")
+        outputs = _matrix_of(model.get_submodule(layer), leaf)
+        if outputs is not None:
+            reasons = [axis.frozen for axis in axes.axes_of(dims[outputs])]
             if all(reason is not None for reason in reasons):
-                skipped.append(
-                    Skip(name, f"its output stays whole: {reasons[-1] if reasons else 'it has one channel'}")
-                )
-    return tuple(skipped)
+                skipped[layer] = f"its output stays whole: {reasons[-1] if reasons else 'it has one channel'}"
+    return tuple(Skip(layer, reason) for layer, reason in skipped.items())
 
 
 _WIDTH_NAMES = re.compile(r"dim|embed|feature|channel|width|chs|chans|hidden|inner|planes|shape|size|^[cdnhC]$")
