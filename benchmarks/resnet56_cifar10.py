@@ -1,6 +1,6 @@
 """ResNet-56 on CIFAR-10 at half of its MACs: this toolkit beside torch-pruning's magnitude pruner, same fine-tuning.
 
-    python benchmarks/resnet56_cifar10.py cifar10.npz resnet56.safetensors [--epochs 12] [--only compress|torch-pruning]
+    python benchmarks/resnet56_cifar10.py cifar10.npz resnet56.safetensors [--epochs 10] [--only compress|torch-pruning]
 
 Both start from the same weights, remove channels inside the residual blocks, re-estimate batch norms on the same
 batches and are fine-tuned by the section `finetune` of recipes/resnet56_cifar10.yaml (distillation from the dense
