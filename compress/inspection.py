@@ -11,6 +11,7 @@ from compress.bundle import open_model
 from compress.catalog import find_recipe
 from compress.details import whole_lines
 from compress.errors import InputError
+from compress.prune.check import checked
 from compress.prune.graph import Graph, Group, build_graph
 from compress.recipe import check_model, load_recipe
 from compress.recipe_file import section
@@ -50,6 +51,7 @@ class Inspection:
     groups: tuple[GroupRow, ...]
     blocks: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
+    ties: tuple[tuple[str, ...], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -61,6 +63,8 @@ class Inspection:
         print(f"{self.model}  input {size}  params {count(self.params)}  MACs {count(self.macs)}")
         print(_table(self.groups))
         print(f"widths run fastest here in multiples of {self.width_multiple}")
+        for tie in self.ties:
+            print(f"keep the same fraction: {', '.join(tie)}")
         if self.blocks:
             print(f"residual blocks that can be removed: {', '.join(self.blocks)}")
         for line in whole_lines(self.skipped):
@@ -75,7 +79,7 @@ def inspect_model(name: str, overrides: Mapping[str, Any] | None = None) -> Insp
     model, data = _configs(name, overrides or {})
     bundle = open_model(model, data).bundle
     inputs = bundle.example_inputs()
-    graph = build_graph(bundle.model, inputs)
+    graph = checked(bundle.model, build_graph(bundle.model, inputs), inputs)
     multiple = width_multiple("local").value
     return Inspection(
         model=model.name,
@@ -86,6 +90,7 @@ def inspect_model(name: str, overrides: Mapping[str, Any] | None = None) -> Insp
         groups=tuple(_row(group, graph, multiple) for group in graph.groups),
         blocks=graph.blocks,
         skipped=tuple((skip.layer, skip.reason) for skip in graph.skipped),
+        ties=graph.ties,
     )
 
 

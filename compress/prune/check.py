@@ -40,7 +40,9 @@ def checked(model: nn.Module, graph: Graph, example_inputs: Tensor) -> Graph:
             ]
     lost = {group.name for group, _ in broken} - tied
     groups = tuple(group for group in graph.groups if group.name not in lost)
-    blocks = tuple(block for block in graph.blocks if failure(model, graph, {}, example_inputs, (block,)) is None)
+    blocks = graph.blocks
+    if failure(model, graph, {}, example_inputs, blocks) is not None:
+        blocks = tuple(block for block in blocks if failure(model, graph, {}, example_inputs, (block,)) is None)
     return replace(graph, groups=groups, skipped=tuple(skips), ties=tuple(ties), blocks=blocks)
 
 

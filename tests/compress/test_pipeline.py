@@ -106,7 +106,7 @@ def test_a_recipe_without_data_has_null_accuracies(tmp_path: Path) -> None:
 def test_a_budget_in_steps_is_fine_tuned_between_and_met(quick: dict[str, Any], tmp_path: Path) -> None:
     overrides = {
         **quick, "export": None, "latency": None, "train.epochs": 1, "prune.align": 1, "prune.steps": 2,
-        "prune.sensitivity": True, "data.limit_test": 20,
+        "prune.sensitivity": True, "prune.blocks": 0, "data.limit_test": 20,
     }  # fmt: skip
     result = run("dimap_swin_channels.yaml", overrides, out=tmp_path / "out", device="cpu")
     names = [stage["name"] for stage in result.report["stages"]]
