@@ -6,6 +6,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from compress.progress import say
 from compress.pruning import check_pruning
 from compress.recipe import Recipe, load_recipe
 from compress.report import summary_of, write_report
-from compress.rundir import RunDirectory, discard, finish_stage, finished_stage, open_run
+from compress.rundir import RunDirectory, RunInUse, discard, finish_stage, finished_stage, open_run
 from compress.stages import METRICS, MODEL_FILE, Context, Stage, stages_of
 from evaluators.cost import count_macs
 
@@ -72,6 +73,8 @@ def run(
     runner = _Runner(recipe, directory, chosen, resume and not new)
     try:
         return runner.run()
+    except RunInUse:
+        raise
     except InputError as error:
         if new:
             discard(directory)
@@ -81,6 +84,8 @@ def run(
         raise KeyboardInterrupt(f"interrupted; go on with: {resume_hint}") from error
     except Exception as error:
         raise _failed(directory, runner.act, error, resume_hint) from error
+    finally:
+        runner.close()
 
 
 def _failed(directory: RunDirectory, act: str, error: Exception, resume_hint: str) -> CompressError:
@@ -98,6 +103,7 @@ class _Runner:
     def __init__(self, recipe: Recipe, directory: RunDirectory, device: str, resume: bool) -> None:
         self.recipe, self.directory, self.device, self.resume = recipe, directory, device, resume
         self.stages = stages_of(recipe)
+        self.held = ExitStack()
         self.records: list[dict[str, Any]] = []
         self.act = "opening model and data"
 
@@ -125,8 +131,13 @@ class _Runner:
             for config in self.recipe.prunings[:1]:
                 check_pruning(bundle, config)
 
+    def close(self) -> None:
+        """Let other processes use the directory."""
+        self.held.close()
+
     def _begin(self) -> None:
         self.directory.path.mkdir(parents=True, exist_ok=True)
+        self.held.enter_context(self.directory.hold())
         if not self.directory.recipe.is_file():
             self.recipe.save(self.directory.recipe)
         self.directory.log({"event": "resume" if self.resume else "start", "recipe": self.recipe.name})

@@ -8,13 +8,17 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from compress.atomic import write_json
 from compress.errors import InputError
 from compress.recipe import Recipe, differing_keys
+
+
+class RunInUse(InputError):
+    """Another process works in this run's directory."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,26 @@ class RunDirectory:
     def stage(self, number: int, name: str) -> Path:
         """Return the directory of the stage that runs as `number`, from 1."""
         return self.path / "stages" / f"{number:02d}-{name}"
+
+    def hold(self) -> IO[str]:
+        """Return the log, locked for this process until it is closed or the process ends, however it ends.
+
+        Raises:
+            RunInUse: another process holds it.
+        """
+        file = self.log_file.open("a", encoding="utf-8")
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # Windows has no such locks
+            pass
+        except OSError as error:
+            file.close()
+            raise RunInUse(
+                f"--out  another process is running in {self.path}; wait for it, or name another directory with --out"
+            ) from error
+        return file
 
     def log(self, event: dict[str, Any]) -> None:
         """Append an event with the time of day."""

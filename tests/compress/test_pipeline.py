@@ -230,3 +230,22 @@ def _wait_for(folder: Path, process: subprocess.Popen[bytes]) -> None:
 def test_overrides_of_a_loaded_recipe_are_refused() -> None:
     with pytest.raises(InputError, match="overrides"):
         run(load_recipe("dimap_swin.yaml"), {"seed": 1})
+
+
+def test_a_directory_in_which_another_process_works_is_refused_and_kept(quick: dict[str, Any], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    holder = (
+        "import sys, time; from pathlib import Path; from compress.rundir import RunDirectory; "
+        "held = RunDirectory(Path(sys.argv[1])).hold(); print('held', flush=True); time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", holder, str(out)], stdout=subprocess.PIPE)
+    assert other.stdout is not None and other.stdout.readline().strip() == b"held"
+    recipe = load_recipe("dimap_swin.yaml", quick)
+    recipe.save(out / "recipe.yaml")
+    try:
+        with pytest.raises(InputError, match="another process is running"):
+            run(recipe, out=out, device="cpu", resume=True)
+        assert (out / "recipe.yaml").is_file()
+    finally:
+        other.kill()
