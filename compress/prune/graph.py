@@ -172,7 +172,7 @@ def build_graph(model: nn.Module, example_inputs: Tensor, limits: Limits | None 
     _freeze_unusable(found, model)
     slices = _slices(found, model)
     names = _names(slices, model)
-    groups = tuple(_group(axis, names[axis], slices[axis], found) for axis in slices)
+    groups = tuple(_group(axis, names[axis], slices[axis]) for axis in slices)
     batch = example_inputs.shape[0]
     operations = tuple(
         Operation(op.layer, op.constant, tuple(_formula(dim, names) for dim in op.dims)) for op in found.operations
@@ -300,7 +300,7 @@ def _kind(axis: Axis, parts: list[Slice], model: nn.Module) -> str:
     return "mlp" if lone and isinstance(first, nn.Linear) else "channels"
 
 
-def _group(axis: Axis, name: str, parts: list[Slice], found: Trace) -> Group:
+def _group(axis: Axis, name: str, parts: list[Slice]) -> Group:
     repeats = parts[0].positions.shape[1]
     return Group(name, name.rpartition(":")[2].rstrip("0123456789"), axis.size, tuple(parts), repeats)
 

@@ -1,19 +1,16 @@
-"""Masks of single weights: applied, kept through training, and stored as bits. True means kept."""
+"""Masks of single weights: made from scores, applied, and kept through training. True means kept."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from compress.errors import InputError
-
-_BITS, _SHAPE = ".bits", ".shape"
 
 
 @torch.no_grad()
@@ -75,36 +72,6 @@ class MaskKeeper:
             self.after_step(optimizer)
 
         return [optimizer.register_step_pre_hook(before), optimizer.register_step_post_hook(after)]
-
-
-def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors for a safetensors file: per mask its bits (uint8, 8 weights a byte) and its shape (int64)."""
-    packed = {}
-    for name, mask in masks.items():
-        bits = np.packbits(mask.detach().cpu().numpy(), axis=None)
-        packed[name + _BITS] = torch.from_numpy(bits)
-        packed[name + _SHAPE] = torch.tensor(mask.shape, dtype=torch.int64)
-    return packed
-
-
-def unpack_masks(packed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the bool masks that `pack_masks` stored.
-
-    Raises:
-        InputError: a mask's bits or shape are missing or do not fit each other.
-    """
-    names = dict.fromkeys(key.removesuffix(_BITS).removesuffix(_SHAPE) for key in packed)
-    return {name: _unpack(name, packed.get(name + _BITS), packed.get(name + _SHAPE)) for name in names}
-
-
-def _unpack(name: str, bits: Tensor | None, shape: Tensor | None) -> Tensor:
-    if bits is None or shape is None:
-        raise InputError(f"mask of {name!r} is incomplete: its bits or its shape are missing")
-    sizes = [int(size) for size in shape.tolist()] if shape.ndim == 1 else [-1]
-    size = int(np.prod(sizes, dtype=np.int64))
-    if bits.dtype != torch.uint8 or bits.ndim != 1 or min(sizes, default=0) < 0 or bits.numel() != -(-size // 8):
-        raise InputError(f"mask of {name!r} is damaged: {tuple(bits.shape)} bytes do not make a mask of shape {sizes}")
-    return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=size).astype(bool)).view(sizes)
 
 
 def _removed(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, tuple[nn.Parameter, Tensor]]:

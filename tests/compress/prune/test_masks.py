@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress.errors import InputError
-from compress.prune.masks import MaskKeeper, apply_masks, pack_masks, removed_count, unpack_masks
+from compress.prune.masks import MaskKeeper, apply_masks, removed_count
 
 
 @pytest.fixture
@@ -116,34 +114,6 @@ def test_detached_keeper_lets_weights_go(model, masks):
         handle.remove()
     _train(model, optimizer, 1)
     assert any((model.get_parameter(key)[~mask] != 0).any() for key, mask in masks.items())
-
-
-@pytest.mark.parametrize("shape", [(3,), (7, 9), (5, 3, 3, 3), (1, 1), (), (0, 4)])
-def test_masks_survive_a_file_as_bits(tmp_path: Path, shape: tuple[int, ...]):
-    masks = {"layer.weight": torch.rand(shape) > 0.4, "other.bits.weight": torch.rand(11) > 0.4}
-    save_file(pack_masks(masks), tmp_path / "masks.safetensors")
-    loaded = unpack_masks(load_file(tmp_path / "masks.safetensors"))
-    assert loaded.keys() == masks.keys()
-    for name, mask in masks.items():
-        assert loaded[name].dtype == torch.bool and torch.equal(loaded[name], mask)
-
-
-def test_packed_masks_take_a_bit_per_weight():
-    packed = pack_masks({"w": torch.ones(1000, 100, dtype=torch.bool)})
-    assert sum(value.nbytes for value in packed.values()) <= 100_000 // 8 + 32
-
-
-def test_damaged_masks_are_refused_by_name():
-    packed = pack_masks({"fc.weight": torch.ones(9, 9, dtype=torch.bool)})
-    for damage in (
-        {**packed, "fc.weight.bits": packed["fc.weight.bits"][:-1]},
-        {**packed, "fc.weight.shape": torch.tensor([-9, 9])},
-        {**packed, "fc.weight.bits": packed["fc.weight.bits"].float()},
-        {"fc.weight.bits": packed["fc.weight.bits"]},
-        {"fc.weight.shape": packed["fc.weight.shape"]},
-    ):
-        with pytest.raises(InputError, match=r"fc\.weight"):
-            unpack_masks(damage)
 
 
 def test_masks_that_fit_no_parameter_are_refused_all_at_once(model):
