@@ -15,9 +15,9 @@ from compress.narrowing import Surroundings
 from compress.prune.structure import StructureConfig
 from compress.pruning import prune_bundle
 from compress.recipe import Recipe
-from compress.report.units import count, percent_change
 from compress.stages import stages_of
 from compress.text_table import text_table
+from compress.units import count, percent_change
 from evaluators.cost import count_macs, count_params, nonzero_macs
 from evaluators.latency import LatencyConfig
 
@@ -66,7 +66,7 @@ def dry_run(recipe: Recipe, device: str = "auto") -> DryRun:
 
 
 def _dry_run(recipe: Recipe, device: str) -> DryRun:
-    opened = open_model(recipe.model, recipe.data, recipe.seed)
+    opened = open_model(recipe.given_model, recipe.data, recipe.seed)
     bundle = opened.bundle
     before = _cost(bundle)
     settle_threads(before["macs"] * getattr(recipe.data, "batch_size", 1))

@@ -12,9 +12,9 @@ from compress.bundle import Bundle
 from compress.environment import on_device
 from compress.export import ExportConfig
 from compress.recipe import Recipe
-from compress.report.units import duration
 from compress.stages import Stage
 from compress.train import FinetuneConfig, TrainConfig, estimate_seconds
+from compress.units import duration
 from evaluators.datasets import Data
 from evaluators.latency import LatencyConfig
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import IO, Any
 
 import yaml
 
-from compress.atomic import write_json
+from compress.atomic import check_writable, write_json
 from compress.errors import InputError
 from compress.recipe import Recipe, differing_keys
 
@@ -108,20 +107,6 @@ def open_run(recipe: Recipe, out: Path | None, resume: bool) -> tuple[RunDirecto
         f"--out  {directory.path} holds an interrupted run; go on with it by --resume, or name another directory "
         "with --out"
     )
-
-
-def check_writable(path: Path, flag: str = "--out") -> None:
-    """Raise `InputError` where no file can be written in `path`; leaves nothing behind."""
-    existing = path
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir():
-        raise InputError(f"{flag}  {path} cannot be written: {existing} is a file")
-    try:
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise InputError(f"{flag}  {path} cannot be written: {error.strerror}") from error
 
 
 def _check_same(recipe: Recipe, directory: RunDirectory) -> None:

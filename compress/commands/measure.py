@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from compress.commands.options import DeviceFlag, JsonFlag, QuietFlag, SetFlag, overrides_of, print_json
 from compress.errors import InputError
 from compress.progress import set_quiet
+
+if TYPE_CHECKING:
+    from compress.export import ExportResult
 
 
 def export(
@@ -25,9 +29,9 @@ def export(
     The file is checked against the module. Settings are those of a recipe: --set export.opset=18.
     """
     set_quiet(quiet)
+    from compress.atomic import check_writable
     from compress.export import ExportConfig
     from compress.recipe_file import section
-    from compress.rundir import check_writable
 
     config = section("export", ExportConfig, overrides_of(set_))
     check_writable(output.parent, "--output")
@@ -35,19 +39,24 @@ def export(
     from compress.export import export as export_onnx
 
     loaded = Bundle.load(bundle)
-    result = export_onnx(loaded.model, loaded.example_inputs(2), output, config)
-    found = {
-        "path": str(output),
-        "exporter": result.exporter,
-        "opset": result.opset,
-        "bytes": result.bytes,
-        "parity_max_rel": result.parity_max_rel,
-    }
+    facts = export_facts(export_onnx(loaded.model, loaded.example_inputs(2), output, config))
     if json:
-        print_json(found)
+        print_json(facts)
     else:
-        size = f"{result.bytes / 1e6:.2f} MB"
-        print(f"{output}  {size}  opset {result.opset}  {result.exporter}  parity {result.parity_max_rel:.1e}")
+        print(export_line(facts))
+
+
+def export_facts(result: ExportResult) -> dict[str, Any]:
+    """Return what a command tells of an exported file."""
+    found = result.to_dict()
+    return {name: found[name] for name in ("path", "exporter", "opset", "bytes", "parity_max_rel")}
+
+
+def export_line(facts: Mapping[str, Any]) -> str:
+    """Return `export_facts` as one line."""
+    size = f"{facts['bytes'] / 1e6:.2f} MB"
+    parity = f"parity {facts['parity_max_rel']:.1e}"
+    return f"{facts['path']}  {size}  opset {facts['opset']}  {facts['exporter']}  {parity}"
 
 
 def latency(

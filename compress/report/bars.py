@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from compress.report import svg
+from compress import svg
 from compress.report.schema import Kept, Layer
-from compress.report.units import count
+from compress.units import count
 
 ROWS_PER_CHART = 32
 _WIDTH, _LABEL, _BAR, _ROW, _HEADING = 530, 205, 195, 17, 22
@@ -55,6 +55,11 @@ def width_charts(layers: Sequence[Layer]) -> list[BarSet]:
 def kept_chart(title: str, items: Iterable[Kept]) -> BarSet:
     """Return kept fractions, each bar against a full length of 100 %."""
     return _bar_set(title, [_kept_bar(item) for item in items])
+
+
+def share_chart(title: str, shares: Iterable[tuple[str, float]]) -> BarSet:
+    """Return shares of a whole, 0 to 1, each against a full length of 100 %."""
+    return _bar_set(title, [Bar(name, 1.0, share, "", f"{100 * share:.0f} %", name) for name, share in shares])
 
 
 def _width_bar(layer: Layer) -> Bar:

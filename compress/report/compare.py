@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from compress.report.rundir import Run, read_run
 from compress.report.schema import Record
 from compress.report.summary import sizes
-from compress.report.units import MISSING, count, file_size, signed, three_digits, times
+from compress.units import MISSING, count, file_size, signed, three_digits, times
 
 if TYPE_CHECKING:
     from rich.table import Table

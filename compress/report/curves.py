@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from compress.report import svg
-
-Points = list[tuple[float, float]]
+from compress import svg
+from compress.report.plot import Plot, Points
 
 # Per chart: its title, and per line its label and the keys under which an epoch event may carry it.
 _CHARTS: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
@@ -17,7 +16,6 @@ _CHARTS: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
     ("top-1, %", (("training", ("train_top1",)), ("test", ("top1", "test_top1", "val_top1")))),
 )
 _STYLES = {"training": "line-whole", "test": "line-part"}
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 510, 220, 46, 58, 14, 34
 
 
 @dataclass(frozen=True)
@@ -63,29 +61,12 @@ def _points(epochs: Mapping[float, Mapping[str, Any]], keys: Sequence[str]) -> P
 
 
 def _draw(title: str, lines: Mapping[str, Points], label: str) -> str:
-    everything = [point for points in lines.values() for point in points]
-    x_low, x_high = _range([x for x, _ in everything], 0.0)
-    y_low, y_high = _range([y for _, y in everything], 0.06)
-    drawing = svg.canvas(_WIDTH, _HEIGHT, label)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
-        return _LEFT + across, _HEIGHT - _BOTTOM - (y - y_low) / (y_high - y_low) * (_HEIGHT - _TOP - _BOTTOM)
-
-    for tick in svg.ticks(y_low, y_high, 5):
-        y = place(x_low, tick)[1]
-        svg.add(drawing, "line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid")
-        svg.add(drawing, "text", f"{tick:g}", x=_LEFT - 8, y=y + 4, text_anchor="end", class_="tick")
-    for tick in (value for value in svg.ticks(x_low, x_high, 6) if value == int(value)):
-        x = place(tick, y_low)[0]
-        svg.add(drawing, "text", f"{tick:g}", x=x, y=_HEIGHT - _BOTTOM + 16, text_anchor="middle", class_="tick")
-    svg.add(drawing, "text", "epoch", x=_WIDTH - _RIGHT, y=_HEIGHT - 4, text_anchor="end", class_="tick")
-    svg.add(drawing, "text", title, x=_LEFT, y=_TOP - 3, class_="series")
-    ends = {name: [place(x, y) for x, y in points] for name, points in lines.items()}
+    plot = Plot([point for points in lines.values() for point in points], title, "epoch", label)
+    ends = {name: [plot.place(x, y) for x, y in points] for name, points in lines.items()}
     for name, points in ends.items():
-        _draw_line(drawing, name, points)
-    _draw_names(drawing, {name: points[-1] for name, points in ends.items()})
-    return svg.markup(drawing)
+        _draw_line(plot.drawing, name, points)
+    _draw_names(plot.drawing, {name: points[-1] for name, points in ends.items()})
+    return svg.markup(plot.drawing)
 
 
 def _draw_line(drawing: svg.Element, name: str, points: Points) -> None:
@@ -100,12 +81,3 @@ def _draw_names(drawing: svg.Element, ends: Mapping[str, tuple[float, float]]) -
     for name, (x, y) in sorted(ends.items(), key=lambda item: item[1][1]):
         lowest = max(y + 4, lowest + 13)
         svg.add(drawing, "text", name, x=x + 7, y=lowest, class_="tick")
-
-
-def _range(values: Sequence[float], margin: float) -> tuple[float, float]:
-    """Return the range of `values`, widened by a share of itself and never empty."""
-    low, high = min(values), max(values)
-    if low == high:
-        half = 0.5 if not margin else 0.1 * abs(low) or 0.5
-        return low - half, high + half
-    return low - margin * (high - low), high + margin * (high - low)

@@ -11,6 +11,7 @@ from compress.report.curves import training_curves
 from compress.report.histogram import latency_chart
 from compress.report.rundir import Run, read_run
 from compress.report.schema import Details
+from compress.report.search import search_part
 from compress.report.summary import summarise
 from compress.report.tables import (
     environment_rows,
@@ -63,6 +64,7 @@ def render(run: Run) -> str:
         stage_columns=columns,
         stage_rows=stages,
         removals=[removal for name, details in run.details.items() if (removal := _removal(name, details)).shown],
+        searches=[search_part(found.search, run.pictures) for found in run.details.values() if found.search],
         curves=training_curves(run.events),
         environment=environment_rows(run.report.environment),
     )

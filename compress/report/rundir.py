@@ -23,6 +23,7 @@ class Run:
     details: dict[str, Details] = field(default_factory=dict)
     samples: Samples = field(default_factory=Samples)
     events: list[dict[str, Any]] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)
 
     @property
     def shown_path(self) -> str:
@@ -59,7 +60,8 @@ def read_run(run_dir: Path) -> Run:
         if (stage / "samples.json").is_file():
             samples = parse(Samples, _mapping(stage / "samples.json"), str(stage / "samples.json"))
     events = _events(run_dir / "log.jsonl")
-    return Run(run_dir, report, text, _model_name(text), metrics, details, samples, events)
+    pictures = [path.read_text(encoding="utf-8") for path in sorted(run_dir.glob("stages/*-search/best*.svg"))]
+    return Run(run_dir, report, text, _model_name(text), metrics, details, samples, events, pictures)
 
 
 def _json(path: Path) -> Any:

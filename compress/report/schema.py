@@ -129,6 +129,36 @@ class Predicted(Record):
     params: tuple[Number, Number] | None = None
 
 
+class Evaluated(Record):
+    """One trial of a search; `values` is None where it was not evaluated to the end."""
+
+    number: int
+    values: list[float] | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class Best(Record):
+    """One of the architectures that a search kept."""
+
+    trial: int
+    metrics: dict[str, float] = Field(default_factory=dict)
+    choices: dict[str, Any] = Field(default_factory=dict)
+
+
+class SearchDetails(Record):
+    """What the stage `search` leaves in details.json."""
+
+    space: str
+    architectures: str
+    strategy: str
+    objective: list[str] = Field(default_factory=list)
+    directions: list[str] = Field(default_factory=list)
+    trials: dict[str, int] = Field(default_factory=dict)
+    best: list[Best] = Field(default_factory=list)
+    history: list[Evaluated] = Field(default_factory=list)
+    importance: dict[str, float] = Field(default_factory=dict)
+
+
 class Details(Record):
     """stages/<nn-name>/details.json; every part may be absent."""
 
@@ -140,6 +170,7 @@ class Details(Record):
     align: int | None = None
     predicted: Annotated[Predicted, BeforeValidator(_empty_if_null)] = Predicted()
     notes: list[str] = Field(default_factory=list)
+    search: SearchDetails | None = None
 
 
 class Samples(Record):

@@ -7,7 +7,7 @@ from typing import Any
 
 from compress.report.rundir import read_run
 from compress.report.schema import Metrics, Report, parse
-from compress.report.units import arrow, arrow_with_prefix, count, milliseconds, percent_change, times
+from compress.units import arrow, arrow_with_prefix, count, milliseconds, percent_change, times
 
 
 def summary_line(report: dict[str, Any], run_dir: Path | str | None = None, model: str | None = None) -> str:

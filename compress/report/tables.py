@@ -10,7 +10,7 @@ from typing import Any
 from compress.report.rundir import Run
 from compress.report.schema import Details, Layer, Metrics, Report
 from compress.report.summary import masked, sizes
-from compress.report.units import (
+from compress.units import (
     MISSING,
     count,
     duration,

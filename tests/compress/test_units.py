@@ -1,6 +1,6 @@
 import pytest
 
-from compress.report import units
+from compress import units
 
 
 @pytest.mark.parametrize(
