@@ -1,1 +1,1 @@
-"""Models that exist (the zoo) and spaces of models that may be built."""
+"""Network families, each defined once: to be searched, built, weight-shared, cut out, exported and drawn."""
