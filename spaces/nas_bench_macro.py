@@ -1,0 +1,160 @@
+"""NAS-Bench-Macro: eight layers, each nothing or one of two MobileNetV2 blocks, for CIFAR (Su et al., section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, cast
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from compress.config import Config
+from compress.errors import InputError
+from spaces.architecture import Architecture, Choice, Decision
+from spaces.layers import Layer
+from spaces.mobilenet.blocks import block
+from spaces.mobilenet.network import MobileNet
+from spaces.mobilenet.rows import BlockRow, NetworkRows, layers
+from spaces.registry import register
+from spaces.space import Preset, Space, Task
+from spaces.supernet import Supernet
+
+OPERATIONS = ("identity", "mb3_k3", "mb6_k5")
+"""In the order of the benchmark's digits."""
+
+
+class NasBenchMacroConfig(Config):
+    """Size of the space; the defaults are the benchmark's."""
+
+    stem: int = Field(32, ge=1, description="channels of the stem; every stage doubles them")
+    depths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (2, 3, 3), min_length=1, description="layers of each stage; the first halves the map"
+    )
+
+
+@register("nas_bench_macro")
+class NasBenchMacro(Space):
+    """Each layer is the identity, or an inverted residual with kernel 3 and expansion 3, or kernel 5 and expansion 6.
+
+    The first layer of a stage halves the map and doubles the channels; its "identity" is a linear 1x1 convolution.
+    The code is the benchmark's string of one digit a layer: 0 identity, 1 mb3_k3, 2 mb6_k5.
+    """
+
+    Config = NasBenchMacroConfig
+    default_task = Task(num_classes=10, in_chans=3, img_size=32)
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "best": Preset("the best of all 6,561 on CIFAR-10: 93.13 %", code="22212220"),
+    }
+    config: NasBenchMacroConfig
+
+    def _decisions(self) -> Sequence[Decision]:
+        return [Decision(f"layer{layer}", OPERATIONS) for layer in range(1, sum(self.config.depths) + 1)]
+
+    def from_code(self, code: Any) -> Mapping[str, Choice]:
+        """Return the choices of a string such as `22212220`."""
+        expected = len(self.decisions)
+        if not isinstance(code, str) or len(code) != expected:
+            raise InputError(f"a code of space {self.name} is a string of {expected} digits 0, 1 or 2; got {code!r}")
+        wrong = [
+            f"{decision.name}: got {digit!r}; allowed 0 (identity), 1 (mb3_k3) or 2 (mb6_k5)"
+            for decision, digit in zip(self.decisions, code, strict=True)
+            if digit not in "012"
+        ]
+        if wrong:
+            raise InputError(*wrong)
+        return {decision.name: OPERATIONS[int(digit)] for decision, digit in zip(self.decisions, code, strict=True)}
+
+    def to_code(self, arch: Mapping[str, Choice]) -> str:
+        """Return the benchmark's string of digits."""
+        checked = self.check(arch)
+        return "".join(str(OPERATIONS.index(checked.text(decision.name))) for decision in self.decisions)
+
+    def canonical(self, arch: Mapping[str, Choice]) -> Architecture:
+        """Return the encoding with the identities at the end of each stage, where they change nothing."""
+        found: list[str] = []
+        operations = self.operations(self.check(arch))
+        for stage, depth in enumerate(self.config.depths):
+            first, *rest = (operations[stage, layer] for layer in range(depth))
+            found += [first, *sorted(rest, key=lambda name: name == "identity")]
+        return self.check(dict(zip((decision.name for decision in self.decisions), found, strict=True)))
+
+    def operations(self, arch: Mapping[str, Choice]) -> dict[tuple[int, int], str]:
+        """Return the operation of each layer by (stage, layer), counted from 0."""
+        places = [(stage, layer) for stage, depth in enumerate(self.config.depths) for layer in range(depth)]
+        return {place: str(arch[decision.name]) for place, decision in zip(places, self.decisions, strict=True)}
+
+    def rows(self, arch: Architecture) -> NetworkRows:
+        """Return the rows of the network; layers that do nothing have none."""
+        stages: list[list[BlockRow]] = [[] for _ in self.config.depths]
+        for (stage, layer), name in self.operations(arch).items():
+            out = self.config.stem * 2 ** (stage + 1)
+            row = operation(name, out if layer else out // 2, out)
+            if row is not None:
+                stages[stage].append(row)
+        blocks = tuple(map(tuple, stages))
+        stem = self.config.stem
+        return NetworkRows(stem, blocks, 1280, None, stem_stride=1, stem_activation="relu", last_activation="relu")
+
+    def _build(self, arch: Architecture, task: Task) -> nn.Module:
+        return MobileNet(self.rows(arch), task)
+
+    def _layers(self, arch: Architecture, task: Task) -> list[Layer]:
+        return layers(self.rows(arch), task)
+
+    def _supernet(self, task: Task) -> Supernet:
+        return NasBenchMacroSupernet(self, task)
+
+
+def operation(name: str, in_channels: int, out: int) -> BlockRow | None:
+    """Return the block of an operation; None for the identity where channels stay. Where they change, maps halve."""
+    stride = 1 if in_channels == out else 2
+    if name == "identity":
+        return BlockRow(1, 0, out, 2, activation="none", operation="conv") if stride == 2 else None
+    kernel, ratio = (3, 3) if name == "mb3_k3" else (5, 6)
+    return BlockRow(kernel, in_channels * ratio, out, stride)
+
+
+class Candidates(nn.ModuleDict):
+    """The operations of one layer, each with weights of its own; only the chosen one runs."""
+
+    def __init__(self, in_channels: int, row: BlockRow) -> None:
+        options = {name: operation(name, in_channels, row.out) for name in OPERATIONS}
+        super().__init__({name: block(in_channels, option) for name, option in options.items() if option is not None})
+        self.chosen = OPERATIONS[-1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, in_channels, H, W) to (N, out, H / stride, W / stride)."""
+        return cast(Tensor, self[self.chosen](x)) if self.chosen in self else x
+
+
+class NasBenchMacroSupernet(Supernet):
+    """A network whose layers hold every candidate operation; stem, last convolution and classifier are shared."""
+
+    space: NasBenchMacro
+
+    def __init__(self, space: NasBenchMacro, task: Task) -> None:
+        super().__init__(space, task)
+        whole = space.rows(space.parse("2" * len(space.decisions)))
+        self.network = MobileNet(whole, task, Candidates)
+
+    def _activate(self, arch: Architecture) -> None:
+        for (stage, layer), name in self.space.operations(arch).items():
+            self._candidates(stage, layer).chosen = name
+
+    def inherited(self, arch: Architecture) -> dict[str, Tensor]:
+        """Return the shared state under the names of `arch`'s stand-alone network."""
+        state = {name: value for name, value in self.network.state_dict().items() if not name.startswith("stages.")}
+        kept = [0] * len(self.network.stages)
+        for (stage, layer), chosen in self.space.operations(arch).items():
+            candidates = self._candidates(stage, layer)
+            if chosen in candidates:
+                state |= candidates[chosen].state_dict(prefix=f"stages.{stage}.{kept[stage]}.")
+                kept[stage] += 1
+        return state
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes) of the active architecture."""
+        return cast(Tensor, self.network(images))
+
+    def _candidates(self, stage: int, layer: int) -> Candidates:
+        return cast(Candidates, cast(nn.Sequential, self.network.stages[stage])[layer])
