@@ -1,0 +1,87 @@
+"""Once-for-All's supernet: the largest network of a space, which computes all others with its first channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor, nn
+
+from spaces.architecture import Architecture
+from spaces.mobilenet.network import MobileNet
+from spaces.mobilenet.rows import BlockRow, NetworkRows
+from spaces.mobilenet.sliced import conv, crop
+from spaces.mobilenetv3.elastic import ElasticBottleneck
+from spaces.mobilenetv3.network import settle_head
+from spaces.space import Task
+from spaces.supernet import Supernet
+
+if TYPE_CHECKING:
+    from spaces.mobilenetv3.space import MobileNetV3Space
+
+
+class ElasticMobileNet(MobileNet):
+    """The largest network, which computes the one in `active_rows` with its first channels, blocks and kernel centres.
+
+    Its parameters are named as the stand-alone network's; the kernel matrices come on top.
+    """
+
+    def __init__(self, rows: NetworkRows, task: Task, kernels: Sequence[int]) -> None:
+        super().__init__(rows, task, lambda channels, row: ElasticBottleneck(channels, row, kernels))
+        self.active_rows = rows
+
+    def features(self, images: Tensor) -> Tensor:
+        """Map images (N, in_chans, H, W) to the active network's last map."""
+        x = self.stem_activation(self.stem_norm(self.stem(images)))
+        for _, block, row in self.blocks_of(self.active_rows):
+            x = block(x, row)
+        features: Tensor = self.last_activation(self.last_norm(conv(self.last, x, self.last.out_channels)))
+        return features
+
+    def blocks_of(self, rows: NetworkRows) -> Iterator[tuple[str, ElasticBottleneck, BlockRow]]:
+        """Yield the name, the module and the row of each block that the network of `rows` uses."""
+        for number, stage in enumerate(rows.blocks):
+            blocks = cast(nn.Sequential, self.stages[number])
+            for layer, row in enumerate(stage):
+                yield f"stages.{number}.{layer}", cast(ElasticBottleneck, blocks[layer]), row
+
+
+class MobileNetV3Supernet(Supernet):
+    """One set of weights for every network of an elastic MobileNetV3 space (Cai et al. 2020, section 3)."""
+
+    space: MobileNetV3Space
+
+    def __init__(self, space: MobileNetV3Space, task: Task) -> None:
+        super().__init__(space, task)
+        self.shared = ElasticMobileNet(space.rows(space.largest()), task, space.config.kernels)
+        settle_head(self.shared, space.skeleton)
+        self.activate(space.largest())
+
+    def _activate(self, arch: Architecture) -> None:
+        self.shared.active_rows = self.space.rows(arch)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, classes) of the active architecture for images (N, C, H, W)."""
+        logits: Tensor = self.shared(images)
+        return logits
+
+    @torch.no_grad()
+    def inherited(self, arch: Architecture) -> dict[str, Tensor]:
+        """Return the state of the stand-alone network: parts of the shared tensors, and its own kernels."""
+        with torch.device("meta"):
+            alone = self.space.build(arch, self.task.num_classes, self.task.in_chans).state_dict()
+        shared = self.shared.state_dict()
+        found = {name: crop(shared[name], tensor.shape) for name, tensor in alone.items()}
+        for name, block, row in self.shared.blocks_of(self.space.rows(arch)):
+            found[f"{name}.depthwise.weight"] = block.kernel(row.hidden, row.kernel)
+        return found
+
+    def sort_channels(self) -> None:
+        """Put each block's middle channels in falling order of L1 norm, so that narrow variants keep the strong ones.
+
+        The largest width of each block computes what it did. Do it once, before expansions become elastic (Cai et al.
+        2020, section 3.3), and make the optimiser afterwards: its momenta do not move along.
+        """
+        for _, block, _ in self.shared.blocks_of(self.space.rows(self.space.largest())):
+            block.sort_channels()
