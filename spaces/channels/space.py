@@ -1,0 +1,245 @@
+"""The channel space: widths and depths of a given model as decisions, for any model that can be pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from compress.config import Config
+from compress.errors import InputError
+from compress.prune.apply import apply
+from compress.prune.check import checked
+from compress.prune.graph import Graph, build_graph
+from compress.prune.plan import Plan, make_plan
+from compress.prune.scope import in_scope
+from compress.prune.score import score_units
+from compress.prune.select import strongest
+from compress.prune.units import Batches, ScoringData
+from compress.prune.widths import WidthRules
+from spaces.architecture import Architecture, Choice, Decision
+from spaces.channels.choices import Stage, Width, blocks_dropped, decisions, find_stages, find_widths, units_kept
+from spaces.channels.rows import Row, make_rows
+from spaces.layers import Layer
+from spaces.registry import register
+from spaces.space import Preset, Space, Task
+from spaces.supernet import Supernet
+from spaces.zoo import ModelConfig, build_model
+
+_KINDS = ("channels", "heads", "head_dims", "mlp")
+_LEAST = 1e-9  # a share of units that no group falls below: `widths` and `min_width` say what is offered
+
+
+class ChannelsConfig(Config):
+    """Options of the channel space."""
+
+    model: ModelConfig = Field(
+        ModelConfig(source="builtin", name="cifar_resnet20"), description="the model whose widths are decided"
+    )
+    widths: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], min_length=1, description="fractions of every width that are offered"
+    )
+    align: int = Field(1, ge=1, description="widths of channels and MLPs are multiples of this, and the full width")
+    min_width: int = Field(1, ge=1, description="channels or MLP units that every layer keeps at least")
+    depth: bool = Field(False, description="decide as well how many residual blocks every stage keeps")
+    include: list[str] = Field([], description="globs over layers; if given, only their widths are decided")
+    exclude: list[str] = Field([], description="globs over layers and blocks that stay as they are")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The whole model for one task: its groups in scope, and its cost by rows."""
+
+    module: nn.Module
+    graph: Graph
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What every unit of `graph` is worth by a criterion: group -> float64 (size,); higher is kept longer.
+
+    `graph` pairs the units of different heads by their worth, so its units differ from those of the space's own.
+    """
+
+    graph: Graph
+    scores: Mapping[str, Tensor]
+
+
+@register("channels")
+class ChannelSpace(Space):
+    """Widths of a model's groups of coupled channels, heads and MLP units, and the number of blocks of its stages.
+
+    The widths that TAS searches (Dong and Yang, "Network Pruning via Transformable Architecture Search", 0.3 to 1.0
+    of every width) are the default. Tied widths are one decision. Networks keep the first units of every width and
+    the first blocks of every stage.
+    """
+
+    Config: ClassVar[type[Config]] = ChannelsConfig
+    presets: ClassVar[Mapping[str, Preset]] = {
+        "resnet56": Preset(
+            "CIFAR ResNet-56: the width inside every block, and the blocks of every stage",
+            {"model": {"source": "builtin", "name": "cifar_resnet56"}, "depth": True},
+        ),
+        "mobilenetv2": Preset(
+            "timm's MobileNetV2 with widths in multiples of 8",
+            {"model": {"source": "timm", "name": "mobilenetv2_100"}, "align": 8},
+        ),
+    }
+    config: ChannelsConfig
+
+    def __init__(self, config: ChannelsConfig) -> None:
+        self.config = config
+        self._bases: dict[Task, Base] = {}
+        module, self.default_task = self._open(None, seed=0)
+        graph = self._graph_in_scope(module)
+        blocks = graph.blocks if config.depth else ()
+        self.stages: tuple[Stage, ...] = find_stages(module, blocks, config.exclude)
+        rules = WidthRules(config.align, config.min_width, _LEAST)
+        self.widths: tuple[Width, ...] = find_widths(graph, config.widths, rules, self.stages)
+        if config.depth and not self.stages:
+            raise InputError(
+                f"space channels: {config.model.name!r} has no residual blocks to leave out; allowed: no depth"
+            )
+        if not self.stages and not self.widths:
+            raise InputError(
+                f"space channels: {config.model.name!r} leaves nothing to decide with widths {config.widths}, "
+                f"align {config.align} and min_width {config.min_width}"
+            )
+        self._bases[self.default_task] = self._based(module, graph)
+        super().__init__(config)
+
+    def _decisions(self) -> Sequence[Decision]:
+        return decisions(self.stages, self.widths)
+
+    def from_code(self, code: Any) -> Mapping[str, Choice]:
+        """Return the choices of a list with one entry per decision; None where a decision is not taken."""
+        if not isinstance(code, (list, tuple)) or len(code) != len(self.decisions):
+            raise InputError(
+                f"space channels: an architecture is a mapping, or a list of {len(self.decisions)} entries, one per "
+                f"decision ({self.decisions[0].name}, ...); got {code!r}"
+            )
+        pairs = zip(self.decisions, code, strict=True)
+        return {decision.name: choice for decision, choice in pairs if choice is not None}
+
+    def to_code(self, arch: Architecture) -> list[Choice | None]:
+        """Return one entry per decision; None for those that are not taken."""
+        return [arch.get(decision.name) for decision in self.decisions]
+
+    def widest(self) -> Architecture:
+        """Return the architecture with the widest choice of every decision: the base model, where 1.0 is offered."""
+        return self.check({decision.name: decision.choices[-1] for decision in self.decisions})
+
+    def ranking(
+        self, criterion: str, batches: Batches | None = None, module: nn.Module | None = None, task: Task | None = None
+    ) -> Ranking:
+        """Score all units by a criterion of structure pruning.
+
+        Args:
+            criterion: such as `magnitude`.
+            batches: yields (images, labels), for criteria that need data.
+            module: of the base model's architecture; None: the base model with its weights.
+            task: of `module`.
+
+        Raises:
+            InputError: the criterion is unknown or cannot score this model.
+        """
+        base = self.base(task or self.default_task)
+        module = module or base.module
+        data = ScoringData(base.graph, batches, next(module.parameters()).device)
+        return Ranking(*score_units(module, base.graph, criterion, data))
+
+    def plan_of(self, arch: Mapping[str, Choice], ranking: Ranking | None = None, task: Task | None = None) -> Plan:
+        """Return the plan that makes `arch` of the base model: the first units stay, or the best of `ranking`."""
+        arch = self.check(arch)
+        base = self.base(task or self.default_task)
+        graph = ranking.graph if ranking else base.graph
+        with torch.device("cpu"):  # indices, also where the caller builds on the meta device
+            kept = {name: torch.arange(units) for name, units in units_kept(self.widths, arch).items()}
+            if ranking:
+                kept = {name: strongest(ranking.scores[name], len(units)) for name, units in kept.items()}
+            dropped = blocks_dropped(self.stages, arch)
+            return make_plan(base.module, graph, kept, dropped=dropped, align=self.config.align)
+
+    def base(self, task: Task) -> Base:
+        """Return the base model for `task`, traced once."""
+        if task not in self._bases:
+            with torch.device("cpu"):  # tracing runs the model, also where the caller builds on the meta device
+                module, _ = self._open(task, seed=0)
+                found = build_graph(module, _images(task))
+                names = {group.name for group in self._bases[self.default_task].graph.groups}
+                groups = tuple(group for group in found.groups if group.name in names)
+                self._bases[task] = self._based(module, replace(found, groups=groups), task)
+        return self._bases[task]
+
+    def _build(self, arch: Architecture, task: Task) -> nn.Module:
+        return apply(self.plan_of(arch, task=task), self.initial_model(task)).train()
+
+    def initial_model(self, task: Task) -> nn.Module:
+        """Return the whole model with the weights of the config, else with new ones; not to be changed."""
+        model = self.config.model
+        if model.source == "bundle" or model.pretrained or model.checkpoint is not None:
+            return self.base(task).module
+        return self._open(task, seed=int(torch.randint(2**31, (), device="cpu")))[0]
+
+    def _layers(self, arch: Architecture, task: Task) -> list[Layer]:
+        units = {**self._full, **units_kept(self.widths, arch)}
+        dropped = set(blocks_dropped(self.stages, arch))
+        return [row.at(units) for row in self.base(task).rows if row.block not in dropped]
+
+    def _supernet(self, task: Task) -> Supernet:
+        from spaces.channels.supernet import ChannelSupernet
+
+        return ChannelSupernet(self, task)
+
+    @cached_property
+    def _full(self) -> dict[str, int]:
+        return self._bases[self.default_task].graph.widths()
+
+    def _open(self, task: Task | None, seed: int) -> tuple[nn.Module, Task]:
+        """Return the whole model for `task` (None: as the model is) and what it is for."""
+        if self.config.model.source == "bundle":
+            return _open_bundle(self.config.model, task)
+        if task is None or task == getattr(self, "default_task", None):
+            built = build_model(self.config.model, seed=seed)
+        else:
+            built = build_model(self.config.model, task.num_classes, task.img_size, task.in_chans, seed)
+        channels, _, side = built.input_size
+        return built.module, Task(built.num_classes, channels, side)
+
+    def _graph_in_scope(self, module: nn.Module) -> Graph:
+        images = _images(self.default_task)
+        graph = checked(module, build_graph(module, images), images)
+        try:
+            return in_scope(graph, module, _KINDS, self.config.include, self.config.exclude)
+        except InputError as error:
+            renamed = (text.removeprefix("prune: ").replace("prune.", "option ") for text in error.problems)
+            raise InputError(*(f"space channels: {text}" for text in renamed)) from None
+
+    def _based(self, module: nn.Module, graph: Graph, task: Task | None = None) -> Base:
+        decided = {name for width in self.widths for name in width.groups}
+        blocks = [block for stage in self.stages for block in stage.blocks]
+        return Base(module, graph, make_rows(module, graph, decided, blocks, _images(task or self.default_task)))
+
+
+def _images(task: Task) -> Tensor:
+    return torch.randn(1, task.in_chans, task.img_size, task.img_size, generator=torch.Generator().manual_seed(0))
+
+
+def _open_bundle(model: ModelConfig, task: Task | None) -> tuple[nn.Module, Task]:
+    from compress.bundle import open_model
+
+    bundle = open_model(model).bundle
+    channels, _, side = bundle.preprocessing.input_size
+    own = Task(bundle.num_classes, channels, side)
+    if task is not None and (task.num_classes, task.in_chans) != (own.num_classes, own.in_chans):
+        raise InputError(
+            f"space channels: the bundle {model.name!r} has {own.num_classes} classes and {own.in_chans} image "
+            f"channels; got {task.num_classes} and {task.in_chans}"
+        )
+    return bundle.model, task or own
