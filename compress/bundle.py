@@ -157,7 +157,7 @@ def open_model(model: ModelConfig, data: DataConfig | None = None, seed: int = 0
     facts = describe(data) if data is not None else DataFacts(None, None, None)
     if model.source == "bundle":
         return _open_bundle(model, data, facts, seed)
-    own = model.source in ("python", "builtin")  # these have no published input size
+    own = model.source in ("python", "builtin", "space")  # these have no published input size
     wishes = facts if own else DataFacts(None, getattr(data, "image_size", None), getattr(data, "channels", None))
     built = build_model(model, facts.num_classes, wishes.image_size, wishes.channels, seed)
     found = load_data(data, built.pretrained_cfg, seed=seed) if data is not None else None

@@ -1,4 +1,4 @@
-"""Find out what there is: shipped recipes, and the names of models, criteria, losses, data sets and targets."""
+"""Find out what there is: shipped recipes, and the names of models, spaces, criteria, losses, data sets, targets."""
 
 from __future__ import annotations
 
@@ -44,6 +44,12 @@ def _models() -> list[str]:
     return [f"{source}:{name}" for source in ("builtin", "timm", "torchvision") for name in model_names(source)]
 
 
+def _spaces() -> list[str]:
+    from spaces.registry import space_names
+
+    return space_names()
+
+
 def _criteria() -> list[str]:
     from compress.prune.criteria import unit_criteria, weight_criteria
 
@@ -72,6 +78,7 @@ def _targets() -> list[str]:
 KINDS: dict[str, Callable[[], list[str]]] = {
     "recipes": shipped_recipes,
     "models": _models,
+    "spaces": _spaces,
     "criteria": _criteria,
     "losses": _losses,
     "datasets": _data_sets,

@@ -15,14 +15,14 @@ from compress.prune.check import checked
 from compress.prune.graph import Graph, Group, build_graph
 from compress.recipe import check_model, load_recipe
 from compress.recipe_file import section
-from compress.report.units import count
 from compress.text_table import text_table
+from compress.units import count
 from evaluators.cost import count_macs, count_params
 from evaluators.datasets import DataConfig
 from evaluators.targets import width_multiple
 from spaces.zoo import ModelConfig
 
-SOURCES = ("timm", "torchvision", "builtin", "python", "bundle")
+SOURCES = ("timm", "torchvision", "builtin", "python", "space", "bundle")
 ALIGNED_KINDS = ("channels", "mlp")
 
 
@@ -98,7 +98,7 @@ def _configs(name: str, overrides: Mapping[str, Any]) -> tuple[ModelConfig, Data
     """Return the sections `model` and `data` that `name` stands for."""
     if Path(name).suffix in (".yaml", ".yml"):
         recipe = load_recipe(find_recipe(name), overrides)
-        return recipe.model, recipe.data
+        return recipe.given_model, recipe.data
     source, colon, rest = name.partition(":")
     if Path(name).is_dir():
         source, rest = "bundle", name

@@ -1,4 +1,4 @@
-"""Models by name: timm, torchvision, the user's own modules, and the CIFAR ResNets."""
+"""Models by name: timm, torchvision, the user's own modules, the CIFAR ResNets, and points of the search spaces."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field
@@ -22,6 +22,10 @@ from compress.errors import InputError, did_you_mean
 from spaces import cifar_resnet
 from spaces.checkpoint import LoadReport, classifier_names, load_weights, read_state_dict
 
+if TYPE_CHECKING:
+    from spaces.architecture import Architecture
+    from spaces.space import Space
+
 Shape = tuple[int, int, int]
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bilinear"}
 
@@ -29,10 +33,14 @@ _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "inter
 class ModelConfig(Config):
     """The network that a run starts from."""
 
-    source: Literal["timm", "torchvision", "python", "builtin", "bundle"] = Field(
-        "timm", description="where the name is looked up; python: package.module:callable; bundle: a directory"
+    source: Literal["timm", "torchvision", "python", "builtin", "space", "bundle"] = Field(
+        "timm",
+        description="where the name is looked up; python: package.module:callable; space: a search space, with the "
+        "kwargs preset, or arch (choices, published code or JSON file) and options; bundle: a directory",
     )
-    name: str = Field(min_length=1, description="model name, package.module:callable, or bundle or run directory")
+    name: str = Field(
+        min_length=1, description="model name, package.module:callable, search space, or bundle or run directory"
+    )
     pretrained: bool = Field(False, description="download the published weights (timm and torchvision)")
     checkpoint: str | None = Field(None, description="weights to load: .safetensors, or .pth read without unpickling")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments for the model's constructor")
@@ -85,7 +93,7 @@ def build_model(
         wishes = _Wishes(num_classes, config.input_size[-1], config.input_size[0])
     if config.source == "bundle":
         raise ValueError("a bundle is opened by compress.bundle.open_model, not built")
-    if config.pretrained and config.source in ("python", "builtin"):
+    if config.pretrained and config.source in ("python", "builtin", "space"):
         raise InputError(f"model.pretrained: {config.source} models have no published weights; give model.checkpoint")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -101,6 +109,10 @@ def build_model(
 
 def model_names(source: str = "timm") -> list[str]:
     """Return the names that `source` knows; empty for sources without a list."""
+    if source == "space":
+        from spaces.registry import space_names
+
+        return space_names()
     if source == "timm":
         import timm
 
@@ -186,6 +198,40 @@ def _builtin(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
     return _finish(config, kwargs, module, module.num_classes, shape, None, cfg)
 
 
+def _space(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
+    space, arch = _architecture(config)
+    size = space.input_size(arch, wishes.image_size)
+    task = space.task(wishes.num_classes, wishes.in_chans, size)
+    module = space.build(arch, task.num_classes, task.in_chans, task.img_size)
+    shape = (task.in_chans, size, size)
+    kwargs = {"options": space.to_dict(arch)["options"], "arch": dict(arch)}
+    cfg = {"input_size": shape, "fixed_input_size": config.input_size is not None}
+    resolved = config.model_copy(update={"input_size": shape})
+    return _finish(resolved, kwargs, module, task.num_classes, shape, None, cfg)
+
+
+def _architecture(config: ModelConfig) -> tuple[Space, Architecture]:
+    """Return the architecture that `model.kwargs` of a space names, by a preset, a file, its choices or its code."""
+    from spaces.registry import create, open_preset, read_architecture
+
+    unknown = sorted(set(config.kwargs) - {"preset", "arch", "options"})
+    if unknown:
+        raise InputError(f"model.kwargs.{unknown[0]}: a model of a space takes preset, arch and options")
+    preset, arch = config.kwargs.get("preset"), config.kwargs.get("arch")
+    options = config.kwargs.get("options") or {}
+    if (preset is None) == (arch is None):
+        raise InputError("model.kwargs: a model of a space is named by either preset or arch")
+    if preset is not None:
+        space, point = open_preset(config.name, str(preset), options)
+        if point is None:
+            raise InputError(f"model.kwargs.preset: {preset!r} sets up the space {config.name} but is no architecture")
+        return space, point
+    if isinstance(arch, str) and arch.endswith(".json"):
+        return read_architecture(arch, config.name, options)
+    space = create(config.name, options)
+    return space, space.parse(arch)
+
+
 def _python(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
     factory = _import(config.name)
     kwargs = dict(config.kwargs)
@@ -213,6 +259,7 @@ _BUILDERS: dict[str, Callable[[ModelConfig, _Wishes], BuiltModel]] = {
     "timm": _timm,
     "torchvision": _torchvision,
     "builtin": _builtin,
+    "space": _space,
     "python": _python,
 }
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -133,3 +134,31 @@ def test_lists_names() -> None:
     assert "cifar_resnet110" in model_names("builtin") and "vit_b_16" in model_names("torchvision")
     assert "fasterrcnn_resnet50_fpn" not in model_names("torchvision")
     assert "swin_base_patch4_window7_224" in model_names("timm") and model_names("python") == []
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [{"preset": "best"}, {"arch": "22212220"}, {"arch": {f"layer{n}": "mb6_k5" for n in range(1, 9)}}],
+)
+def test_a_point_of_a_space_is_a_model_and_its_resolved_config_rebuilds_it(kwargs: dict[str, Any]) -> None:
+    model = build_model(ModelConfig(source="space", name="nas_bench_macro", kwargs=kwargs), num_classes=7, seed=3)
+    again = build_model(model.config, num_classes=7, seed=3)
+    assert model.num_classes == 7 and model.input_size == (3, 32, 32)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(model.module(images), again.module(images))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "problem"),
+    [
+        ({}, "either preset or arch"),
+        ({"preset": "best", "arch": "22212220"}, "either preset or arch"),
+        ({"preset": "bset"}, "did you mean 'best'"),
+        ({"arch": "2221222"}, "8"),
+        ({"arch": "no_such.json"}, "no_such.json"),
+        ({"preset": "best", "depth": 3}, "model.kwargs.depth"),
+    ],
+)
+def test_a_wrong_point_of_a_space_is_one_sentence(kwargs: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError, match=re.escape(problem)):
+        build_model(ModelConfig(source="space", name="nas_bench_macro", kwargs=kwargs))
