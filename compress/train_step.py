@@ -151,7 +151,9 @@ class Stepper:
         """Take hold of `model`.
 
         Args:
-            model: gives logits (batch, classes); of several outputs the first is used.
+            model: gives logits (batch, classes); of several outputs the first is used. A second one, the logits of an
+                auxiliary head, joins the loss with the model's attribute `auxiliary_weight`, if it has that. Modules
+                with `set_training_progress(fraction)` are told before each update how much of the training is done.
             config: the settings.
             device: "cpu", "cuda", "cuda:1", "mps".
             seed: of dropout, drop path and mixing.
@@ -184,6 +186,8 @@ class Stepper:
         self.keeper = MaskKeeper(model, masks) if masks else None
         self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema is not None else None
         self.mixing = _mixing(config, num_classes)
+        self.updates = batches * config.epochs
+        self.scheduled: list[Any] = [part for part in model.modules() if hasattr(part, "set_training_progress")]
         self._forward, self._optimizer = self.fabric.setup(model, self.optimizer, move_to_device=False)
 
     @property
@@ -195,6 +199,8 @@ class Stepper:
         """Make update number `update` (from 0) on images (batch, C, H, W) and labels (batch,); return the loss."""
         self._seed(update)
         self.schedule.step_update(update)
+        for part in self.scheduled:
+            part.set_training_progress(min(1.0, update / self.updates))
         self._optimizer.zero_grad()
         images = images.to(self.device, non_blocking=True, memory_format=self.layout)
         loss = self._loss(images, labels.to(self.device, non_blocking=True))
@@ -225,8 +231,12 @@ class Stepper:
             even = len(images) // 2 * 2  # Mixup pairs an image with another: an odd one is left out
             images, targets = self.mixing(images[:even].clone(), labels[:even])
             smoothing = 0.0  # is in the mixed targets already
-        logits = _logits(self._forward(images))
+        output = self._forward(images)
+        logits = _logits(output)
         loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
+        weight = getattr(self.model, "auxiliary_weight", 0.0)
+        if weight and not isinstance(output, Tensor):
+            loss = loss + weight * F.cross_entropy(output[1], targets, label_smoothing=smoothing)
         if self.distill is None or self.teacher is None:
             return loss
         with torch.no_grad(), self.fabric.autocast():

@@ -157,3 +157,37 @@ def test_16_bits_on_the_cpu_are_refused() -> None:
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         TrainConfig(**settings)
+
+
+class WithAuxiliaryHead(nn.Module):
+    """Two heads in training; remembers how far it was told the training is."""
+
+    auxiliary_weight = 0.4
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.auxiliary = nn.Linear(12, 3), nn.Linear(12, 3)
+        self.told: list[float] = []
+
+    def set_training_progress(self, fraction: float) -> None:
+        self.told.append(fraction)
+
+    def forward(self, images: Tensor) -> Any:
+        features = images.flatten(1)
+        return (self.head(features), self.auxiliary(features)) if self.training else self.head(features)
+
+
+def test_an_auxiliary_head_joins_the_loss_with_its_weight() -> None:
+    model = WithAuxiliaryHead()
+    images, labels = batch()
+    features = images.flatten(1)
+    expected = F.cross_entropy(model.head(features), labels) + 0.4 * F.cross_entropy(model.auxiliary(features), labels)
+    assert torch.allclose(stepper(model).step(images, labels, 0), expected)
+
+
+def test_modules_are_told_how_much_of_the_training_is_done() -> None:
+    model = WithAuxiliaryHead()
+    it = stepper(model, batches=4, epochs=2)
+    for update in range(8):
+        it.step(*batch(), update)
+    assert model.told == [update / 8 for update in range(8)]
