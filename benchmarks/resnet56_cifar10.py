@@ -1,6 +1,7 @@
 """ResNet-56 on CIFAR-10 at half of its MACs: this toolkit beside torch-pruning's magnitude pruner, same fine-tuning.
 
     python benchmarks/resnet56_cifar10.py cifar10.npz resnet56.safetensors [--epochs 10] [--only compress|torch-pruning]
+        [--set finetune.lr=0.01]
 
 Both start from the same weights, remove channels inside the residual blocks, re-estimate batch norms on the same
 batches and are fine-tuned by the section `finetune` of recipes/resnet56_cifar10.yaml (distillation from the dense
@@ -21,6 +22,7 @@ from compress.bundle import open_model
 from compress.prune.apply import apply
 from compress.prune.structure import Setting, plan_structure
 from compress.recipe import load_recipe
+from compress.recipe_file import split_overrides
 from compress.train import fit
 from evaluators.accuracy import evaluate
 from evaluators.cost import count_macs
@@ -60,10 +62,12 @@ def main() -> None:
     parser.add_argument("checkpoint")
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--only", choices=["compress", "torch-pruning"])
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change the recipe, both arms")
     arguments = parser.parse_args()
     overrides: dict[str, Any] = {"data.path": arguments.data, "model.checkpoint": arguments.checkpoint}
     if arguments.epochs:
         overrides["finetune.epochs"] = arguments.epochs
+    overrides |= split_overrides(arguments.set)
     recipe = load_recipe("resnet56_cifar10.yaml", overrides)
     opened = open_model(recipe.model, recipe.data, recipe.seed)
     dense, data = opened.bundle.model, opened.data
