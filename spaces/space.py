@@ -148,7 +148,7 @@ class Space(ABC):
                         problems += self._wrong(later, choices)
                 break
         if problems:
-            raise InputError(*problems)
+            raise InputError(*_brief(problems))
         return self._remember(Architecture(taken))
 
     def parse(self, value: Any) -> Architecture:
@@ -320,3 +320,12 @@ class Space(ABC):
         allowed = ", ".join(self._named) if len(self._named) <= 12 else f"{len(self._named)} names"
         near = did_you_mean(name, self._named)
         return f"{name}: space {self.name} has no such decision; allowed {allowed}{near}"
+
+
+def _brief(problems: list[str]) -> list[str]:
+    """Return `problems` with what is missing at the end, and in one sentence where that is a lot."""
+    missing = [problem for problem in problems if ": missing; " in problem]
+    others = [problem for problem in problems if problem not in missing]
+    if len(missing) > 3:
+        missing = [f"{missing[0]}; {len(missing) - 1} more decisions are missing"]
+    return others + missing

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from pydantic import Field
@@ -24,7 +24,7 @@ class Options(Config):
 
 class Toy(Space):
     Config = Options
-    presets = {
+    presets: ClassVar = {
         "wide": Preset("the wide space", {"width": 8}),
         "point": Preset("one network", {"width": 6}, {"kernel": 5}),
     }

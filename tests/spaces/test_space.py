@@ -167,7 +167,7 @@ def test_check_refuses_choices_of_another_type(toy: Toy, choice: object) -> None
     good = {"depth": 1, "kernel0": 3, "pool": "none"}
     assert toy.check(good) == good
     for given in ({**good, "depth": choice}, Architecture({**good, "depth": choice})):  # type: ignore[arg-type]
-        with pytest.raises(InputError, match="depth: got .*; allowed 1, 2 or 3"):
+        with pytest.raises(InputError, match=r"depth: got .*; allowed 1, 2 or 3"):
             toy.check(given)
 
 

@@ -1,0 +1,361 @@
+"""What every space owes its users, checked on small cases of each; a new space needs an entry in CASES."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+
+from compress.errors import InputError
+from evaluators.cost import count_macs, count_params
+from spaces.architecture import Architecture
+from spaces.registry import create, space_names
+from spaces.space import Space, Task
+from spaces.supernet import Supernet
+
+FEW = 6
+ARCHITECTURES = 50
+MUTATIONS = 100_000
+ENOUGH_TO_LIST = 5_000
+SMALL = Task(num_classes=5, in_chans=2, img_size=32)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A small member of a space, and what its networks are built for here."""
+
+    space: str
+    options: dict[str, Any] = field(default_factory=dict)
+    task: Task = SMALL
+    note: str = ""
+
+    @property
+    def id(self) -> str:
+        return f"{self.space}-{self.note}" if self.note else self.space
+
+
+WITHOUT_NETWORKS = {"table"}  # rows of a file of results
+CASES = [
+    Case("nasnet", {"cells_per_stage": 1, "filters": 4}),
+    Case(
+        "nasnet",
+        {"cells_per_stage": 1, "filters": 8, "stem": "imagenet", "stem_channels": 4, "wiring": "large"},
+        Task(5, 3, 64),
+        "imagenet",
+    ),
+    Case("mobilenetv3", {"skeleton": "tiny", "dataset": "cifar", "strides": (2, 1, 1, 2, 2)}),
+    Case(
+        "mobilenetv3",
+        {"skeleton": "tiny", "widths": (0.5, 1.0), "resolutions": (24, 32), "se": "searched", "kernels": (3, 5, 7)},
+        note="elastic",
+    ),
+    Case("mnasnet", {"widths": (8, 16, 24), "depths": (1, 2, 2), "strides": (1, 2, 2), "stem": 8, "last_conv": 32}),
+    Case("nas_bench_macro", {"stem": 4, "depths": (2, 2, 2)}),
+    Case(
+        "hytra",
+        {"layers": 4, "blocks": 2, "channels": (16, 32, 64), "head_dim": 8, "stem": "cifar", "stem_channels": 16},
+    ),
+    Case(
+        "hytra",
+        {
+            "layers": 6, "blocks": 2, "channels": (16, 32, 64), "head_dim": 8, "stem_channels": 16, "se": True,
+            "version": "retrain",
+        },
+        Task(5, 2, 64),
+        "retrain",
+    ),
+    Case("pooling"),
+    Case("pooling", {"backbone": "timm:resnet10t", "halvings": 2}, Task(5, 3, 64), "timm"),
+    Case("channels", {"depth": True}),
+    Case("nats_size"),
+]  # fmt: skip
+
+
+def parametrised(cases: list[Case]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", cases, ids=[case.id for case in cases])
+
+
+many = pytest.mark.parametrize("count", [FEW, pytest.param(ARCHITECTURES, marks=pytest.mark.slow)])
+
+
+@cache
+def opened(name: str, options: str) -> Space:
+    return create(name, json.loads(options))
+
+
+def space_of(case: Case) -> Space:
+    return opened(case.space, json.dumps(case.options))
+
+
+def samples(case: Case, count: int, seed: int = 0) -> list[Architecture]:
+    generator = random.Random(seed)
+    return [space_of(case).sample(generator) for _ in range(count)]
+
+
+def task_of(case: Case) -> tuple[int, int, int]:
+    return case.task.num_classes, case.task.in_chans, case.task.img_size
+
+
+def images_for(case: Case, arch: Architecture, count: int = 4) -> Tensor:
+    size = space_of(case).input_size(arch, case.task.img_size)
+    return torch.randn(count, case.task.in_chans, size, size)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Compute in double precision, where equal means equal and not a matter of the order of sums."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def supernet_of(case: Case) -> Supernet:
+    """A supernet with statistics and affine parameters that differ from their start, so that mix-ups show."""
+    try:
+        net = space_of(case).supernet(*task_of(case))
+    except InputError as error:
+        pytest.skip(str(error))
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for tensor, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.bias, -0.5, 0.5),
+                (module.running_mean, -0.5, 0.5),
+                (module.running_var, 0.5, 1.5),
+            ):
+                if tensor is not None:
+                    nn.init.uniform_(tensor, low, high)
+    return net
+
+
+def logits_of(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+def assert_close(ours: Tensor, expected: Tensor, tolerance: float) -> None:
+    assert torch.isfinite(expected).all()
+    assert (ours - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-3)
+
+
+def test_every_space_is_checked_here() -> None:
+    assert {case.space for case in CASES} | WITHOUT_NETWORKS == set(space_names())
+
+
+@parametrised(CASES)
+def test_architectures_survive_json_and_published_codes(case: Case) -> None:
+    space = space_of(case)
+    for arch in samples(case, ARCHITECTURES):
+        assert space.check(dict(arch)) == arch
+        assert space.parse(json.loads(json.dumps(space.to_dict(arch)))) == arch
+        assert space.parse(json.loads(arch.to_json())) == arch
+        code = json.loads(json.dumps(space.to_code(arch)))
+        assert space.canonical(space.parse(code)) == space.canonical(arch)
+
+
+@parametrised(CASES)
+def test_canonical_form_is_one_encoding_of_the_same_network(case: Case) -> None:
+    space = space_of(case)
+    for arch in samples(case, ARCHITECTURES):
+        canonical = space.canonical(arch)
+        assert space.canonical(canonical) == canonical == space.check(dict(canonical))
+        assert space.cost(canonical, *task_of(case)) == space.cost(arch, *task_of(case))
+
+
+@parametrised(CASES)
+def test_counts_what_it_lists_and_draws_it_uniformly(case: Case) -> None:
+    space = space_of(case)
+    count = space.count()
+    if count > ENOUGH_TO_LIST:
+        assert len(set(samples(case, ARCHITECTURES))) == ARCHITECTURES
+        return
+    listed = list(space)
+    assert len(listed) == len(set(listed)) == count
+    drawn = samples(case, 50 * count if count < 500 else 10 * count)
+    frequencies = [drawn.count(arch) for arch in listed] if count < 500 else None
+    assert set(drawn) <= set(listed)
+    assert frequencies is None or stats.chisquare(frequencies).pvalue > 1e-4
+
+
+def walk(case: Case, steps: int) -> None:
+    space, generator = space_of(case), random.Random(1)
+    arch = space.sample(generator)
+    for _ in range(steps):
+        changed = space.mutate(arch, generator)
+        assert changed != arch and space.check(dict(changed)) == changed
+        arch = changed
+
+
+@parametrised(CASES)
+def test_mutations_and_neighbours_stay_in_the_space(case: Case) -> None:
+    walk(case, 200)
+    space = space_of(case)
+    (arch,) = samples(case, 1)
+    near = list(itertools.islice(space.neighbours(arch), 300))
+    assert near and arch not in near and all(space.check(dict(each)) == each for each in near)
+
+
+@pytest.mark.slow
+@parametrised(CASES)
+def test_a_hundred_thousand_mutations_never_leave_a_space(case: Case) -> None:
+    walk(case, -(-MUTATIONS // len(CASES)))
+
+
+@parametrised(CASES)
+def test_any_combination_of_the_distributions_is_legal(case: Case) -> None:
+    pytest.importorskip("optuna")
+    space, generator = space_of(case), random.Random(0)
+    distributions = space.distributions()
+    for _ in range(ARCHITECTURES):
+        drawn = {name: generator.choice(each.choices) for name, each in distributions.items()}
+        assert space.check(drawn, drop_untaken=True).items() <= drawn.items()
+
+
+@many
+@parametrised(CASES)
+def test_predicted_cost_is_that_of_the_built_network(case: Case, count: int) -> None:
+    space = space_of(case)
+    for arch in samples(case, count):
+        with torch.device("meta"):
+            network = space.build(arch, *task_of(case)).eval()
+            found = {"params": count_params(network)[0], "macs": count_macs(network, images_for(case, arch, 1))}
+        assert space.cost(arch, *task_of(case)) == found, arch
+        rows = space.layers(arch, *task_of(case))
+        assert rows is None or sum(row.macs for row in rows) == found["macs"]
+
+
+@parametrised(CASES)
+def test_networks_are_plain_modules_that_map_images_to_logits(case: Case) -> None:
+    space = space_of(case)
+    for arch in samples(case, 2):
+        network = space.build(arch, *task_of(case))
+        assert not any(isinstance(module, Supernet) for module in network.modules())
+        assert not any(isinstance(value, Space) for module in network.modules() for value in vars(module).values())
+        logits = logits_of(network(images_for(case, arch)))
+        assert logits.shape == (4, case.task.num_classes)
+        logits.square().sum().backward()
+        assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@many
+@parametrised(CASES)
+def test_the_active_supernet_computes_what_the_extracted_network_computes(case: Case, count: int, double: None) -> None:
+    net = supernet_of(case)
+    for arch in samples(case, count):
+        images = images_for(case, arch)
+        net.activate(arch)
+        alone = net.eval().extract()
+        with torch.no_grad():
+            assert_close(net(images), alone(images), 1e-6)
+            expected = logits_of(alone.train()(images))
+            assert_close(logits_of(net.train()(images)), expected, 1e-6)
+
+
+@parametrised(CASES)
+def test_statistics_move_in_the_supernet_as_in_the_extracted_network(case: Case, double: None) -> None:
+    net = supernet_of(case)
+    for arch in samples(case, 3):
+        images = images_for(case, arch)
+        net.activate(arch)
+        alone = net.train().extract()
+        with torch.no_grad():
+            net(images), alone(images)
+            expected = net.eval().inherited(net.space.check(arch))
+        assert expected.keys() == alone.state_dict().keys()
+        for key, value in alone.state_dict().items():
+            assert_close(expected[key].double(), value.double(), 1e-6)
+
+
+@parametrised(CASES)
+def test_a_step_trains_the_sampled_path_and_nothing_else(case: Case, double: None) -> None:
+    net = supernet_of(case).train()
+    for arch in samples(case, 3):
+        images, weights = images_for(case, arch), torch.randn(4, case.task.num_classes)
+        net.zero_grad(set_to_none=True)
+        net.activate(arch)
+        alone = net.extract()
+        (logits_of(net(images)) * weights).sum().backward()
+        (logits_of(alone(images)) * weights).sum().backward()
+        trained = {name for name, parameter in net.named_parameters() if parameter.grad is not None}
+        others = [parameter for parameter in net.parameters() if parameter.grad is None]
+        assert reaching(net, arch, trained, alone) == trained
+        assert not spreads(
+            net, arch, others, [name for name, each in alone.named_parameters() if each.grad is not None]
+        )
+        for _ in range(2):
+            assert_same_slope(net, arch, alone)
+
+
+def reaching(net: Supernet, arch: Architecture, names: set[str], alone: nn.Module) -> set[str]:
+    """Return which of the shared parameters `names` reach a trained parameter of the extracted network.
+
+    Most hand over a view of themselves; of the others, nan spreads to what is computed from them.
+    """
+    wanted = [name for name, parameter in alone.named_parameters() if parameter.grad is not None]
+    parameters = dict(net.named_parameters())
+    state = net.inherited(net.space.check(arch))
+    storages = {state[name].untyped_storage().data_ptr() for name in wanted}
+    found = {name for name in names if parameters[name].untyped_storage().data_ptr() in storages}
+    return found | {name for name in names - found if spreads(net, arch, [parameters[name]], wanted)}
+
+
+@torch.no_grad()
+def spreads(net: Supernet, arch: Architecture, sources: list[nn.Parameter], wanted: list[str]) -> bool:
+    """Return whether nan in any of `sources` reaches one of the inherited parameters `wanted`."""
+    kept = [source.clone() for source in sources]
+    for source in sources:
+        source.fill_(float("nan"))
+    state = net.inherited(net.space.check(arch))
+    reached = any(bool(state[name].isnan().any()) for name in wanted)
+    for source, before in zip(sources, kept, strict=True):
+        source.copy_(before)
+    return reached
+
+
+def assert_same_slope(net: Supernet, arch: Architecture, alone: nn.Module, step: float = 1e-3) -> None:
+    """Assert that the loss rises equally along a random direction by both networks' gradients.
+
+    However the shared weights become those of the extracted network, the chain rule holds: the slope by the shared
+    weights' gradients is that by the extracted network's along the way its weights move.
+    """
+    directions = {name: torch.randn_like(parameter) for name, parameter in net.named_parameters()}
+    parameters = dict(net.named_parameters())
+    ends = []
+    with torch.no_grad():
+        kept = {name: parameter.clone() for name, parameter in parameters.items()}
+        for sign in (1, -1):
+            for name, parameter in parameters.items():
+                parameter.copy_(kept[name] + sign * step * directions[name])
+            state = net.inherited(net.space.check(arch))
+            ends.append({name: state[name].clone() for name, _ in alone.named_parameters()})
+        for name, parameter in parameters.items():
+            parameter.copy_(kept[name])
+    moved = {name: (ends[0][name] - ends[1][name]) / (2 * step) for name in ends[0]}
+    terms = [(each.grad * moved[name]).sum() for name, each in alone.named_parameters() if each.grad is not None]
+    shared = [(each.grad * directions[name]).sum() for name, each in parameters.items() if each.grad is not None]
+    scale = torch.stack([term.abs() for term in terms]).sum()
+    assert abs(sum(terms) - sum(shared)) <= 1e-6 * scale  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@parametrised(CASES)
+def test_networks_export_to_onnx_with_both_exporters(case: Case, tmp_path: Path) -> None:
+    from compress.export import export
+
+    torch.manual_seed(0)
+    space = space_of(case)
+    for number, arch in enumerate(samples(case, 2, seed=5)):
+        network = space.build(arch, *task_of(case))
+        result = export(network, images_for(case, arch, 2), tmp_path / f"{number}.onnx")
+        assert result.parity_max_rel <= 1e-4
+        assert {name: each["error"] for name, each in result.tried.items()} == {"dynamo": None, "torchscript": None}
