@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from compress import __version__
-from compress.commands import discover, measure, run
+from compress.commands import discover, latency_table, measure, run, space
 from compress.commands.options import guarded
 
 app = typer.Typer(
@@ -25,14 +25,21 @@ app = typer.Typer(
 
 _COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("prune", run.prune, "compress prune --recipe dimap_swin.yaml"),
+    ("search", run.search, "compress search --recipe search_digits_mobilenetv3.yaml"),
     ("run", run.run, "compress run --recipe dimap_swin.yaml --set prune.sparsity=0.35 --out runs/light"),
     ("plan", run.plan, "compress plan --recipe dimap_swin_channels.yaml --set prune.budget.macs=0.7"),
     ("inspect", discover.inspect, "compress inspect resnet18"),
     ("export", measure.export, "compress export runs/dimap_swin -o small.onnx"),
     ("latency", measure.latency, "compress latency runs/dimap_swin/stages/01-dense/model.onnx runs/dimap_swin"),
+    (
+        "latency-table",
+        latency_table.latency_table,
+        "compress latency-table --space mobilenetv3 --preset tiny -o table.json",
+    ),
     ("eval", measure.evaluate, "compress eval runs/dimap_swin"),
     ("report", run.report, "compress report runs/dimap_swin"),
     ("compare", run.compare, "compress compare runs/dimap_swin runs/light"),
+    ("space", space.space, "compress space mobilenetv3 --sample --draw network.svg"),
     ("ls", discover.ls, "compress ls models 'timm:*swin*'"),
     ("cat", discover.cat, "compress cat dimap_swin.yaml --resolved"),
     ("cp", discover.cp, "compress cp dimap_swin.yaml mine.yaml"),

@@ -25,6 +25,10 @@ class InputError(CompressError):
         super().__init__("\n".join(self.problems))
 
 
+class Diverged(CompressError):
+    """A model went to infinity or NaN; in a search that is a bad candidate, elsewhere a failed run."""
+
+
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return `; did you mean X` for the nearest of `allowed`, or an empty string."""
     near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)

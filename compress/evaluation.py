@@ -23,7 +23,7 @@ def evaluate_file(path: Path, recipe: Recipe, device: str = "auto") -> dict[str,
     Raises `InputError` where the recipe has no test images or the file is no bundle and no ONNX model.
     """
     onnx = path.is_file()
-    model = recipe.model if onnx else ModelConfig(source="bundle", name=str(path))
+    model = recipe.given_model if onnx else ModelConfig(source="bundle", name=str(path))
     if onnx and model.source != "bundle":
         model = model.model_copy(update={"checkpoint": None, "pretrained": False})
     opened = open_model(model, recipe.data, recipe.seed)

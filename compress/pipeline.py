@@ -23,6 +23,7 @@ from compress.report import summary_of, write_report
 from compress.rundir import RunDirectory, RunInUse, discard, finish_stage, finished_stage, open_run
 from compress.stages import METRICS, MODEL_FILE, Context, Stage, stages_of
 from evaluators.cost import count_macs
+from spaces.zoo import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,17 @@ class _Runner:
         self.stages = stages_of(recipe)
         self.held = ExitStack()
         self.records: list[dict[str, Any]] = []
+        self.searched: dict[str, Any] | None = None
         self.act = "opening model and data"
 
     def run(self) -> RunResult:
         """Open model and data, run what is not finished, write the report."""
         self._begin()
-        opened = open_model(self.recipe.model, self.recipe.data, self.recipe.seed)
+        model = self._searched() if self.recipe.search is not None else self.recipe.given_model
+        if model is None:
+            return self._finish_search()
+        self.act = "opening model and data"
+        opened = open_model(model, self.recipe.data, self.recipe.seed)
         if opened.load_report is not None:
             say(opened.load_report.summary())
         macs = count_macs(opened.bundle.model, opened.bundle.example_inputs())
@@ -123,6 +129,26 @@ class _Runner:
         for stage in self.stages:
             bundle = self._stage(stage, bundle, opened)
         self._finish(bundle)
+        return _result(self.directory)
+
+    def _searched(self) -> ModelConfig | None:
+        """Return the winner of the search as the model of the stages that follow; None where it cannot be built."""
+        from compress.searching import STAGE, search_stage
+
+        self.act = STAGE
+        say(f"[1/{self.stages[-1].number}] {STAGE}")
+        place = self.directory.stage(1, STAGE)
+        result = search_stage(self.recipe, self.directory.path, place, self.device, self.directory.log)
+        self.searched = result.record
+        return result.winner
+
+    def _finish_search(self) -> RunResult:
+        """Write the report of a search over published results, which leaves no model behind."""
+        self.act = "writing the report"
+        self.environment = environment(self.device)
+        write_json(self.directory.report, self._report())
+        write_report(self.directory.path)
+        self.directory.log({"event": "end"})
         return _result(self.directory)
 
     def _check(self, bundle: Bundle) -> None:
@@ -163,7 +189,7 @@ class _Runner:
             return Bundle.load(place)
         self.directory.log({"event": "stage", "stage": stage.name, "number": stage.number})
         self.act = stage.name
-        say(f"[{stage.number}/{len(self.stages)}] {stage.name}")
+        say(f"[{stage.number}/{self.stages[-1].number}] {stage.name}")
         started = time.monotonic()
         context = self._context(stage, opened)
         place.mkdir(parents=True, exist_ok=True)
@@ -204,8 +230,10 @@ class _Runner:
 
     def _report(self) -> dict[str, Any]:
         """Return report.json as the contract has it."""
-        baseline, final = dict(self.records[0]["metrics"]), dict(self.records[-1]["metrics"])
-        last = self.records[-1]
+        searched = [] if self.searched is None else [self.searched]
+        last = (searched + self.records)[-1]
+        baseline = dict(self.records[0]["metrics"]) if self.records else {}
+        final = {name: value for name, value in last["metrics"].items() if name != "latency_ms" or self.records}
         baseline["latency_ms"] = last.get("baseline_latency_ms")
         ratio = last.get("latency_ratio")
         return {
@@ -216,16 +244,16 @@ class _Runner:
             "environment": self.environment,
             "stages": [
                 {"name": record["name"], "seconds": round(record["seconds"], 3), "metrics": record["metrics"]}
-                for record in self.records
+                for record in searched + self.records
             ],
             "baseline": {key: baseline.get(key) for key in METRICS},
             "final": {key: final.get(key) for key in METRICS},
             "latency_ratio": None if ratio is None else {key: ratio[key] for key in ("median", "ci95", "blocks")},
-            "efficiency": _efficiency(ratio, baseline["macs"], final["macs"]),
+            "efficiency": _efficiency(ratio, baseline.get("macs"), final.get("macs")),
         }
 
 
-def _efficiency(ratio: dict[str, Any] | None, before: int, after: int) -> float | None:
+def _efficiency(ratio: dict[str, Any] | None, before: int | None, after: int | None) -> float | None:
     """Return the latency ratio over the MAC ratio; None where latency was not measured."""
     return None if ratio is None or not before or not after else ratio["median"] / (before / after)
 

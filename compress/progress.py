@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -15,6 +16,17 @@ def set_quiet(quiet: bool) -> None:
     """Switch bars and log lines off (or on) for this process."""
     global _quiet
     _quiet = quiet
+
+
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Switch bars and log lines off for what runs inside a loop that has a bar of its own."""
+    global _quiet
+    before, _quiet = _quiet, True
+    try:
+        yield
+    finally:
+        _quiet = before
 
 
 def say(message: str) -> None:

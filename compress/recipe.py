@@ -23,6 +23,7 @@ from compress.recipe_file import Finding, read
 from compress.train import FinetuneConfig, TrainConfig
 from evaluators.datasets import DataConfig
 from evaluators.latency import LatencyConfig
+from search.config import SearchConfig
 from spaces.zoo import ModelConfig
 
 PruneConfig = Annotated[WeightsConfig | StructureConfig | MergeConfig, Field(discriminator="kind")]
@@ -59,8 +60,9 @@ class Recipe(Config):
         description="name of the run and its directory: letters, digits, `.`, `_` and `-`",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="the one seed that everything random comes from")
-    model: ModelConfig = Field(description="the model to start from")
+    model: ModelConfig | None = Field(None, description="the model to start from; not needed where a search finds one")
     data: DataConfig = Field(description="images to train, fine-tune and evaluate on")
+    search: SearchConfig | None = Field(None, description="architecture search; its winner is the model from then on")
     train: TrainConfig | None = Field(None, description="training of the dense model, where it has no weights yet")
     prune: PruneSection | None = Field(None, description="what is removed; a list is done in order")
     finetune: FinetuneConfig | None = Field(None, description="training after pruning")
@@ -72,6 +74,13 @@ class Recipe(Config):
     def located(self, error: InputError) -> InputError:
         """Return `error` with `file:line` before each problem that begins with a key of this recipe."""
         return InputError(*(self._located(problem) for problem in error.problems))
+
+    @property
+    def given_model(self) -> ModelConfig:
+        """The section `model`; InputError where the recipe has none."""
+        if self.model is None:
+            raise InputError("model: missing; this recipe finds its model by a search: `compress search`")
+        return self.model
 
     @property
     def prunings(self) -> list[WeightsConfig | StructureConfig | MergeConfig]:
@@ -130,8 +139,11 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str
 
 def check_sections(sections: dict[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong with a recipe whose `sections` are well-formed: names, files, sections that need others."""
-    if "model" in sections:
-        yield from check_model(sections["model"])
+    model, search = sections.get("model"), sections.get("search")
+    if model is not None:
+        yield from check_model(model)
+    elif "model" in sections and search is None and "search" in sections:
+        yield ("model",), "missing; name the model to start from, or a search that finds one"
     data = sections.get("data")
     if data is not None:
         if data.name in ("npz", "imagefolder", "torchvision") and not getattr(data, "download", False):

@@ -70,7 +70,10 @@ class Stage:
 
 
 def stages_of(recipe: Recipe) -> list[Stage]:
-    """Return the stages that a recipe asks for, in order; a pruning in steps has fine-tuning between them."""
+    """Return the stages that a recipe asks for, in order; a pruning in steps has fine-tuning between them.
+
+    A search comes before them, as number 1: see `compress.searching`.
+    """
     acts: list[tuple[str, StageFunction, Config | None, int]] = [("dense", dense, recipe.train, 1)]
     for config in recipe.prunings:
         steps = config.steps if isinstance(config, StructureConfig) else 1
@@ -85,7 +88,7 @@ def stages_of(recipe: Recipe) -> list[Stage]:
     ):
         if section is not None:
             acts.append((name, function, section, 1))
-    return [Stage(number, *act) for number, act in enumerate(acts, start=1)]
+    return [Stage(number, *act) for number, act in enumerate(acts, start=1 if recipe.search is None else 2)]
 
 
 def _between_steps(recipe: Recipe, config: Any) -> FinetuneConfig:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from compress.bn import norm_layers, recalibrate
 from compress.distill import DistillConfig
-from compress.errors import CompressError, InputError
+from compress.errors import CompressError, Diverged, InputError
 from compress.progress import track
 from compress.train_state import FILE_NAME, Position, discard, read_checkpoint, sweep, write_checkpoint
 from compress.train_step import Stepper, TrainConfig
@@ -93,7 +93,8 @@ def fit(
 
     Raises:
         InputError: no training data, a damaged checkpoint, one of other settings, no teacher to learn from.
-        CompressError: the loss is not finite (the last checkpoint is from before), or memory is short.
+        Diverged: the loss is not finite (the last checkpoint is from before).
+        CompressError: memory is short.
     """
     home = next(model.parameters()).device
     with _isolated(device):
@@ -188,10 +189,10 @@ class _Run:
             raise self._diverged(f"the loss is {loss}")
         self.position.loss_sum += loss
 
-    def _diverged(self, what: str) -> CompressError:
+    def _diverged(self, what: str) -> Diverged:
         here = self.position
         kept = f"; the last checkpoint before it is {self.path}" if self.path is not None and self.path.exists() else ""
-        return CompressError(
+        return Diverged(
             f"{self.label}: {what} in epoch {here.epoch + 1}, update {here.update}: "
             f"try a lower lr (it is {self.config.lr:g}) or clip_grad: 1.0{kept}"
         )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.errors import CompressError, InputError
+from compress.errors import CompressError, Diverged, InputError
 from compress.progress import track
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from evaluators.datasets import Loader
 
-_TOP5_FROM = 6  # with five classes or fewer, top-5 is always right
+TOP5_FROM = 6  # with five classes or fewer, top-5 is always right
 
 
 def evaluate(
@@ -28,7 +28,7 @@ def evaluate(
 
     `model` is a module (evaluated in eval mode on `device`, then put back in its mode) or any callable from images
     float32 (N, C, H, W) to logits (N, classes), tensor or ndarray, such as an ONNX session.
-    Raises CompressError when the logits are not finite, InputError when a label has no logit.
+    Raises Diverged when the logits are not finite, InputError when a label has no logit.
     """
     total, top1, top5, loss = 0, 0, 0, 0.0
     classes = 0
@@ -45,7 +45,7 @@ def evaluate(
         raise CompressError("there are no images to evaluate on")
     return {
         "top1": 100 * top1 / total,
-        "top5": 100 * top5 / total if classes >= _TOP5_FROM else None,
+        "top5": 100 * top5 / total if classes >= TOP5_FROM else None,
         "loss": loss / total,
     }
 
@@ -57,7 +57,7 @@ def _check(logits: Tensor, labels: Tensor) -> int:
     if int(labels.max()) >= logits.shape[1]:
         raise InputError(f"data: an image has the label {int(labels.max())}, the model has {logits.shape[1]} logits")
     if not bool(torch.isfinite(logits).all()):
-        raise CompressError("the model's logits are NaN or infinite: its training diverged or its weights are damaged")
+        raise Diverged("the model's logits are NaN or infinite: its training diverged or its weights are damaged")
     return logits.shape[1]
 
 

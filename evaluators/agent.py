@@ -188,6 +188,7 @@ def measure(path: Path, request: Request) -> dict[str, Any]:
     quantiles = {f"p{q}": float(np.percentile(wall, q)) for q in (10, 50, 90, 95, 99)}
     cv = float(wall.std() / wall.mean())
     cpu_p50, cpu_p90 = (float(np.percentile(cpu, q)) for q in (50, 90)) if clock else (None, None)
+    cpu_min = float(cpu.min()) if clock else None
     contention = quantiles["p50"] / cpu_p50 if cpu_p50 and request["threads"] == 1 else None
     first = session.get_inputs()[0]
     return {
@@ -196,6 +197,7 @@ def measure(path: Path, request: Request) -> dict[str, Any]:
         "mean": float(wall.mean()),
         "std": float(wall.std()),
         "cv": cv,
+        "cpu_min": cpu_min,
         "cpu_p50": cpu_p50,
         "cpu_p90": cpu_p90,
         "contention": contention,

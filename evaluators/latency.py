@@ -18,7 +18,7 @@ METRICS = ("p10", "p50", "p90", "p99", "min", "cpu_p50", "runs", "threads", "bat
 class LatencyConfig(Config):
     """How long and where an ONNX file is timed."""
 
-    target: Target = Field("local", description="local, or {command: 'ssh host python3 -'}")
+    target: Target = Field("local", description="local, {command: 'ssh host python3 -'}, or {ray: LABEL} of a node")
     threads: int = Field(1, ge=1, le=256, description="threads within an operator; the same for every candidate")
     batch: int = Field(1, ge=1, description="images per run, where the file leaves it open")
     input_size: tuple[int, int, int] | None = Field(
@@ -52,6 +52,7 @@ class LatencyRecord(Config):
     mean: float
     std: float
     cv: float
+    cpu_min: float | None
     cpu_p50: float | None
     cpu_p90: float | None
     contention: float | None

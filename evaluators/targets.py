@@ -1,4 +1,4 @@
-"""Where latency is measured: this machine in a process of its own, or whatever a command such as ssh reaches."""
+"""Where latency is measured: this machine in a process of its own, what a command such as ssh reaches, a Ray node."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from pydantic import Field, field_validator
 
 from compress.config import Config
 from compress.errors import CompressError, InputError
+from evaluators import ray_target
+from evaluators.ray_target import RayTarget
 
 PIECE_BYTES = 3 * 2**18
 WIDTHS_TRIED = (4, 8, 16)
@@ -41,7 +43,21 @@ class CommandTarget(Config):
         return command
 
 
-Target = Literal["local"] | CommandTarget
+Target = Literal["local"] | CommandTarget | RayTarget
+
+
+def name_of(target: Target) -> str:
+    """Return how a target is called in messages and tables: local, its command, or ray:LABEL."""
+    if isinstance(target, str):
+        return target
+    return target.command if isinstance(target, CommandTarget) else ray_target.name(target)
+
+
+def in_recipe(name: str) -> str | dict[str, str]:
+    """Return what a recipe writes for the target of that name, see `name_of`."""
+    if name == "local":
+        return name
+    return {"ray": name.removeprefix("ray:")} if name.startswith("ray:") else {"command": name}
 
 
 @dataclass(frozen=True)
@@ -64,15 +80,15 @@ def ask(target: Target, request: dict[str, Any], models: Sequence[Path] = ()) ->
     """
     files = [_files(path) for path in models]
     if target == "local":
-        command, timeout, parts, where = [sys.executable, "-"], None, b"", ""
+        parts, where = b"", ""
         names = [str(path.resolve()) for path in models]
     else:
-        command, timeout, where = shlex.split(target.command), target.timeout, f" (on {target.command!r})"
+        where = f" (on {name_of(target)!r})"
         names = [f"{index}/{path.name}" for index, path in enumerate(models)]
         parts = b"".join(_parts(f"{index}/{file.name}", file) for index, each in enumerate(files) for file in each)
     call = f"main({json.dumps(request | {'models': names})!r})\n"
     source = resources.files("evaluators").joinpath("agent.py").read_bytes()
-    reply = _read(_run(command, source + b"\n" + parts + call.encode(), timeout), command)
+    reply = _read(_run_on(target, source + b"\n" + parts + call.encode()), name_of(target))
     if "error" in reply:
         raise (InputError if reply.get("input") else CompressError)(f"latency: {reply['error']}{where}")
     return reply
@@ -113,6 +129,14 @@ def _parts(name: str, file: Path) -> bytes:
     return b"".join(lines())
 
 
+def _run_on(target: Target, program: bytes) -> subprocess.CompletedProcess[bytes]:
+    if target == "local":
+        return _run([sys.executable, "-"], program, None)
+    if isinstance(target, CommandTarget):
+        return _run(shlex.split(target.command), program, target.timeout)
+    return ray_target.run_on_node(target, program)
+
+
 def _run(command: list[str], program: bytes, timeout: float | None) -> subprocess.CompletedProcess[bytes]:
     shown = shlex.join(command)
     # Unbuffered, Python reads its program one byte a system call: 4 minutes for a model of 350 MB.
@@ -128,9 +152,8 @@ def _run(command: list[str], program: bytes, timeout: float | None) -> subproces
         raise CompressError(f"latency target command {shown!r} did not answer within {timeout:g} s") from error
 
 
-def _read(done: subprocess.CompletedProcess[bytes], command: list[str]) -> dict[str, Any]:
+def _read(done: subprocess.CompletedProcess[bytes], shown: str) -> dict[str, Any]:
     """Return the agent's JSON line among what the command printed (a login may print a greeting before)."""
-    shown = shlex.join(command)
     for line in reversed(done.stdout.decode(errors="replace").splitlines()):
         if line.startswith('{"agent"'):
             try:
@@ -141,9 +164,9 @@ def _read(done: subprocess.CompletedProcess[bytes], command: list[str]) -> dict[
     said = (done.stderr.decode(errors="replace").strip().splitlines() or ["it said nothing"])[-1][:300]
     if done.returncode:
         how = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"failed with {done.returncode}"
-        raise CompressError(f"latency target command {shown!r} {how}: {said}")
+        raise CompressError(f"latency target {shown!r} {how}: {said}")
     raise CompressError(
-        f"latency target command {shown!r} printed no result; it must run a Python that reads its program from "
+        f"latency target {shown!r} printed no result; it must run a Python that reads its program from "
         f"standard input, as 'ssh host python3 -' does; {said}"
     )
 

@@ -42,6 +42,23 @@ def prune(
     _run("prune", recipe, out, set_ or [], resume, device, seed, quiet, json)
 
 
+def search(
+    recipe: RecipeFlag,
+    out: OutFlag = None,
+    set_: SetFlag = None,
+    resume: ResumeFlag = False,
+    device: DeviceFlag = "auto",
+    seed: SeedFlag = None,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Search for an architecture.
+
+    With what the recipe puts around it: training of the winner, pruning, fine-tuning, export, latency.
+    """
+    _run("search", recipe, out, set_ or [], resume, device, seed, quiet, json)
+
+
 def run(
     recipe: RecipeFlag,
     out: OutFlag = None,
@@ -74,6 +91,8 @@ def _run(
     loaded = load_recipe(recipe, overrides_of(pairs, seed))
     if command == "prune" and not loaded.prunings:
         raise InputError(f"{recipe}  prune: the recipe has no such section; add one, or use `compress run`")
+    if command == "search" and loaded.search is None:
+        raise InputError(f"{recipe}  search: the recipe has no such section; add one, or use `compress run`")
     words = ["compress", command, "--recipe", recipe]
     words += [word for pair in pairs for word in ("--set", pair)]
     words += ["--out", str(out)] if out else []

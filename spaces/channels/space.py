@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -90,14 +89,29 @@ class ChannelSpace(Space):
             "timm's MobileNetV2 with widths in multiples of 8",
             {"model": {"source": "timm", "name": "mobilenetv2_100"}, "align": 8},
         ),
+        "mobilenetv3-small": Preset(
+            "MobileNetV3-Small for images of 32 pixels: expansions and widths of stages, as NetAdapt narrows them",
+            {
+                "model": {
+                    "source": "space",
+                    "name": "mobilenetv3",
+                    "kwargs": {"preset": "mobilenetv3-small", "options": {"strides": (2, 1, 2, 2, 1, 2)}},
+                    "input_size": (3, 32, 32),
+                },
+                "align": 8,
+                "include": ["*.expand", "*.project", "stem", "last", "head"],
+            },
+        ),
     }
     config: ChannelsConfig
 
     def __init__(self, config: ChannelsConfig) -> None:
         self.config = config
         self._bases: dict[Task, Base] = {}
-        module, self.default_task = self._open(None, seed=0)
+        module, self._own_task = self._open(None, seed=0)
+        self.default_task = self._own_task
         graph = self._graph_in_scope(module)
+        self._full = graph.widths()
         blocks = graph.blocks if config.depth else ()
         self.stages: tuple[Stage, ...] = find_stages(module, blocks, config.exclude)
         rules = WidthRules(config.align, config.min_width, _LEAST)
@@ -111,7 +125,7 @@ class ChannelSpace(Space):
                 f"space channels: {config.model.name!r} leaves nothing to decide with widths {config.widths}, "
                 f"align {config.align} and min_width {config.min_width}"
             )
-        self._bases[self.default_task] = self._based(module, graph)
+        self._bases[self._own_task] = self._based(module, graph)
         super().__init__(config)
 
     def _decisions(self) -> Sequence[Decision]:
@@ -172,7 +186,7 @@ class ChannelSpace(Space):
             with torch.device("cpu"):  # tracing runs the model, also where the caller builds on the meta device
                 module, _ = self._open(task, seed=0)
                 found = build_graph(module, _images(task))
-                names = {group.name for group in self._bases[self.default_task].graph.groups}
+                names = {group.name for group in self._bases[self._own_task].graph.groups}
                 groups = tuple(group for group in found.groups if group.name in names)
                 self._bases[task] = self._based(module, replace(found, groups=groups), task)
         return self._bases[task]
@@ -197,15 +211,11 @@ class ChannelSpace(Space):
 
         return ChannelSupernet(self, task)
 
-    @cached_property
-    def _full(self) -> dict[str, int]:
-        return self._bases[self.default_task].graph.widths()
-
     def _open(self, task: Task | None, seed: int) -> tuple[nn.Module, Task]:
         """Return the whole model for `task` (None: as the model is) and what it is for."""
         if self.config.model.source == "bundle":
             return _open_bundle(self.config.model, task)
-        if task is None or task == getattr(self, "default_task", None):
+        if task is None or task == self._own_task:
             built = build_model(self.config.model, seed=seed)
         else:
             built = build_model(self.config.model, task.num_classes, task.img_size, task.in_chans, seed)

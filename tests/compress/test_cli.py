@@ -50,7 +50,10 @@ def test_every_command_has_help_that_ends_in_an_example(name: str) -> None:
 def test_only_commands_that_work_are_offered() -> None:
     offered = {name for name, _, _ in _COMMANDS}
     assert offered == set(
-        "prune run plan inspect export latency eval report compare ls cat cp validate schema doctor".split()
+        (
+            "prune search run plan inspect export latency latency-table eval report compare space "
+            "ls cat cp validate schema doctor"
+        ).split()
     )
 
 

@@ -1,0 +1,105 @@
+"""The command that measures a space's blocks, for searches that look latency up."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from compress.commands.options import JsonFlag, QuietFlag, overrides_of, print_json
+from compress.errors import InputError
+from compress.progress import set_quiet
+
+if TYPE_CHECKING:
+    from evaluators.latency_table import LatencyTable
+    from spaces.space import Space
+
+
+def latency_table(
+    space: Annotated[str, typer.Option("--space", metavar="NAME", help="Name of a space (compress ls spaces).")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="JSON file to write.")],
+    preset: Annotated[
+        str | None, typer.Option("--preset", metavar="NAME", help="Options that the space has a name for.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="OPTION=VALUE", help="Change an option of the space; may be repeated."),
+    ] = None,
+    classes: Annotated[int | None, typer.Option("--classes", min=1, help="Classes to tell apart.")] = None,
+    channels: Annotated[int | None, typer.Option("--channels", min=1, help="Channels of an image.")] = None,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Height and width of an image in pixels.")] = None,
+    target: Annotated[
+        str,
+        typer.Option("--target", metavar="NAME", help="local, ray:LABEL, or a command as 'ssh host python3 -'."),
+    ] = "local",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads within an operator.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per run.")] = 1,
+    statistic: Annotated[
+        str, typer.Option("--statistic", metavar="NAME", help="Which of a network's times counts: least, p50, cpu_p50.")
+    ] = "least",
+    networks: Annotated[int, typer.Option("--networks", min=10, help="Networks to fit the table to.")] = 100,
+    check: Annotated[int, typer.Option("--check", min=5, help="Further networks, to measure its error on.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw of networks.")] = 0,
+    quiet: QuietFlag = False,
+    json: JsonFlag = False,
+) -> None:
+    """Measure what a space's blocks take on a target.
+
+    Times networks drawn at random, splits their times over their blocks, and says how far its predictions are off for
+    networks that it was not fitted to. Interrupted, it goes on where it was. For a recipe:
+    search.latency: {mode: table, table: FILE}.
+    """
+    set_quiet(quiet)
+    from compress.atomic import check_writable
+    from evaluators.latency_survey import survey
+    from evaluators.meter import SearchLatency
+    from evaluators.targets import in_recipe
+
+    check_writable(output.parent, "--output")
+    opened = _open(space, preset, overrides_of(set_))
+    opened.default_task = opened.task(classes, channels, size)
+    settings = _settings(
+        {"measure": {"target": in_recipe(target), "threads": threads, "batch": batch}, "statistic": statistic}
+    )
+    assert isinstance(settings, SearchLatency)
+    folder = output.with_name(f".{output.name}.measured")
+    table = survey(opened, settings.measure, settings.statistic, networks, check, seed, folder)
+    table.save(output)
+    shutil.rmtree(folder, ignore_errors=True)
+    if json:
+        print_json({"path": str(output), "blocks": len(table.blocks), "error": table.error.model_dump()})
+    else:
+        print(_line(output, table))
+
+
+def _open(name: str, preset: str | None, options: dict[str, Any]) -> Space:
+    from spaces.registry import create, open_preset
+
+    return create(name, options) if preset is None else open_preset(name, preset, options)[0]
+
+
+def _settings(values: dict[str, Any]) -> Any:
+    from pydantic import ValidationError
+
+    from evaluators.meter import SearchLatency
+
+    try:
+        return SearchLatency.model_validate(values)
+    except ValidationError as error:
+        flags = {"measure.target": "--target", "measure.threads": "--threads", "measure.batch": "--batch"}
+        keys = [".".join(str(part) for part in each["loc"]) for each in error.errors()]
+        names = [next((flags[key] for key in flags if loc.startswith(key)), f"--{loc}") for loc in keys]
+        raise InputError(
+            *(f"{name}  {each['msg']}; got {each['input']!r}" for name, each in zip(names, error.errors(), strict=True))
+        ) from None
+
+
+def _line(path: Path, table: LatencyTable) -> str:
+    error = table.error
+    return (
+        f"{path}  {len(table.blocks)} blocks from {table.networks} networks  "
+        f"off by {100 * error.median:.1f} % (median), {100 * error.p90:.1f} % (90 % of {error.networks} networks)  "
+        f"rank correlation {error.spearman:.3f}"
+    )

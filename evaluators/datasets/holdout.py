@@ -1,0 +1,122 @@
+"""Images to judge candidates on, taken from the training images; and the same data at another image size."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from compress.errors import InputError
+from evaluators.datasets.loaders import ArrayLoader, Batch, Data, FileLoader, Loader
+
+
+def with_holdout(data: Data, fraction: float, seed: int) -> Data:
+    """Return `data` with a part of its training images in place of its test images, which stay untouched.
+
+    The part is the same for the same seed, holds each class in its share (to within one image), and is not augmented;
+    the rest is what is left to train on.
+
+    Args:
+        data: with training images.
+        fraction: of the training images that is held out, above 0 and below 1.
+        seed: decides which.
+
+    Raises:
+        InputError: no training images, or too few to hold any out.
+    """
+    if data.train is None:
+        raise InputError("data: a search needs training images (it judges candidates on a part of them)")
+    eval_batch_size = data.train.batch_size if data.test is None else data.test.batch_size
+    held, rest = _split(_labels(data.train), fraction, seed)
+    if not len(held) or not len(rest):
+        raise InputError(f"data: of {data.train.num_samples} training images, {fraction:g} cannot be held out")
+    return replace(data, train=_part(data.train, rest), test=_part(data.train, held, eval_batch_size))
+
+
+def resized(data: Data, size: int) -> Data:
+    """Return `data` with images of `size` x `size` pixels: from the stored ones where they are in memory."""
+    if size == data.image_size:
+        return data
+    preprocessing = replace(data.preprocessing, input_size=(data.in_chans, size, size))
+    train, test = (
+        None if loader is None else _resized(loader, size, preprocessing.interpolation)
+        for loader in (data.train, data.test)
+    )
+    return replace(data, preprocessing=preprocessing, train=train, test=test)
+
+
+def _labels(loader: Loader) -> np.ndarray[Any, Any]:
+    if isinstance(loader, ArrayLoader):
+        return np.asarray(loader.labels)
+    assert isinstance(loader, FileLoader)
+    return np.asarray([loader.files.labels[index] for index in loader.files.indices])
+
+
+def _split(labels: np.ndarray[Any, Any], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Return the places, ascending, of the images held out and of the others.
+
+    Each image gets its random place within its class, in terms of the class's size; the lowest are held out.
+    """
+    generator = np.random.default_rng(seed)
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        place[members] = (np.arange(len(members)) + generator.random()) / len(members)
+    order = np.argsort(place, kind="stable")
+    held = round(fraction * len(labels))
+    return np.sort(order[:held]).tolist(), np.sort(order[held:]).tolist()
+
+
+def _part(loader: Loader, places: list[int], eval_batch_size: int | None = None) -> Loader:
+    """Return the images at `places`: to train on as before, or (given a batch size) to evaluate on."""
+    part: Any = copy.copy(loader)
+    if isinstance(loader, ArrayLoader):
+        part.images, part.labels = loader.images[places], loader.labels[places]
+        part.augment = loader.augment if eval_batch_size is None else None
+    else:
+        assert isinstance(loader, FileLoader)
+        part.files = replace(loader.files, indices=np.asarray(loader.files.indices)[places].tolist())
+        part.training = loader.training if eval_batch_size is None else None
+    part.batch_size = eval_batch_size or loader.batch_size
+    part.num_samples = len(places)
+    result: Loader = part
+    return result
+
+
+def _resized(loader: Loader, size: int, interpolation: str) -> Loader:
+    if not isinstance(loader, ArrayLoader):
+        return ResizedLoader(loader, size, interpolation)
+    part = copy.copy(loader)
+    part.preprocessing = replace(loader.preprocessing, input_size=(loader.preprocessing.input_size[0], size, size))
+    return part
+
+
+class ResizedLoader:
+    """A loader whose batches come out at another size."""
+
+    def __init__(self, loader: Loader, size: int, interpolation: str) -> None:
+        self.loader, self.size, self.interpolation = loader, size, interpolation
+        self.batch_size, self.num_samples = loader.batch_size, loader.num_samples
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self.loader)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of a training epoch."""
+        return map(self._resize, self.loader.epoch(epoch, start))
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield every sample once."""
+        return map(self._resize, self.loader.batches())
+
+    def _resize(self, batch: Batch) -> Batch:
+        images, labels = batch
+        size = (self.size, self.size)
+        resized: torch.Tensor = F.interpolate(images, size, mode=self.interpolation, antialias=True)
+        return resized, labels

@@ -1,0 +1,108 @@
+"""Trials in this process, or in several processes of this machine that share the study."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
+from multiprocessing.queues import SimpleQueue
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from compress.config import Config
+from compress.errors import CompressError
+from compress.progress import track
+
+if TYPE_CHECKING:
+    from search.job import SearchJob
+    from search.runner import Runner
+
+POLL_SECONDS = 0.5
+
+
+class LocalExecutor(Config):
+    """Processes on this machine."""
+
+    kind: Literal["local"] = "local"
+    workers: int = Field(1, ge=1, le=256, description="processes that evaluate at the same time; 1 is this one")
+    storage: str | None = Field(
+        None, description="SQLAlchemy URL of a database shared with other machines; null: study.journal in the run"
+    )
+
+
+def run_local(job: SearchJob, runner: Runner, deadline: float | None) -> None:
+    """Work until the study is complete or `deadline` (`time.monotonic`) has passed.
+
+    Raises:
+        CompressError: an evaluation failed (its trial is marked as failed), or a worker died.
+    """
+    assert isinstance(job.config.executor, LocalExecutor)
+    workers = job.config.executor.workers
+    turns = _turns(runner, deadline) if workers == 1 else _share(job, runner, workers, deadline)
+    for _ in track(turns, "searching", total=max(0, runner.trials - runner.planned())):
+        pass
+
+
+def _turns(runner: Runner, deadline: float | None) -> Iterator[None]:
+    """Evaluate one trial per step; known and refused architectures take no step."""
+    while deadline is None or time.monotonic() < deadline:
+        asked = runner.ask()
+        if asked is None:
+            return
+        runner.run(asked)
+        yield
+
+
+def _share(job: SearchJob, runner: Runner, count: int, deadline: float | None) -> Iterator[None]:
+    """Let processes work; one step per trial of theirs. The first that fails ends the search."""
+    context = multiprocessing.get_context("spawn")
+    errors = context.SimpleQueue()
+    workers = [context.Process(target=_work, args=(job, deadline, errors)) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    seen = runner.planned()
+    try:
+        while any(worker.is_alive() for worker in workers):
+            for worker in workers:
+                worker.join(timeout=POLL_SECONDS / count)
+                _check(worker, errors)
+            found = runner.planned()
+            yield from [None] * (found - seen)
+            seen = max(seen, found)
+        for worker in workers:
+            _check(worker, errors)
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def _work(job: SearchJob, deadline: float | None, errors: SimpleQueue[CompressError]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        for _ in _turns(job.open(), deadline):
+            pass
+    except CompressError as error:
+        errors.put(error)
+        sys.exit(error.exit_code)
+
+
+def _end_with_parent() -> None:
+    """End this process where the one that started it is killed: a search that was killed does not go on in secret."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _check(worker: BaseProcess, errors: SimpleQueue[CompressError]) -> None:
+    if worker.exitcode in (None, 0):
+        return
+    if not errors.empty():
+        raise errors.get()
+    raise CompressError(f"a search worker ended with exit code {worker.exitcode}; its messages are above")

@@ -1,0 +1,128 @@
+"""Trials as Ray Tune trials, on a cluster or on one that lives as long as the search."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from compress.config import Config
+from compress.errors import InputError
+
+if TYPE_CHECKING:
+    from search.job import SearchJob
+    from search.runner import Runner
+
+OBJECT_STORE_BYTES = 100 * 2**20
+_QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's swallows the interrupt and returns as if the search were complete
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+class RayExecutor(Config):
+    """Actors of a Ray cluster."""
+
+    kind: Literal["ray"] = "ray"
+    address: str | None = Field(
+        None, description="auto or host:port of a running cluster; null: one on this machine, for this search"
+    )
+    workers: int | None = Field(None, ge=1, description="trials at the same time; null: as many as there is room for")
+    cpus: float = Field(1.0, ge=0, description="CPUs per trial; a share such as 0.5 is possible")
+    gpus: float = Field(0.0, ge=0, description="GPUs per trial; a share such as 0.25 is possible")
+    resources: dict[str, float] = Field({}, description="custom resources per trial, such as {big_memory: 1}")
+    batch: int = Field(1, ge=1, description="architectures per Ray trial; more for evaluations of under a second")
+    failures: int = Field(3, ge=0, description="how often a trial whose process or node died is tried again")
+    storage: str | None = Field(
+        None, description="SQLAlchemy URL of the study's database; null: study.journal in the run, on this machine"
+    )
+    checkpoints: str | None = Field(
+        None, description="folder or URI that all nodes reach, for Ray's own state; null: in the run"
+    )
+
+    def demand(self) -> dict[str, float]:
+        """Return what one trial takes of the cluster."""
+        return {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
+
+
+def run_ray(job: SearchJob, runner: Runner, deadline: float | None) -> None:
+    """Work until the study is complete or `deadline` (`time.monotonic`) has passed.
+
+    The study is asked and told in this process only; actors get architectures and give metrics back.
+
+    Raises:
+        InputError: Ray is not installed, the cluster is not there, or no node has what a trial takes.
+        CompressError: an evaluation failed (its trial is marked as failed).
+    """
+    config = job.config.executor
+    assert isinstance(config, RayExecutor)
+    if job.device.startswith("cuda") and not config.gpus:
+        raise InputError("search.executor.gpus: 0, but trials are to run on a GPU; give a share such as 0.25")
+    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    with _cluster(config):
+        from search.executors.tune import tune_study
+
+        tune_study(job, runner, deadline)
+
+
+def import_ray() -> Any:
+    """Return the module ray; raises InputError where it is not installed."""
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("ray is not installed; pip install 'compress[ray]'") from error
+    return ray
+
+
+@contextmanager
+def _cluster(config: RayExecutor) -> Iterator[None]:
+    """Connect to the cluster, or start one; one that this process is connected to already is used as it is."""
+    ray = import_ray()
+    own = not ray.is_initialized()
+    if own:
+        _connect(ray, config)
+    try:
+        _check_room(ray, config)
+        yield
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _connect(ray: Any, config: RayExecutor) -> None:
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if config.address is not None:
+        try:
+            ray.init(address=config.address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(f"search.executor.address: cannot connect to {config.address!r}: {error}") from error
+        return
+    cores = max(os.cpu_count() or 1, math.ceil(config.cpus * (config.workers or 1)))
+    ray.init(address="local", num_cpus=cores, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+
+
+def _check_room(ray: Any, config: RayExecutor) -> None:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = {name: amount for name, amount in config.demand().items() if amount}
+    if any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+        return
+    shown = "; ".join(
+        ", ".join(
+            f"{name}: {amount:g}" for name, amount in sorted(node.items()) if ":" not in name and "memory" not in name
+        )
+        for node in nodes
+    )
+    raise InputError(
+        f"search.executor: no node of the cluster has what a trial takes, {wanted}; the nodes have {shown}"
+    )

@@ -1,0 +1,346 @@
+"""One search, as every worker sees it: ask for an architecture, evaluate it, tell the study."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from optuna import Study, Trial
+from optuna.trial import FrozenTrial, TrialState
+
+from compress.errors import CompressError, InputError, did_you_mean
+from evaluators.evaluator import Evaluator, Metrics, Report, Stopped
+from evaluators.meter import LatencyMeter
+from search.objective import ObjectiveConfig
+from search.study import (
+    BEAT_SECONDS,
+    Sharing,
+    architecture_of,
+    counts,
+    is_alive,
+    metrics_of,
+    queue_again,
+    revive,
+    worker_name,
+)
+from spaces.architecture import Architecture
+from spaces.space import Space
+
+REFUSALS = 1000
+"""So many architectures in a row that need no evaluation, and the search gives up."""
+
+
+@dataclass
+class Judge:
+    """Metrics of architectures, from the space, the evaluator and the latency meter together.
+
+    `also` are metrics that are wanted beside those of the objective.
+    """
+
+    space: Space
+    evaluator: Evaluator
+    objective: ObjectiveConfig
+    meter: LatencyMeter | None
+    seed: int
+    also: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> Collection[str]:
+        """The metrics that objective and strategy need."""
+        return tuple(dict.fromkeys((*self.objective.metrics, *self.also)))
+
+    def check(self) -> None:
+        """Raise InputError for a metric of the objective that nothing here gives."""
+        known = {*self.evaluator.metrics, "macs", "params"} | ({"latency_ms"} if self.meter else set())
+        for name in self.wanted:
+            if name not in known:
+                hint = "; give search.latency" if name == "latency_ms" else did_you_mean(name, known)
+                allowed = ", ".join(sorted(known))
+                raise InputError(f"search.objective: nothing measures {name!r}; allowed: {allowed}{hint}")
+
+    def free(self, arch: Architecture) -> Metrics:
+        """Return the metrics that cost next to nothing."""
+        metrics = self.evaluator.free(arch)
+        if any(name in self.wanted and name not in metrics for name in ("macs", "params")):
+            metrics = {**{name: float(value) for name, value in self.space.cost(arch).items()}, **metrics}
+        if self.meter is not None and "latency_ms" in self.wanted:
+            metrics |= self.meter.free(arch)
+        return metrics
+
+    def full(self, arch: Architecture, free: Metrics, report: Report | None = None) -> Metrics:
+        """Return all wanted metrics of `arch`, given its free ones."""
+        metrics = dict(free)
+        if self.meter is not None and "latency_ms" in self.wanted and "latency_ms" not in metrics:
+            metrics["latency_ms"] = self.meter.measure(arch)
+            if self.objective.complaint(metrics) is not None:
+                return metrics  # too slow: not worth training
+        missing = [name for name in self.wanted if name not in metrics]
+        if missing:
+            metrics |= self.evaluator.evaluate(arch, missing, self.seed, report)
+        return metrics
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial to evaluate.
+
+    Attributes:
+        trial: RUNNING in the study.
+        arch: what it is to evaluate.
+        free: metrics that are known already.
+        twin: the number of a trial under way that evaluates the same network.
+    """
+
+    trial: Trial
+    arch: Architecture
+    free: Metrics
+    twin: int | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an evaluation; `stopped` by the pruner, it has only the metrics that were free."""
+
+    metrics: Metrics
+    seconds: float
+    stopped: bool = False
+
+
+def evaluate(judge: Judge, arch: Architecture, free: Metrics, report: Report | None = None) -> Outcome:
+    """Return what `judge` says of `arch`."""
+    started = time.perf_counter()
+    try:
+        return Outcome(judge.full(arch, free, report), time.perf_counter() - started)
+    except Stopped:
+        return Outcome(free, time.perf_counter() - started, stopped=True)
+
+
+class Runner:
+    """Works on a study until it has as many evaluated trials as planned.
+
+    What is known of a trial beside its parameters is in user attributes. `worker`: the process that evaluates it;
+    absent while it is being asked for. `result`: `metrics`, `violations` (by how much each constraint is broken),
+    `seconds`, `seed`, `architecture` (the choices, where they are not the parameters), and `values` (complete),
+    `refused` or `broken` (which constraint, before or after evaluation), `same_as` (the trial that evaluated the same
+    network), or `error`.
+    """
+
+    def __init__(self, study: Study, judge: Judge, trials: int, sharing: Sharing | None = None) -> None:
+        self.study, self.judge, self.trials = study, judge, trials
+        self.sharing = sharing or Sharing()
+        self._worker = worker_name()
+        self._known: dict[str, FrozenTrial] = {}
+        self._read: set[int] = set()
+
+    def revive(self) -> int:
+        """Take up the trials of killed workers, see `search.study.revive`; return how many there were."""
+        with self.sharing.turn():
+            return revive(self.study, self.sharing.hosts)
+
+    def planned(self) -> int:
+        """Return how many trials are evaluated, under way or queued."""
+        return sum(map(counts, self._trials()))
+
+    def ask(self) -> Asked | None:
+        """Return a trial to evaluate; None where the search is complete, but for what other workers are at.
+
+        Architectures that break a constraint which costs nothing to check are told as pruned at once; those that were
+        evaluated before are told their known values.
+
+        Raises:
+            CompressError: nothing but refused architectures.
+        """
+        complaint: str | None = None
+        for _ in range(REFUSALS):
+            with self.sharing.turn():
+                if self._full() or self._exhausted():
+                    return None
+                trial = self.study.ask()
+                try:
+                    if self._surplus(trial):
+                        self.study.tell(trial, state=TrialState.FAIL)
+                        return None
+                    asked, complaint = self._consider(trial)
+                except BaseException:
+                    self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+                    raise
+            if asked is not None:
+                return asked
+        raise CompressError(
+            f"{REFUSALS} architectures in a row were known already or break a constraint (the last: {complaint}); "
+            "loosen search.objective.constraints or lower search.trials"
+        )
+
+    def run(self, asked: Asked) -> None:
+        """Evaluate and tell; whatever the evaluation raises marks the trial as failed first."""
+        while asked.twin is not None:
+            if self.settle(asked):
+                return
+            if not self._at_work(asked.twin):
+                break
+            time.sleep(0.05)
+        try:
+            with self._beating(asked.trial):
+                outcome = evaluate(self.judge, asked.arch, asked.free, _reporter(self.study, asked.trial))
+            self.tell(asked, outcome)
+        except BaseException as error:
+            self.fail(asked, f"{type(error).__name__}: {error}")
+            raise
+
+    def settle(self, asked: Asked) -> bool:
+        """Tell a trial what its twin found, where that has ended well; return whether it has."""
+        known = self._lookup(asked.arch, self._trials())
+        if known is not None:
+            self._repeat(asked.trial, asked.arch, known)
+        return known is not None
+
+    def tell(self, asked: Asked, outcome: Outcome) -> None:
+        """Enter what came of an evaluation."""
+        if outcome.stopped:
+            self._note(asked.trial, asked.arch, outcome.metrics, seconds=outcome.seconds)
+            self.study.tell(asked.trial, state=TrialState.PRUNED)
+            return
+        complaint = self.judge.objective.complaint(outcome.metrics)
+        values = self.judge.objective.values(outcome.metrics) if complaint is None else []
+        if any(map(math.isnan, values)):
+            complaint = "its value is not a number"
+        if complaint is not None:
+            self._note(asked.trial, asked.arch, outcome.metrics, seconds=outcome.seconds, broken=complaint)
+            self.study.tell(asked.trial, state=TrialState.PRUNED)
+            return
+        # Killed after this line, the trial is finished by `revive`.
+        self._note(asked.trial, asked.arch, outcome.metrics, seconds=outcome.seconds, values=values)
+        self.study.tell(asked.trial, values)
+
+    def fail(self, asked: Asked, error: str) -> None:
+        """Mark a trial as failed, unless it is finished."""
+        if not self._trials()[asked.trial.number].state.is_finished():
+            self._note(asked.trial, asked.arch, asked.free, error=error[:500])
+            self.study.tell(asked.trial, state=TrialState.FAIL)
+
+    def give_back(self, asked: Asked) -> None:
+        """Queue an architecture again that will not be evaluated here."""
+        self.study.tell(asked.trial, state=TrialState.FAIL)
+        queue_again(self.study, self._trials()[asked.trial.number])
+
+    def _full(self) -> bool:
+        """Return whether no trial is left to ask for; trials of workers that died meanwhile are queued again first."""
+        if self.planned() < self.trials:
+            return False
+        revive(self.study, self.sharing.hosts)
+        trials = self._trials()
+        queued = any(trial.state == TrialState.WAITING for trial in trials)
+        return sum(map(counts, trials)) >= self.trials and not queued
+
+    def _exhausted(self) -> bool:
+        """Return whether the strategy has nothing left to try."""
+        ask = getattr(self.study.sampler, "is_exhausted", None)  # Optuna's GridSampler has one too
+        return ask is not None and bool(ask(self.study))
+
+    def _surplus(self, trial: Trial) -> bool:
+        """Return whether trials that other hosts asked for at the same moment already fill the plan."""
+        return sum(counts(other) for other in self._trials()[: trial.number]) >= self.trials
+
+    def _consider(self, trial: Trial) -> tuple[Asked | None, str | None]:
+        """Return a trial that needs evaluation, or what spoke against it (if anything); such a one is told."""
+        arch = self.judge.space.suggest(trial)
+        free = self.judge.free(arch)
+        complaint = self.judge.objective.complaint(free)
+        if complaint is not None:
+            self._note(trial, arch, free, refused=complaint)
+            self.study.tell(trial, state=TrialState.PRUNED)
+            return None, complaint
+        trials = self._trials()
+        known = self._lookup(arch, trials)
+        if known is not None:
+            self._repeat(trial, arch, known)
+            return None, None
+        twin = self._twin(trial, arch, trials)
+        trial.set_user_attr("worker", self._worker)
+        return Asked(trial, arch, free, twin), None
+
+    def _repeat(self, trial: Trial, arch: Architecture, known: FrozenTrial) -> None:
+        """Tell a trial what is known of its network."""
+        result = known.user_attrs.get("result", {"values": known.values})
+        found = {name: result[name] for name in ("values", "broken") if name in result}
+        self._note(trial, arch, metrics_of(known), same_as=known.number, **found)
+        if known.state == TrialState.COMPLETE:
+            self.study.tell(trial, known.values)
+        else:
+            self.study.tell(trial, state=TrialState.PRUNED)
+
+    def _note(self, trial: Trial, arch: Architecture, metrics: Metrics, **more: Any) -> None:
+        violations = self.judge.objective.violations(metrics)
+        every = {name: violations.get(name, 0.0) for name in self.judge.objective.constraints}
+        result = {"metrics": metrics, "violations": every, "seed": self.judge.seed, **more}
+        if dict(arch) != trial.params:
+            result["architecture"] = dict(arch)
+        trial.set_user_attr("result", result)
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _lookup(self, arch: Architecture, trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+        """Return the trial that evaluated the same network, if there is one."""
+        for trial in trials:
+            if trial.number not in self._read and trial.state.is_finished():
+                self._read.add(trial.number)
+                if counts(trial):
+                    self._known.setdefault(self._key(architecture_of(trial)), trial)
+        return self._known.get(self._key(arch))
+
+    def _twin(self, trial: Trial, arch: Architecture, trials: Sequence[FrozenTrial]) -> int | None:
+        """Return the number of a trial under way that evaluates the same network."""
+        key = self._key(arch)
+        for other in trials:
+            if other.state == TrialState.RUNNING and "worker" in other.user_attrs and other.number != trial.number:
+                if self._key(architecture_of(other)) == key:
+                    return other.number
+        return None
+
+    def _key(self, choices: Any) -> str:
+        space = self.judge.space
+        return json.dumps(dict(space.canonical(space.check(choices, drop_untaken=True))), sort_keys=True)
+
+    def _at_work(self, number: int) -> bool:
+        trial = self._trials()[number]
+        return trial.state == TrialState.RUNNING and is_alive(trial.user_attrs["worker"])
+
+    @contextmanager
+    def _beating(self, trial: Trial) -> Iterator[None]:
+        """Show processes of other hosts, which cannot ask after this one, that it is alive."""
+        if not self.sharing.hosts:
+            yield
+            return
+        ended = threading.Event()
+
+        def beat() -> None:
+            while True:
+                trial.set_user_attr("beat", time.time())
+                if ended.wait(BEAT_SECONDS):
+                    return
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _reporter(study: Study, trial: Trial) -> Report | None:
+    if len(study.directions) > 1:
+        return None
+
+    def report(step: int, value: float) -> bool:
+        trial.report(value, step)
+        return trial.should_prune()
+
+    return report

@@ -1,0 +1,225 @@
+"""Our own strategy: expected improvement under a Gaussian process over decisions, in batches that grow with the study.
+
+The first trials fill the space evenly. After that a Gaussian process (`search.surrogate`) is fitted to what is known,
+and the assignments with the largest expected improvement come next: all of a table's rows or of a small space, else
+changed and crossed copies of the best so far together with random ones. As a study grows, one fit serves more trials
+(one in twenty of those finished), so that asking stays cheap. Constraints that cost nothing are checked before a
+trial is spent.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from optuna.samplers import BaseSampler
+from pydantic import Field
+
+from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
+from search.strategies.strategy import StrategyBase, StrategyContext, strategy
+from search.surrogate import Array, Encoded, Encoding, GaussianProcess
+
+_LISTED = 8192
+"""A space (or table) of at most so many assignments is looked at whole."""
+_PARENTS, _CHILDREN, _STRANGERS = 20, 1500, 500
+_FITTED, _TUNED = 400, 160
+"""Most trials that the process is fitted to, and that its kernel is tuned on."""
+
+
+class AutoSampler(SpaceSampler):
+    """Expected improvement under a Gaussian process; see the module.
+
+    Args:
+        initial: trials that fill the space before the first fit.
+        others: as for `SpaceSampler`.
+    """
+
+    def __init__(self, *args: Any, initial: int = 15, **others: Any) -> None:
+        super().__init__(*args, **others)
+        self.initial = initial
+        self._ranking: tuple[tuple[int, ...], list[Params]] = ((), [])
+        self._listed: tuple[list[Params], Encoded] | None = None
+        self._verdicts: dict[frozenset[tuple[str, Any]], bool] = {}
+
+    def propose(
+        self, finished: Sequence[Finished], running: Sequence[Params], choices: Choices, generator: random.Random
+    ) -> Params:
+        """Return the best assignment that is neither finished nor running, by the fit that is due."""
+        position = len(finished) + len(running)
+        if position < self.initial:
+            filling = self._filling(position, choices)
+            return filling if self._allowed(filling) else _random(choices, generator)
+        if len(finished) < 2:
+            return _random(choices, generator)
+        known = finished[: _last_fit(position, self.initial)]
+        numbers = tuple(trial.number for trial in known)
+        if numbers != self._ranking[0]:
+            self._ranking = (numbers, self._ranked(known, choices))
+            self._verdicts = {}
+        done = {_key(trial.params) for trial in finished} | {_key(params) for params in running}
+        for params in self._ranking[1]:
+            if not _is_done(params, done) and self._allowed(params):
+                return params
+        return _random(choices, generator)
+
+    def _allowed(self, params: Params) -> bool:
+        """Return whether `params` keep the constraints; each is checked once per fit."""
+        if self.feasible is None:
+            return True
+        key = _key(params)
+        if key not in self._verdicts:
+            self._verdicts[key] = self.feasible(params)
+        return self._verdicts[key]
+
+    def _filling(self, position: int, choices: Choices) -> Params:
+        """Return point `position` of a Latin hypercube: each choice of a decision occurs equally often."""
+        params = {}
+        for name, given in choices.items():
+            order = list(range(self.initial))
+            random.Random(f"{self.seed}:{name}").shuffle(order)
+            params[name] = given[order[position] * len(given) // self.initial]
+        return params
+
+    def _ranked(self, known: Sequence[Finished], choices: Choices) -> list[Params]:
+        """Return assignments by falling expected improvement over the best of `known`."""
+        generator = random.Random(f"{self.seed}:fit:{len(known)}")
+        chosen = _subset(known, _FITTED, generator)
+        scores = _standardised(np.array([trial.score for trial in chosen]))
+        tuned_on = [chosen.index(trial) for trial in _subset(chosen, _TUNED, generator)]
+        encoding = Encoding(choices)
+        pool, encoded = self._pool(known, choices, encoding, generator)
+        data = encoding.encode([trial.params for trial in chosen])
+        with _one_thread():
+            mean, deviation = GaussianProcess(encoding, data, scores, tuned_on).predict(encoded)
+        order = np.argsort(-_expected_improvement(mean, deviation, scores.max()), kind="stable")
+        return [pool[place] for place in order]
+
+    def _pool(
+        self, known: Sequence[Finished], choices: Choices, encoding: Encoding, generator: random.Random
+    ) -> tuple[list[Params], Encoded]:
+        """Return the assignments to choose from, and the same encoded."""
+        if self._listed is not None and list(self._listed[0][0]) == list(choices):
+            return self._listed
+        rows = None if self.rows is None else self.rows.rows
+        if rows is not None and len(rows) <= _LISTED:
+            pool = [dict(row) for row in rows]
+        elif rows is None and math.prod(map(len, choices.values())) <= _LISTED:
+            pool = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+        else:
+            best = sorted(known, key=lambda trial: -trial.score)[:_PARENTS]
+            found = itertools.chain(_children(best, choices, generator), self._strangers(choices, generator))
+            pool = list({_key(params): params for params in found}.values())
+            return pool, encoding.encode(pool)
+        self._listed = (pool, encoding.encode(pool))
+        return self._listed
+
+    def _strangers(self, choices: Choices, generator: random.Random) -> Iterator[Params]:
+        for _ in range(_STRANGERS):
+            yield dict(generator.choice(self.rows.rows)) if self.rows else _random(choices, generator)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: the matrices are small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _children(best: Sequence[Finished], choices: Choices, generator: random.Random) -> Iterator[Params]:
+    """Yield crossed and changed copies of the best: one decision always changes, others seldom."""
+    for _ in range(_CHILDREN):
+        parent, other = generator.choice(best).params, generator.choice(best).params
+        crossed = generator.random() < 0.5
+        child = {}
+        for name, given in choices.items():
+            source = other if crossed and generator.random() < 0.5 else parent
+            child[name] = source[name] if name in source else generator.choice(given)
+        for name in generator.sample(list(choices), k=min(len(choices), _changes(generator))):
+            child[name] = generator.choice(choices[name])
+        yield child
+
+
+def _changes(generator: random.Random) -> int:
+    """Return 1, 2, 3, ... with halving probability."""
+    changes = 1
+    while generator.random() < 0.5:
+        changes += 1
+    return changes
+
+
+def _subset(trials: Sequence[Finished], count: int, generator: random.Random) -> list[Finished]:
+    """Return at most `count` trials: the better half of them the best there are, the others at random."""
+    if len(trials) <= count:
+        return list(trials)
+    order = sorted(trials, key=lambda trial: -trial.score)
+    return order[: count // 2] + generator.sample(order[count // 2 :], count - count // 2)
+
+
+def _standardised(scores: Array) -> Array:
+    """Return scores with mean 0 and variance 1, outliers far below the median moved up: only the top matters."""
+    median, high = np.median(scores), np.quantile(scores, 0.9)
+    clipped = np.maximum(scores, median - 2 * (high - median) - 1e-12)
+    spread = clipped.std()
+    result: Array = (clipped - clipped.mean()) / (spread if spread > 0 else 1.0)
+    return result
+
+
+def _expected_improvement(mean: Array, deviation: Array, best: float) -> Array:
+    from scipy.special import ndtr
+
+    ahead = (mean - best) / deviation
+    density = np.exp(-0.5 * ahead**2) / math.sqrt(2 * math.pi)
+    result: Array = deviation * (ahead * ndtr(ahead) + density)
+    return result
+
+
+def _batch(finished: int) -> int:
+    return max(1, finished // 20)
+
+
+def _last_fit(position: int, initial: int) -> int:
+    """Return after how many trials the fit was made that serves the trial at `position`."""
+    fit = initial
+    while fit + _batch(fit) <= position:
+        fit += _batch(fit)
+    return fit
+
+
+def _random(choices: Choices, generator: random.Random) -> Params:
+    return {name: generator.choice(given) for name, given in choices.items()}
+
+
+def _key(params: Params) -> frozenset[tuple[str, Any]]:
+    return frozenset(params.items())
+
+
+def _is_done(params: Params, done: set[frozenset[tuple[str, Any]]]) -> bool:
+    """Return whether an equal assignment is in `done`; ones that left decisions untaken are equal if the rest is."""
+    key = _key(params)
+    return key in done or any(len(other) < len(key) and other <= key for other in done)
+
+
+@strategy
+class AutoStrategy(StrategyBase):
+    """Expected improvement under a Gaussian process over the decisions: the fewest evaluations."""
+
+    name: Literal["auto"] = "auto"
+    initial: int = Field(15, ge=2, description="trials that fill the space evenly before the first fit")
+
+    def sampler(self, context: StrategyContext) -> BaseSampler:
+        """Return the sampler; a short search spends at most a third of its trials on filling the space."""
+        rows = None if context.candidates is None else [dict(arch) for arch in context.candidates]
+        initial = max(2, min(self.initial, context.trials // 3))
+        return AutoSampler(
+            context.distributions, seed=context.seed, feasible=context.feasible, candidates=rows, initial=initial
+        )

@@ -1,0 +1,68 @@
+"""What a strategy is: a config that makes an Optuna sampler."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution
+from optuna.samplers import BaseSampler
+
+from compress.config import Config
+from search.objective import Direction
+from spaces.architecture import Architecture
+from spaces.space import Space
+
+
+@dataclass(frozen=True)
+class StrategyContext:
+    """What a strategy may know of a search.
+
+    Attributes:
+        space: the space that is searched.
+        directions: one per value of the objective.
+        trials: how many evaluations are planned.
+        seed: of everything random.
+        feasible: says of an assignment of decisions whether it keeps the constraints that cost nothing to check.
+        candidates: all architectures there are, where that is a list (a table with missing rows); else None.
+        cost: metrics of an architecture that cost nothing (macs, params, looked-up latency).
+    """
+
+    space: Space
+    directions: tuple[Direction, ...]
+    trials: int
+    seed: int
+    feasible: Callable[[Mapping[str, Any]], bool] | None = None
+    candidates: Sequence[Architecture] | None = None
+    cost: Callable[[Architecture], dict[str, float]] | None = None
+
+    @property
+    def distributions(self) -> dict[str, CategoricalDistribution]:
+        """The decisions as Optuna distributions."""
+        return self.space.distributions()
+
+
+class StrategyBase(Config):
+    """Options of a strategy. A subclass has a field `name: Literal["..."]`, fields for its options, and `sampler`."""
+
+    name: str
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Metrics that it has to know of every architecture beside those of the objective."""
+        return ()
+
+    @abstractmethod
+    def sampler(self, context: StrategyContext) -> BaseSampler:
+        """Return the Optuna sampler; raises InputError where the strategy cannot serve the search."""
+
+
+kinds: list[type[StrategyBase]] = []
+
+
+def strategy(kind: type[StrategyBase]) -> type[StrategyBase]:
+    """Enter a strategy's config into the section `search.strategy` of recipes (a decorator)."""
+    kinds.append(kind)
+    return kind

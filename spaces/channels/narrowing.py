@@ -1,0 +1,62 @@
+"""A trained network of the channel space made narrower: the units that matter most stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from compress.prune.apply import apply
+from compress.prune.graph import build_graph
+from compress.prune.plan import make_plan
+from compress.prune.score import score_units
+from compress.prune.select import strongest
+from compress.prune.units import Batches, ScoringData
+from spaces.architecture import Choice
+from spaces.channels.choices import blocks_dropped, units_kept
+from spaces.channels.space import ChannelSpace
+from spaces.space import Task
+
+
+class Narrower:
+    """Scores the units of `module` once, for any number of narrower networks.
+
+    Args:
+        space: of the network.
+        module: the trained network of `arch` for `task`.
+        arch: an architecture of the space.
+        task: what the network is for.
+        criterion: of structure pruning, such as `magnitude`.
+        batches: yields (images, labels), for criteria that need data.
+
+    Raises:
+        InputError: the criterion is unknown or cannot score this network.
+    """
+
+    def __init__(
+        self,
+        space: ChannelSpace,
+        module: nn.Module,
+        arch: Mapping[str, Choice],
+        task: Task,
+        criterion: str,
+        batches: Batches | None = None,
+    ) -> None:
+        self.space, self.module, self.arch = space, module, space.check(arch)
+        device = next(module.parameters()).device
+        graph = build_graph(module, torch.zeros(1, task.in_chans, task.img_size, task.img_size, device=device))
+        decided = units_kept(space.widths, self.arch)
+        graph = replace(graph, groups=tuple(group for group in graph.groups if group.name in decided))
+        self.graph, self.scores = score_units(module, graph, criterion, ScoringData(graph, batches, device))
+
+    def narrowed(self, arch: Mapping[str, Choice]) -> nn.Module:
+        """Return the network of `arch`, which is nowhere wider, with the best units of the one at hand."""
+        arch = self.space.check(arch)
+        units = units_kept(self.space.widths, arch)
+        kept = {name: strongest(scores, units[name]) for name, scores in self.scores.items() if name in units}
+        gone = set(blocks_dropped(self.space.stages, self.arch))
+        dropped = tuple(block for block in blocks_dropped(self.space.stages, arch) if block not in gone)
+        plan = make_plan(self.module, self.graph, kept, dropped=dropped, align=self.space.config.align)
+        return apply(plan, self.module)

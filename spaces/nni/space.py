@@ -1,0 +1,280 @@
+"""A model space of NNI 3 behind the interface of `Space`.
+
+NNI stays what it is: its labels are the decisions, its class builds the networks. Label values mean what NNI's
+documentation of that space says.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import random
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from compress.config import Config
+from compress.errors import InputError, did_you_mean
+from spaces.architecture import Architecture, Choice, Decision
+from spaces.nni.labels import labels_of, read_labels
+from spaces.space import Space, Task
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+    from spaces.supernet import Supernet
+
+MOST_DRAWS = 10_000
+MOST_COUNTED = 100_000
+# What the constructors of NNI's hub call the parts of a task.
+ARGUMENTS = {
+    "num_classes": ("num_labels", "num_classes"),
+    "in_chans": ("in_channels", "in_chans"),
+    "img_size": ("img_size", "image_size"),
+}
+
+
+class NNIConfig(Config):
+    """A model space of NNI and how to make it."""
+
+    model_space: str = Field(description="where the class is: package.module.Class")
+    kwargs: dict[str, Any] = Field({}, description="arguments of its constructor; lists are given as tuples")
+    img_size: int | None = Field(
+        None, ge=1, description="image side in pixels; null: 32 where the space has at most 100 classes, else 224"
+    )
+
+
+class NNISpace(Space):
+    """Any `nni.nas.nn.pytorch.ModelSpace`, as `nni:package.module.Class`.
+
+    Where its labels are bound by constraints, samples are drawn until one meets them, and a trial of Optuna that does
+    not is pruned.
+    """
+
+    Config = NNIConfig
+
+    def __init__(self, config: NNIConfig) -> None:
+        self.name = f"nni:{config.model_space}"
+        self._type = _find(config.model_space)
+        self._kwargs = {key: _tuples(value) for key, value in config.kwargs.items()}
+        self._space = self._made()
+        self._labels = read_labels(self._space, self.name)
+        self._constrained = len(self._space.simplify()) > len(labels_of(self._space))
+        super().__init__(config)
+        self.default_task = self._own_task(config.img_size)
+
+    def _decisions(self) -> Sequence[Decision]:
+        return [label.decision for label in self._labels.values()]
+
+    def _build(self, arch: Architecture, task: Task) -> nn.Module:
+        return NNINetwork(self._frozen(arch, self._arguments(task)))
+
+    def _supernet(self, task: Task) -> Supernet:
+        raise InputError(
+            f"space {self.name} has no supernet here; NNI trains its model spaces with shared weights itself "
+            "(nni.nas.strategy.RandomOneShot, DARTS, ...)"
+        )
+
+    def from_code(self, code: Any) -> Mapping[str, Choice]:
+        """Return the choices of a sample of NNI (label -> value); what does not matter is left out, as NNI does."""
+        if not isinstance(code, Mapping):
+            raise InputError(f"an architecture of space {self.name} is a mapping of labels to values; got {code!r}")
+        known = {name: label.choice(code[name]) for name, label in self._labels.items() if name in code}
+        return self.check(known, drop_untaken=True)
+
+    def to_code(self, arch: Architecture) -> dict[str, Any]:
+        """Return `arch` as a sample of NNI; labels that do not matter have their first value."""
+        return {
+            name: label.value(arch[name]) if name in arch else label.values[0] for name, label in self._labels.items()
+        }
+
+    # Constraints between labels.
+
+    def check(self, choices: Mapping[str, Any], drop_untaken: bool = False) -> Architecture:
+        """Return `choices` as a legal architecture, see `Space.check`; NNI's constraints hold for it too."""
+        arch = super().check(choices, drop_untaken)
+        problem = self._violation(arch)
+        if problem is not None:
+            raise InputError(f"space {self.name}: {problem}")
+        return arch
+
+    def count(self) -> int:
+        """Return the exact number of legal architectures; InputError for a large space with constraints."""
+        if not self._constrained:
+            return super().count()
+        if super().count() > MOST_COUNTED:
+            raise InputError(f"space {self.name} has constraints between labels and is too large to count one by one")
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[Architecture]:
+        return (arch for arch in super().__iter__() if self._violation(arch) is None)
+
+    def sample(self, generator: random.Random) -> Architecture:
+        """Draw one of all legal architectures, each with the same probability."""
+        for _ in range(MOST_DRAWS):
+            arch = super().sample(generator)
+            if self._violation(arch) is None:
+                return arch
+        raise InputError(f"space {self.name}: none of {MOST_DRAWS} draws meets its constraints")
+
+    def mutate(self, arch: Architecture, generator: random.Random) -> Architecture:
+        """Return a legal architecture with one decision of `arch` changed; `arch` where none was found."""
+        for _ in range(MOST_DRAWS):
+            changed = super().mutate(arch, generator)
+            if self._violation(changed) is None:
+                return changed
+        return arch
+
+    def neighbours(self, arch: Architecture) -> Iterator[Architecture]:
+        """Yield every legal architecture with one decision changed."""
+        return (each for each in super().neighbours(arch) if self._violation(each) is None)
+
+    def suggest(self, trial: Trial) -> Architecture:
+        """Let an Optuna trial take the decisions; where they violate a constraint the trial is pruned."""
+        from optuna import TrialPruned
+
+        arch = super().suggest(trial)
+        problem = self._violation(arch)
+        if problem is not None:
+            raise TrialPruned(problem)
+        return arch
+
+    def _violation(self, arch: Architecture) -> str | None:
+        """Return the constraint that `arch` does not meet, in NNI's words."""
+        if not self._constrained:
+            return None
+        error = self._space.check_contains(self.to_code(arch))
+        return None if error is None else str(error)
+
+    # Building.
+
+    def _made(self) -> Any:
+        """Return the model space without storage: it is only asked for its labels."""
+        try:
+            with torch.device("meta"):
+                return self._construct({})
+        except Exception as error:  # constructors raise anything
+            raise InputError(f"space {self.name} cannot be made with {self._kwargs}: {error}") from error
+
+    def _frozen(self, arch: Architecture, arguments: Mapping[str, Any]) -> nn.Module:
+        """Build the network of `arch` anew, as NNI's own presets are built; `freeze` would share weights."""
+        from nni.nas.space import model_context
+
+        with model_context(self.to_code(arch)):
+            return self._construct(arguments)
+
+    def _construct(self, arguments: Mapping[str, Any]) -> nn.Module:
+        """Call the constructor on torch's default device, else move there: some read numbers off new tensors."""
+        device, keywords = torch.get_default_device(), {**self._kwargs, **arguments}
+        with _quiet():
+            try:
+                network: nn.Module = self._type(**keywords)
+            except RuntimeError:
+                if device.type != "meta":
+                    raise
+                with torch.device("cpu"):
+                    network = self._type(**keywords).to(device)
+        return network
+
+    def _own_task(self, img_size: int | None) -> Task:
+        """Return what the space's networks are for, read off one of them."""
+        with torch.device("meta"):
+            network = self._frozen(self.sample(random.Random(0)), {})
+        heads = [module.out_features for module in network.modules() if isinstance(module, nn.Linear)]
+        stems = [module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)]
+        if not heads or not stems:
+            raise InputError(f"space {self.name} builds no image classifiers: no convolution or no linear layer")
+        given = self._parameter("img_size")
+        side = img_size or (None if given is None else self._default(given))
+        return Task(heads[-1], stems[0], side or (32 if heads[-1] <= 100 else 224))
+
+    def _arguments(self, task: Task) -> dict[str, Any]:
+        """Return the constructor's arguments for `task`; InputError for what it cannot be told."""
+        arguments, problems = {}, []
+        for part, wanted, own in (
+            ("num_classes", task.num_classes, self.default_task.num_classes),
+            ("in_chans", task.in_chans, self.default_task.in_chans),
+            ("img_size", task.img_size, task.img_size),
+        ):
+            name = self._parameter(part)
+            if name is not None:
+                arguments[name] = wanted
+            elif wanted != own:
+                problems.append(f"space {self.name} builds networks with {part} {own} only; got {wanted}")
+        if problems:
+            raise InputError(*problems)
+        return arguments
+
+    def _parameter(self, part: str) -> str | None:
+        return next((name for name in ARGUMENTS[part] if name in self._signature), None)
+
+    def _default(self, name: str) -> Any:
+        return self._kwargs.get(name, self._signature[name].default)
+
+    @property
+    def _signature(self) -> Mapping[str, inspect.Parameter]:
+        # NNI wraps constructors of model spaces and keeps the original one here.
+        return inspect.signature(getattr(self._type, "_init_wrapped", self._type.__init__)).parameters
+
+
+class NNINetwork(nn.Module):
+    """A frozen network of NNI: images (N, C, H, W) to logits (N, classes), auxiliary outputs dropped."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits (N, classes)."""
+        output = self.network(images)
+        logits: Tensor = output[0] if isinstance(output, tuple | list) else output
+        return logits
+
+
+def _find(path: str) -> Any:
+    """Return the model space class at `package.module.Class`."""
+    module_name, _, name = path.rpartition(".")
+    with _quiet():
+        try:
+            from nni.nas.nn.pytorch import ModelSpace
+        except ImportError as error:
+            raise InputError(f"space nni:{path} needs the extra: pip install 'compress[nni]'") from error
+        try:
+            module = importlib.import_module(module_name)
+        except (ImportError, ValueError) as error:
+            raise InputError(f"space nni:{path}: no module {module_name!r} (package.module.Class): {error}") from error
+    known = [key for key, value in vars(module).items() if _is_model_space(value, ModelSpace)]
+    if name not in known:
+        allowed = f"allowed: {', '.join(sorted(known))}" if known else "it has none"
+        raise InputError(
+            f"space nni:{path}: {module_name} has no ModelSpace {name!r}; {allowed}{did_you_mean(name, known)}"
+        )
+    return getattr(module, name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back NNI's warnings of newer versions of torch and what it logs of every cell that it builds."""
+    logger = logging.getLogger("nni")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _is_model_space(value: object, base: type) -> bool:
+    return isinstance(value, type) and issubclass(value, base) and value is not base
+
+
+def _tuples(value: Any) -> Any:
+    """Return lists, which JSON and YAML have, as tuples, which constructors of NNI ask for."""
+    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from compress.bn import recalibrate
+from compress.errors import InputError
+from evaluators.accuracy import evaluate
+from evaluators.datasets import DigitsConfig, load_data
+from evaluators.evaluator import EvaluatorContext
+from evaluators.supernet import SupernetEvaluator, SupernetEvaluatorConfig
+from spaces.registry import open_preset
+from spaces.space import Space
+
+
+def context(space: Space, folder: Path) -> EvaluatorContext:
+    data = load_data(DigitsConfig(name="digits", image_size=16, limit_train=200, batch_size=40), seed=0)
+    return EvaluatorContext(space, data, "cpu", 0, folder)
+
+
+def make(space: Space, folder: Path, **options: Any) -> SupernetEvaluator:
+    found = SupernetEvaluatorConfig.model_validate({"recalibrate": 2, **options}).make(context(space, folder))
+    assert isinstance(found, SupernetEvaluator)
+    return found
+
+
+@pytest.fixture
+def space() -> Space:
+    opened = open_preset("mobilenetv3", "tiny")[0]
+    opened.default_task = opened.task(10, 3, 16)
+    return opened
+
+
+def test_an_untrained_supernet_is_refused(space: Space, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"search.evaluator.weights: missing; an untrained supernet"):
+        make(space, tmp_path)
+
+
+def test_candidates_have_inherited_weights_and_their_own_statistics(space: Space, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    save_file(space.supernet(10, 3, 16).state_dict(), tmp_path / "weights.safetensors")
+    arch = space.sample(random.Random(1))
+    ours = make(space, tmp_path, weights=str(tmp_path))
+    found = ours.evaluate(arch, ("top1",), 0)
+    assert found == make(space, tmp_path, weights=str(tmp_path / "weights.safetensors")).evaluate(arch, ("top1",), 0)
+    model = ours.supernet.extract(arch)
+    assert ours.data.train is not None and ours.data.test is not None
+    recalibrate(model, ours.data.train.epoch(0), 2)
+    assert evaluate(model, ours.data.test)["loss"] == found["loss"]
+    assert set(found) == set(ours.metrics)
+    assert found["macs"] == space.cost(arch)["macs"]
+
+
+def test_random_weights_depend_on_the_seed(space: Space, tmp_path: Path) -> None:
+    arch = space.sample(random.Random(1))
+    first, second = (make(space, tmp_path, weights="random").evaluate(arch, (), 0) for _ in range(2))
+    assert first == second
+
+
+def test_weights_of_another_supernet_are_an_error(space: Space, tmp_path: Path) -> None:
+    save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(InputError, match="does not fit the supernet"):
+        make(space, tmp_path, weights=str(tmp_path / "other.safetensors"))
+    with pytest.raises(InputError, match="not a complete safetensors file"):
+        make(space, tmp_path, weights=str(tmp_path / "absent.safetensors"))

@@ -1,0 +1,124 @@
+"""What holds for every strategy of our own whose state is the finished trials."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from compress.errors import InputError
+from search.strategies.local_search import LocalSearchStrategy
+from search.strategies.ppo import PPOStrategy
+from search.strategies.regularized_evolution import RegularizedEvolutionStrategy
+from search.strategies.reinforce import ReinforceStrategy
+from search.strategies.strategy import StrategyBase
+
+Make = Callable[[], StrategyBase]
+MAKES: dict[str, Make] = {
+    "evolution": lambda: RegularizedEvolutionStrategy(population=8, sample=4),
+    "evolution without duplicates": lambda: RegularizedEvolutionStrategy(population=8, sample=4, duplicates=False),
+    "local search, first": lambda: LocalSearchStrategy(),
+    "local search, best": lambda: LocalSearchStrategy(improvement="best"),
+    "reinforce": lambda: ReinforceStrategy(batch=5),
+    "reinforce with the LSTM": lambda: ReinforceStrategy(controller="lstm", hidden=8, batch=5),
+    "ppo": lambda: PPOStrategy(hidden=8, batch=5, passes=2),
+}
+every_strategy = pytest.mark.parametrize("make", MAKES.values(), ids=MAKES)
+
+
+@every_strategy
+def test_resumed_search_proposes_what_the_uninterrupted_one_does(chain: Any, make: Make) -> None:
+    whole = chain.search(chain.sampler(make()), 40)
+    part = chain.search(chain.sampler(make()), 23)
+    resumed = chain.search(chain.sampler(make()), 17, study=part)
+    assert [trial.params for trial in resumed.trials] == [trial.params for trial in whole.trials]
+
+
+@every_strategy
+def test_killed_trials_change_no_later_proposal(chain: Any, make: Make) -> None:
+    whole = chain.search(chain.sampler(make()), 30)
+    part = chain.search(chain.sampler(make()), 20)
+    killed = part.ask()
+    chain.space.suggest(killed)
+    part.tell(killed, state=TrialState.FAIL)
+    resumed = chain.search(chain.sampler(make()), 10, study=part)
+    finished = [trial.params for trial in resumed.trials if trial.state == TrialState.COMPLETE]
+    assert finished == [trial.params for trial in whole.trials]
+
+
+@every_strategy
+def test_overlapping_failed_pruned_and_endless_trials_are_no_obstacle(chain: Any, make: Make) -> None:
+    study = chain.search_with_trouble(chain.sampler(make()), 120)
+    assert {trial.state for trial in study.trials} == set(TrialState) - {TrialState.WAITING}
+    assert study.best_value > 2.3  # within the best 5 of 117
+    for trial in study.trials:
+        chain.space.check(trial.params)
+
+
+@every_strategy
+def test_state_kept_between_proposals_is_the_state_computed_anew(chain: Any, make: Make) -> None:
+    sampler = chain.sampler(make())
+    study = chain.search_with_trouble(sampler, 60)
+    again = copy.deepcopy(study)
+    again.sampler = chain.sampler(make())
+    for _ in range(3):
+        assert chain.space.suggest(study.ask()) == chain.space.suggest(again.ask())
+
+
+@every_strategy
+def test_one_sampler_serves_two_studies(chain: Any, make: Make) -> None:
+    sampler = chain.sampler(make())
+    one, other = chain.search(sampler, 12), chain.search(sampler, 5)
+    chain.search(sampler, 3, study=one)
+    assert [trial.params for trial in one.trials[:5]] == [trial.params for trial in other.trials]
+    assert [trial.params for trial in one.trials] == [
+        trial.params for trial in chain.search(chain.sampler(make()), 15).trials
+    ]
+
+
+@every_strategy
+def test_smaller_is_better_where_the_study_minimizes(chain: Any, make: Make) -> None:
+    study = optuna.create_study(direction="minimize", sampler=chain.sampler(make()))
+    for _ in range(80):
+        trial = study.ask()
+        study.tell(trial, -chain.score(chain.space.suggest(trial)))
+    assert [trial.params for trial in study.trials] == [
+        trial.params for trial in chain.search(chain.sampler(make()), 80).trials
+    ]
+
+
+@every_strategy
+def test_proposals_keep_constraints(chain: Any, make: Make) -> None:
+    def is_narrow(params: Any) -> bool:
+        return bool(params["width"] < 32)
+
+    study = chain.search(chain.sampler(make(), feasible=is_narrow), 60)
+    assert {trial.params["width"] for trial in study.trials} <= {8, 16}
+
+
+@every_strategy
+def test_only_given_candidates_are_proposed(chain: Any, make: Make) -> None:
+    candidates = [arch for arch in chain.space if arch["depth"] == 3][::2]
+    study = chain.search(chain.sampler(make(), candidates=candidates), len(candidates))
+    assert len({frozenset(trial.params.items()) for trial in study.trials}) == len(candidates)
+
+
+@every_strategy
+def test_several_objectives_are_refused(chain: Any, make: Make) -> None:
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=chain.sampler(make()))
+    with pytest.raises(InputError, match="searches for one value; got 2 objectives"):
+        chain.space.suggest(study.ask())
+
+
+@every_strategy
+def test_sampler_works_on_any_study_of_categorical_decisions(chain: Any, make: Make) -> None:
+    distributions = {name: optuna.distributions.CategoricalDistribution(range(5)) for name in "abc"}
+    sampler = chain.sampler(make())
+    sampler.search_space, sampler.space = distributions, None
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.optimize(lambda trial: sum(trial.suggest_categorical(name, range(5)) for name in "abc"), n_trials=120)
+    assert study.best_value >= 11

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import pytest
+from optuna import pruners
+from pydantic import ValidationError
+
+from compress.errors import InputError
+from search.config import PrunerConfig, SearchConfig
+from search.executors.local import LocalExecutor
+from search.executors.ray import RayExecutor
+from search.job import make_pruner, make_space
+from search.strategies.regularized_evolution import RegularizedEvolutionSampler
+from spaces.zoo import ModelConfig
+
+
+def test_a_job_opens_space_evaluator_strategy_and_study(job):
+    runner = job().open()
+    assert runner.judge.space.count() == 256
+    assert isinstance(runner.study.sampler, RegularizedEvolutionSampler)
+    assert runner.trials == 30
+
+
+def test_a_strategy_proposes_only_what_keeps_the_constraints_that_cost_nothing(job):
+    limited = job(objective={"constraints": {"macs": {"max": 50}}}, strategy={"name": "local_search"})
+    runner = limited.open()
+    for _ in range(20):
+        runner.run(runner.ask())
+    assert all(trial.state.name == "COMPLETE" for trial in runner.study.trials)
+
+
+def test_an_unknown_metric_is_found_before_anything_is_evaluated(job):
+    with pytest.raises(InputError, match="nothing measures 'accuracy'"):
+        job(objective={"maximize": ["accuracy"]}).judge()
+
+
+def test_an_unknown_space_names_the_nearest(job):
+    with pytest.raises(InputError, match="did you mean 'mobilenetv3'"):
+        job(space={"name": "mobilenetv4"}).judge()
+
+
+def test_an_unknown_strategy_is_refused_with_what_is_allowed(job):
+    with pytest.raises(ValidationError, match="regularized_evolution"):
+        job(strategy={"name": "regularised_evolution"})
+
+
+def test_an_argument_that_a_sampler_does_not_take_names_the_nearest(job):
+    with pytest.raises(InputError, match="did you mean 'n_startup_trials'"):
+        job(strategy={"name": "tpe", "options": {"n_startup_trial": 5}}).open()
+
+
+def test_a_preset_opens_its_space(job):
+    space = make_space(job(space={"name": "mobilenetv3", "preset": "tiny"}).config.space)
+    assert space.name == "mobilenetv3"
+
+
+def test_the_space_channels_narrows_the_recipes_model(job):
+    given = job(space={"name": "channels", "options": {}}).config.space
+    model = ModelConfig.model_validate({"source": "timm", "name": "resnet10t", "kwargs": {"num_classes": 10}})
+    assert make_space(given, model).config.model.name == "resnet10t"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("asha", pruners.SuccessiveHalvingPruner),
+        ("hyperband", pruners.HyperbandPruner),
+        ("median", pruners.MedianPruner),
+    ],
+)
+def test_pruners_are_optunas(name, kind):
+    assert isinstance(make_pruner(PrunerConfig(name=name)), kind)
+
+
+def test_pruner_options_are_checked():
+    with pytest.raises(InputError, match="did you mean 'reduction_factor'"):
+        make_pruner(PrunerConfig(name="asha", options={"reduction_facter": 2}))
+    with pytest.raises(InputError, match=r"search\.pruner\.options: ThresholdPruner refuses"):
+        make_pruner(PrunerConfig(name="threshold"))
+
+
+def test_a_pruner_needs_one_objective(job):
+    with pytest.raises(ValidationError, match="pruner works with one objective"):
+        job(pruner={"name": "asha"}, objective={"maximize": ["top1"], "minimize": ["macs"]})
+
+
+def test_executors_are_told_apart_by_kind(job):
+    assert isinstance(job().config.executor, LocalExecutor)
+    assert isinstance(job(executor={"kind": "ray", "gpus": 0.25}).config.executor, RayExecutor)
+    with pytest.raises(ValidationError, match="'local', 'ray'"):
+        job(executor={"kind": "slurm"})
+
+
+def test_the_section_survives_its_yaml_form(job):
+    config = job(executor={"kind": "ray", "batch": 4}).config
+    assert SearchConfig.model_validate(config.model_dump(mode="json")) == config

@@ -1,0 +1,234 @@
+"""Searches on a Ray cluster of two nodes on this machine; the second carries the labels `big` and `pi4`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.errors import CompressError, InputError
+from evaluators.evaluator import Stopped
+from search.executors import run_search
+from search.job import SearchJob
+from search.runner import Judge
+
+ray = pytest.importorskip("ray", reason="the extra ray is not installed")
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class WatchedJob(SearchJob):
+    """A search whose evaluations leave a line each: process, node, architecture; `act` may do something before."""
+
+    act: Callable[[Any, Any], None] | None = None
+    seconds: float = 0.0
+
+    def judge(self) -> Judge:
+        judge = super().judge()
+        plain = judge.evaluator.evaluate
+
+        def evaluate(arch: Any, wanted: Any, seed: int, report: Any = None) -> Any:
+            time.sleep(self.seconds)
+            if self.act is not None:
+                self.act(arch, report)
+            node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "driver"
+            with (self.directory / "log").open("a") as file:
+                file.write(f"{os.getpid()} {node} {arch.to_json()}\n")
+            return plain(arch, wanted, seed, report)
+
+        judge.evaluator.evaluate = evaluate  # type: ignore[method-assign]
+        return judge
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    from ray.cluster_utils import Cluster
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, **SMALL})
+    made.add_node(num_cpus=1, resources={"big": 1, "pi4": 1}, **SMALL)
+    ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
+    yield made
+    ray.shutdown()
+    made.shutdown()
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+SMALL = {"object_store_memory": 80 * 2**20}
+
+
+@pytest.fixture
+def watched(job: Any, cluster: Any) -> Callable[..., WatchedJob]:
+    def make(act: Any = None, seconds: float = 0.0, executor: dict[str, Any] | None = None, **section: Any) -> WatchedJob:
+        plain = job(executor={"kind": "ray", **(executor or {})}, **section)
+        return WatchedJob(**{each.name: getattr(plain, each.name) for each in fields(SearchJob)}, act=act, seconds=seconds)
+
+    return make
+
+
+def search(job: SearchJob) -> list[Any]:
+    runner = job.open()
+    runner.revive()
+    run_search(job, runner, None)
+    return runner.study.get_trials(deepcopy=False)
+
+
+def log(job: SearchJob) -> list[list[str]]:
+    return [line.split(" ", 2) for line in (job.directory / "log").read_text().splitlines()]
+
+
+def states(trials: list[Any]) -> Counter[str]:
+    return Counter(trial.state.name for trial in trials)
+
+
+def test_one_worker_finds_what_a_local_search_finds(watched, job, tmp_path):
+    local = job(tmp_path / "local")
+    run_search(local, local.open(), None)
+    here = [(trial.params, trial.value) for trial in local.open().study.trials]
+    on_ray = watched(executor={"workers": 1})
+    assert [(trial.params, trial.value) for trial in search(on_ray)] == here
+    assert len({process for process, _, _ in log(on_ray)}) == 1  # the actor was reused
+    assert search(on_ray)[-1].number == 29  # a finished search does nothing more
+
+
+def test_batches_and_several_actors_evaluate_each_network_once(watched):
+    job = watched(executor={"workers": 2, "batch": 4, "cpus": 0.5}, trials=40)
+    trials = search(job)
+    assert states(trials) == {"COMPLETE": 40}
+    evaluated = [arch for _, _, arch in log(job)]
+    assert len(evaluated) == len(set(evaluated))
+    assert len(evaluated) == sum("same_as" not in trial.user_attrs["result"] for trial in trials)
+
+
+def test_trials_run_where_their_custom_resource_is(watched, cluster):
+    job = watched(executor={"resources": {"big": 0.5}}, trials=6)
+    search(job)
+    (label,) = [node["NodeID"] for node in ray.nodes() if "big" in node["Resources"] and node["Alive"]]
+    assert {node for _, node, _ in log(job)} == {label}
+
+
+def test_a_resource_that_no_node_has_is_named(watched):
+    with pytest.raises(InputError, match=r"'tpu': 1.*the nodes have.*big: 1"):
+        search(watched(executor={"resources": {"tpu": 1}}))
+
+
+def test_a_gpu_search_without_a_share_of_one_is_refused(watched):
+    job = watched()
+    object.__setattr__(job, "device", "cuda:0")
+    with pytest.raises(InputError, match=r"search\.executor\.gpus: 0"):
+        search(job)
+
+
+def test_a_process_that_dies_is_tried_again_after_what_its_batch_had_done(watched, tmp_path):
+    marker = tmp_path / "died"
+
+    def die_once(arch, report):
+        if arch["a"] == 3 and not marker.exists():
+            marker.touch()
+            os._exit(1)
+
+    job = watched(die_once, executor={"workers": 1, "batch": 30})
+    assert states(search(job)) == {"COMPLETE": 30}
+    evaluated = [arch for _, _, arch in log(job)]
+    assert marker.exists() and len(evaluated) == len(set(evaluated))
+
+
+def test_a_process_that_always_dies_ends_the_search_and_a_resumed_one_goes_on(watched):
+    def die(arch, report):
+        if arch["a"] == 3:
+            os._exit(1)
+
+    job = watched(die, executor={"workers": 1, "failures": 1})
+    with pytest.raises(CompressError, match="failed 2 times on Ray"):
+        search(job)
+    (failed,) = [trial for trial in job.open().study.trials if trial.state.name == "FAIL"]
+    assert failed.user_attrs["result"]["error"]
+    object.__setattr__(job, "act", None)
+    assert states(search(job)) == {"FAIL": 1, "COMPLETE": 30}
+
+
+def test_an_error_of_the_users_is_raised_as_it_is(watched):
+    def complain(arch, report):
+        raise InputError("the table has no top1 for it")
+
+    with pytest.raises(InputError, match="the table has no top1 for it"):
+        search(watched(complain))
+
+
+def test_the_pruner_stops_a_trial_and_its_batch_goes_on(watched):
+    def curve(arch, report):
+        for step in range(1, 6):
+            if report(step, float(arch["a"])):
+                raise Stopped(step, float(arch["a"]))
+
+    pruner = {"name": "median", "options": {"n_startup_trials": 2}}
+    trials = search(watched(curve, executor={"workers": 1, "batch": 5}, pruner=pruner, trials=20))
+    assert set(states(trials)) == {"COMPLETE", "PRUNED"} and len(trials) == 20
+    assert all(len(trial.intermediate_values) < 5 for trial in trials if trial.state.name == "PRUNED")
+
+
+def test_latency_is_measured_on_the_node_with_the_label(cluster, tmp_path):
+    import torch
+
+    from evaluators.latency import LatencyConfig, record
+
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(torch.nn.Conv2d(3, 4, 3).eval(), (torch.zeros(1, 3, 8, 8),), path, dynamo=False)
+    quick = {"runs": 3, "seconds": 0}
+    found = record(path, LatencyConfig.model_validate({"target": {"ray": "pi4"}, **quick}))
+    assert found.min > 0
+    with pytest.raises(InputError, match=r"ray:pi5: no node carries .* there are: big, pi4"):
+        record(path, LatencyConfig.model_validate({"target": {"ray": "pi5"}, **quick}))
+
+
+def test_our_samplers_run_inside_optuna_search(cluster, tmp_path):
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    from search.strategies.regularized_evolution import RegularizedEvolutionSampler
+    from spaces.registry import create
+
+    space = create("nats_size", {})
+    sampler = RegularizedEvolutionSampler(space.distributions(), population=4, sample=2, seed=0)
+    tuner = tune.Tuner(
+        tune.with_resources(lambda config: {"score": float(sum(config.values()))}, {"cpu": 0.5}),
+        tune_config=tune.TuneConfig(
+            search_alg=OptunaSearch(lambda trial: space.suggest(trial) and None, "score", "max", sampler=sampler),
+            num_samples=8,
+        ),
+        run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
+    )
+    assert len(tuner.fit()) == 8
+
+
+def test_a_search_survives_the_loss_of_a_node(watched, cluster):
+    lost = cluster.add_node(num_cpus=1, resources={"extra": 2}, **SMALL)
+    job = watched(seconds=0.3, executor={"workers": 3, "cpus": 0.5}, trials=40)
+
+    def kill() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not on_node(job, lost.node_id):
+            time.sleep(0.1)
+        cluster.remove_node(lost, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    trials = search(job)
+    killer.join()
+    assert states(trials) == {"COMPLETE": 40}
+    assert on_node(job, lost.node_id)
+
+
+def on_node(job: SearchJob, node: str) -> bool:
+    path = job.directory / "log"
+    return path.exists() and any(found == node for _, found, _ in log(job))
