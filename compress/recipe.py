@@ -144,6 +144,10 @@ def check_sections(sections: dict[str, Any]) -> Iterator[Finding]:
         yield from check_model(model)
     elif "model" in sections and search is None and "search" in sections:
         yield ("model",), "missing; name the model to start from, or a search that finds one"
+    if search is not None and search.space.name == "table":
+        for name in ("train", "prune", "finetune", "export", "latency"):
+            if sections.get(name) is not None:
+                yield (name,), "a table (search.space) holds results, not networks; leave the section out"
     data = sections.get("data")
     if data is not None:
         if data.name in ("npz", "imagefolder", "torchvision") and not getattr(data, "download", False):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from compress.atomic import replacing, write_json, write_text
-from compress.errors import InputError
 from compress.progress import say
 from compress.recipe import Recipe
 from compress.rundir import finish_stage, finished_stage
@@ -153,14 +152,3 @@ def _winner(space: Space, entry: dict[str, Any], place: Path) -> ModelConfig | N
         choices, checkpoint = dict(space.canonical(space.check(choices))), str(_weights(place, 1).resolve())
     kwargs = {"options": entry["options"], "arch": choices}
     return ModelConfig(source="space", name=space.name, kwargs=kwargs, checkpoint=checkpoint)
-
-
-def check_search_alone(recipe: Recipe) -> None:
-    """Raise InputError where a search over a table is followed by stages that need a network."""
-    assert recipe.search is not None
-    if recipe.search.space.name != "table":
-        return
-    sections = {"train": recipe.train, "prune": recipe.prune, "finetune": recipe.finetune, "export": recipe.export}
-    for name, section in sections.items():
-        if section is not None:
-            raise InputError(f"{name}: a table holds results, not networks; leave the section out")

@@ -56,16 +56,22 @@ def run_on_node(target: RayTarget, program: bytes) -> subprocess.CompletedProces
     return subprocess.CompletedProcess([name(target)], code, out, err)
 
 
+def import_ray() -> Any:
+    """Return the module ray; raises InputError where it is not installed."""
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("ray is not installed; pip install 'compress[ray]'") from error
+    return ray
+
+
 def name(target: RayTarget) -> str:
     """Return how the target is called in messages and tables."""
     return f"ray:{target.ray}"
 
 
 def _connected(target: RayTarget) -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError(f"latency target {name(target)}: ray is not installed; pip install 'compress[ray]'") from error
+    ray = import_ray()
     if not ray.is_initialized():
         try:
             ray.init(address=target.address or "auto", log_to_driver=False, logging_level=logging.ERROR)

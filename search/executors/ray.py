@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from compress.config import Config
 from compress.errors import InputError
+from evaluators.ray_target import import_ray
 
 if TYPE_CHECKING:
     from search.job import SearchJob
@@ -23,7 +24,6 @@ _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's swallows the interrupt and returns as if the search were complete
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
@@ -51,6 +51,16 @@ class RayExecutor(Config):
         None, description="folder or URI that all nodes reach, for Ray's own state; null: in the run"
     )
 
+    @field_validator("address")
+    @classmethod
+    def _no_client(cls, address: str | None) -> str | None:
+        if address is not None and address.startswith("ray://"):
+            raise ValueError(
+                "Ray Client would move the search to the head node and away from its run directory; start it on a node "
+                "of the cluster with address: auto, for example by ray job submit"
+            )
+        return address
+
     def demand(self) -> dict[str, float]:
         """Return what one trial takes of the cluster."""
         return {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
@@ -68,21 +78,14 @@ def run_ray(job: SearchJob, runner: Runner, deadline: float | None) -> None:
     config = job.config.executor
     assert isinstance(config, RayExecutor)
     if job.device.startswith("cuda") and not config.gpus:
-        raise InputError("search.executor.gpus: 0, but trials are to run on a GPU; give a share such as 0.25")
+        raise InputError(
+            "search.executor.gpus: 0, but trials are to run on a GPU; give a share such as 0.25, or --device cpu"
+        )
     os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
     with _cluster(config):
         from search.executors.tune import tune_study
 
         tune_study(job, runner, deadline)
-
-
-def import_ray() -> Any:
-    """Return the module ray; raises InputError where it is not installed."""
-    try:
-        import ray
-    except ImportError as error:
-        raise InputError("ray is not installed; pip install 'compress[ray]'") from error
-    return ray
 
 
 @contextmanager

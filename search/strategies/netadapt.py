@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -22,6 +23,20 @@ from search.strategies.strategy import StrategyBase, StrategyContext, strategy
 Mark = tuple[datetime, int]
 """When a trial was finished, and its number."""
 _SETTLED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+@dataclass
+class Memory:
+    """What followed from the trials seen so far."""
+
+    marks: set[Mark] = field(default_factory=set)
+    latest: Mark = (datetime.min, 0)
+    judged: dict[Key, Judged] = field(default_factory=dict)
+    path: tuple[Step, ...] = ()
+
+    def continues_in(self, marks: Collection[Mark]) -> bool:
+        """Return whether `marks` are those seen so far and later ones."""
+        return self.marks.issubset(marks) and all(mark > self.latest for mark in set(marks) - self.marks)
 
 
 class NetAdaptSampler(SpaceSampler):
@@ -72,7 +87,7 @@ class NetAdaptSampler(SpaceSampler):
             taken=taken,
             feasible=feasible,
         )
-        self._forget()
+        self._memory = Memory()
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -94,7 +109,7 @@ class NetAdaptSampler(SpaceSampler):
         before, key = self.progress(study), key_of(trial.params)
         if state not in _SETTLED or {network.key for network in before.waiting} - {key}:
             return
-        judged = {**self._judged, key: self._result(trial.number, values, self._sign(study))}
+        judged = {**self._memory.judged, key: self._result(trial.number, values, self._sign(study))}
         if not self.rules.follow(judged, before.path).waiting:
             with suppress(RuntimeError):  # what it raises where nothing loops
                 study.stop()
@@ -127,26 +142,18 @@ class NetAdaptSampler(SpaceSampler):
         """
         trials = study.get_trials(deepcopy=False, states=_SETTLED)
         marks = {(trial.datetime_complete, trial.number): trial for trial in trials if trial.datetime_complete}
-        new = sorted(marks.keys() - self._marks)
-        if len(marks) - len(new) < len(self._marks) or (new and self._marks and new[0] < self._latest):
-            self._forget()
-            new = sorted(marks)
-        sign = self._sign(study)
-        for mark in new:
+        if not self._memory.continues_in(marks):
+            self._memory = Memory()
+        memory, sign = self._memory, self._sign(study)
+        for mark in sorted(marks.keys() - memory.marks):
             trial = marks[mark]
             values = trial.values if trial.state == TrialState.COMPLETE else None
-            self._judged.setdefault(key_of(trial.params), self._result(trial.number, values, sign))
-        self._marks.update(new)
-        self._latest = new[-1] if new else self._latest
-        found = self.rules.follow(self._judged, self._path)
-        self._path = found.path
+            memory.judged.setdefault(key_of(trial.params), self._result(trial.number, values, sign))
+            memory.marks.add(mark)
+            memory.latest = mark
+        found = self.rules.follow(memory.judged, memory.path)
+        memory.path = found.path
         return found
-
-    def _forget(self) -> None:
-        self._marks: set[Mark] = set()
-        self._latest: Mark = (datetime.min, 0)
-        self._judged: dict[Key, Judged] = {}
-        self._path: tuple[Step, ...] = ()
 
     def _result(self, number: int, values: Sequence[float] | None, sign: int) -> Judged:
         return Judged(number, sign * float(values[0]) if values else None)

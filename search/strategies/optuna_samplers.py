@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
 from compress.errors import InputError, did_you_mean
-from search.strategies.sampler import live_number
+from search.strategies.history import live_number
 from search.strategies.strategy import StrategyBase, StrategyContext, strategy
 
 _SAMPLERS: dict[str, type[BaseSampler]] = {

@@ -6,13 +6,9 @@ documentation of that space says.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import logging
 import random
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,9 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.config import Config
-from compress.errors import InputError, did_you_mean
+from compress.errors import InputError
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.nni.labels import labels_of, read_labels
+from spaces.nni.load import find_model_space, quiet, tuples
 from spaces.space import Space, Task
 
 if TYPE_CHECKING:
@@ -61,8 +58,8 @@ class NNISpace(Space):
 
     def __init__(self, config: NNIConfig) -> None:
         self.name = f"nni:{config.model_space}"
-        self._type = _find(config.model_space)
-        self._kwargs = {key: _tuples(value) for key, value in config.kwargs.items()}
+        self._type = find_model_space(config.model_space)
+        self._kwargs = {key: tuples(value) for key, value in config.kwargs.items()}
         self._space = self._made()
         self._labels = read_labels(self._space, self.name)
         self._constrained = len(self._space.simplify()) > len(labels_of(self._space))
@@ -172,7 +169,7 @@ class NNISpace(Space):
     def _construct(self, arguments: Mapping[str, Any]) -> nn.Module:
         """Call the constructor on torch's default device, else move there: some read numbers off new tensors."""
         device, keywords = torch.get_default_device(), {**self._kwargs, **arguments}
-        with _quiet():
+        with quiet():
             try:
                 network: nn.Module = self._type(**keywords)
             except RuntimeError:
@@ -235,46 +232,3 @@ class NNINetwork(nn.Module):
         output = self.network(images)
         logits: Tensor = output[0] if isinstance(output, tuple | list) else output
         return logits
-
-
-def _find(path: str) -> Any:
-    """Return the model space class at `package.module.Class`."""
-    module_name, _, name = path.rpartition(".")
-    with _quiet():
-        try:
-            from nni.nas.nn.pytorch import ModelSpace
-        except ImportError as error:
-            raise InputError(f"space nni:{path} needs the extra: pip install 'compress[nni]'") from error
-        try:
-            module = importlib.import_module(module_name)
-        except (ImportError, ValueError) as error:
-            raise InputError(f"space nni:{path}: no module {module_name!r} (package.module.Class): {error}") from error
-    known = [key for key, value in vars(module).items() if _is_model_space(value, ModelSpace)]
-    if name not in known:
-        allowed = f"allowed: {', '.join(sorted(known))}" if known else "it has none"
-        raise InputError(
-            f"space nni:{path}: {module_name} has no ModelSpace {name!r}; {allowed}{did_you_mean(name, known)}"
-        )
-    return getattr(module, name)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back NNI's warnings of newer versions of torch and what it logs of every cell that it builds."""
-    logger = logging.getLogger("nni")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _is_model_space(value: object, base: type) -> bool:
-    return isinstance(value, type) and issubclass(value, base) and value is not base
-
-
-def _tuples(value: Any) -> Any:
-    """Return lists, which JSON and YAML have, as tuples, which constructors of NNI ask for."""
-    return tuple(_tuples(each) for each in value) if isinstance(value, list | tuple) else value

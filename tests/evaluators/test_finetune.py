@@ -145,7 +145,7 @@ def test_what_is_missing_is_said(space: ChannelSpace, tmp_path: Path) -> None:
         evaluator(space, tmp_path, seed_train=None)
     with pytest.raises(InputError, match="kind finetune narrows space channels; got mobilenetv3"):
         evaluator(create("mobilenetv3", {"skeleton": "tiny", "dataset": "cifar"}), tmp_path)
-    with pytest.raises(InputError, match="'magnitud'.*did you mean 'magnitude'"):
+    with pytest.raises(InputError, match=r"'magnitud'.*did you mean 'magnitude'"):
         evaluator(space, tmp_path, criterion="magnitud")
     with pytest.raises(CompressError, match=r"diverged: try a lower search\.evaluator\.seed_train\.lr"):
         wild = {**QUICK, "lr": 1e30, "optimizer": "sgd"}

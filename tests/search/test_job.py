@@ -90,6 +90,11 @@ def test_executors_are_told_apart_by_kind(job):
         job(executor={"kind": "slurm"})
 
 
+def test_ray_client_addresses_are_refused_with_what_to_do_instead(job):
+    with pytest.raises(ValidationError, match="address: auto"):
+        job(executor={"kind": "ray", "address": "ray://head:10001"})
+
+
 def test_the_section_survives_its_yaml_form(job):
     config = job(executor={"kind": "ray", "batch": 4}).config
     assert SearchConfig.model_validate(config.model_dump(mode="json")) == config

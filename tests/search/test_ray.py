@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +19,7 @@ from evaluators.evaluator import Stopped
 from search.executors import run_search
 from search.job import SearchJob
 from search.runner import Judge
+from search.study import JOURNAL, open_study
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 pytestmark = pytest.mark.slow
@@ -56,7 +56,7 @@ def cluster() -> Iterator[Any]:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, **SMALL})
-    made.add_node(num_cpus=1, resources={"big": 1, "pi4": 1}, **SMALL)
+    made.add_node(num_cpus=1, resources={"big": 1, "pi4": 1, "spare": 1}, **SMALL)
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
     yield made
     ray.shutdown()
@@ -69,9 +69,10 @@ SMALL = {"object_store_memory": 80 * 2**20}
 
 @pytest.fixture
 def watched(job: Any, cluster: Any) -> Callable[..., WatchedJob]:
-    def make(act: Any = None, seconds: float = 0.0, executor: dict[str, Any] | None = None, **section: Any) -> WatchedJob:
+    def make(act: Any = None, seconds: float = 0.0, executor: Any = None, **section: Any) -> WatchedJob:
         plain = job(executor={"kind": "ray", **(executor or {})}, **section)
-        return WatchedJob(**{each.name: getattr(plain, each.name) for each in fields(SearchJob)}, act=act, seconds=seconds)
+        given = {each.name: getattr(plain, each.name) for each in fields(SearchJob)}
+        return WatchedJob(**given, act=act, seconds=seconds)
 
     return make
 
@@ -118,7 +119,7 @@ def test_trials_run_where_their_custom_resource_is(watched, cluster):
 
 
 def test_a_resource_that_no_node_has_is_named(watched):
-    with pytest.raises(InputError, match=r"'tpu': 1.*the nodes have.*big: 1"):
+    with pytest.raises(InputError, match=r"'tpu': 1.*the nodes have.*big: 1.*"):
         search(watched(executor={"resources": {"tpu": 1}}))
 
 
@@ -187,7 +188,7 @@ def test_latency_is_measured_on_the_node_with_the_label(cluster, tmp_path):
     quick = {"runs": 3, "seconds": 0}
     found = record(path, LatencyConfig.model_validate({"target": {"ray": "pi4"}, **quick}))
     assert found.min > 0
-    with pytest.raises(InputError, match=r"ray:pi5: no node carries .* there are: big, pi4"):
+    with pytest.raises(InputError, match=r"ray:pi5: no node carries .* there are: big, pi4, spare"):
         record(path, LatencyConfig.model_validate({"target": {"ray": "pi5"}, **quick}))
 
 
@@ -203,17 +204,65 @@ def test_our_samplers_run_inside_optuna_search(cluster, tmp_path):
     tuner = tune.Tuner(
         tune.with_resources(lambda config: {"score": float(sum(config.values()))}, {"cpu": 0.5}),
         tune_config=tune.TuneConfig(
-            search_alg=OptunaSearch(lambda trial: space.suggest(trial) and None, "score", "max", sampler=sampler),
-            num_samples=8,
+            search_alg=OptunaSearch(space.distributions(), metric="score", mode="max", sampler=sampler), num_samples=8
         ),
         run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
     )
-    assert len(tuner.fit()) == 8
+    results = tuner.fit()
+    assert len(results) == 8 and not results.errors
+
+
+DRIVER = """
+import json, sys, time
+from pathlib import Path
+
+from search.config import SearchConfig
+from search.executors import run_search
+from search.job import SearchJob
+
+class Slow(SearchJob):
+    def judge(self):
+        judge = super().judge()
+        plain = judge.evaluator.evaluate
+        judge.evaluator.evaluate = lambda *given: time.sleep(0.2) or plain(*given)
+        return judge
+
+config = SearchConfig.model_validate(json.loads(sys.argv[1]))
+job = Slow(config, None, None, "toy", 0, "cpu", Path(sys.argv[2]))
+runner = job.open()
+runner.revive()
+run_search(job, runner, None)
+"""
+
+
+def test_a_killed_driver_is_resumed_with_the_same_result(job, cluster, tmp_path):
+    local = job(tmp_path / "local")
+    run_search(local, local.open(), None)
+    killed = job(tmp_path / "ray", executor={"kind": "ray", "address": cluster.address, "workers": 1})
+    command = [sys.executable, "-c", DRIVER, killed.config.model_dump_json(), str(killed.directory)]
+    told = 0
+    for more in (5, 8, 30):
+        driver = subprocess.Popen(command)
+        while driver.poll() is None and (complete := len(values(killed))) < told + more:
+            time.sleep(0.1)
+        told = complete
+        driver.kill()
+    assert driver.wait() in (0, -9)
+    assert search(killed)[-1].state.name == "COMPLETE"
+    assert values(killed) == values(local)
+    assert list(killed.directory.glob("ray/experiment_state-*"))  # Tune's own record of all sessions
+
+
+def values(job: SearchJob) -> list[Any]:
+    if not (job.directory / JOURNAL).exists():
+        return []
+    trials = open_study(job.name, None, job.directory, ["maximize"]).get_trials(deepcopy=False)
+    return [(trial.params, trial.value) for trial in trials if trial.state.name == "COMPLETE"]
 
 
 def test_a_search_survives_the_loss_of_a_node(watched, cluster):
-    lost = cluster.add_node(num_cpus=1, resources={"extra": 2}, **SMALL)
-    job = watched(seconds=0.3, executor={"workers": 3, "cpus": 0.5}, trials=40)
+    lost = cluster.add_node(num_cpus=1, resources={"spare": 1}, **SMALL)
+    job = watched(seconds=0.3, executor={"resources": {"spare": 1}, "cpus": 0.5}, trials=40)
 
     def kill() -> None:
         deadline = time.monotonic() + 60
@@ -226,7 +275,7 @@ def test_a_search_survives_the_loss_of_a_node(watched, cluster):
     trials = search(job)
     killer.join()
     assert states(trials) == {"COMPLETE": 40}
-    assert on_node(job, lost.node_id)
+    assert len({node for _, node, _ in log(job)}) == 2
 
 
 def on_node(job: SearchJob, node: str) -> bool:

@@ -96,12 +96,9 @@ def test_each_proposal_narrows_one_decision_just_so_far_that_it_saves_delta() ->
 
 
 def test_a_decision_that_cannot_save_delta_is_left_out() -> None:
-    own = sampler(delta=0.1)  # all of width0 but its narrowest choice is 4 % of the cost
-    names = {
-        name
-        for network in own.rules.proposals(own.rules.widest, 0)
-        for name in changed(own.rules.widest.params, network.params)
-    }
+    own = sampler(delta=0.1)  # widths 0 and 1 are 5 % and 10 % of the cost, and some is left of them
+    widest = own.rules.widest
+    names = {name for each in own.rules.proposals(widest, 0) for name in changed(widest.params, each.params)}
     assert names == {"width2", "width3", "width4", "width5"}
 
 
@@ -145,7 +142,7 @@ def test_it_ends_where_no_decision_saves_enough() -> None:
 
 def test_a_narrower_choice_that_the_estimate_thinks_dearer_does_no_harm() -> None:
     def bumpy(params: Params) -> float:
-        return latency(params) + 100 * (params["width5"] == 48)
+        return latency(params) + (100 if params["width5"] == 48 else 0)
 
     own = NetAdaptSampler(WIDTHS, bumpy, target=0.5, delta=0.04)
     costs = [bumpy(params) for params in path(own, adapted(own))]
