@@ -71,6 +71,12 @@ def _data_sets() -> list[str]:
     return sorted(get_args(kind.model_fields["name"].annotation)[0] for kind in kinds)
 
 
+def _strategies() -> list[str]:
+    from search.strategies import strategy_names
+
+    return strategy_names()
+
+
 def _targets() -> list[str]:
     return ["command", "local"]
 
@@ -79,6 +85,7 @@ KINDS: dict[str, Callable[[], list[str]]] = {
     "recipes": shipped_recipes,
     "models": _models,
     "spaces": _spaces,
+    "strategies": _strategies,
     "criteria": _criteria,
     "losses": _losses,
     "datasets": _data_sets,

@@ -42,7 +42,10 @@ def inspect(
 
 def ls(
     kind: Annotated[
-        str, typer.Argument(metavar="[KIND]", help="recipes, models, spaces, criteria, losses, datasets or targets.")
+        str,
+        typer.Argument(
+            metavar="[KIND]", help="recipes, models, spaces, strategies, criteria, losses, datasets or targets."
+        ),
     ] = "recipes",
     glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Show only names that match.")] = "*",
     json: JsonFlag = False,
