@@ -24,8 +24,8 @@ Matrix = np.ndarray[Any, Any]
 METHOD = (
     "Networks drawn at random were timed whole. By non-negative least squares on relative errors, blocks of one kind "
     "share a cost per block, MAC, input value, output value and weight; each block listed deviates from that by as "
-    "much as the networks that hold it show (ridge regression, its strength by cross-validation). What is alike in every "
-    "network, such as the stem, cannot be told from the constant and may be counted there."
+    "much as the networks that hold it show (ridge regression, its strength by cross-validation). What all "
+    "networks have alike, such as the stem, cannot be told from the constant and may be counted there."
 )
 STRENGTHS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 10.0)
 FOLDS = 5

@@ -44,7 +44,7 @@ def ls(
     kind: Annotated[
         str,
         typer.Argument(
-            metavar="[KIND]", help="recipes, models, spaces, strategies, criteria, losses, datasets or targets."
+            metavar="[KIND]", help="What to list: recipes, models, spaces, strategies, ..."
         ),
     ] = "recipes",
     glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Show only names that match.")] = "*",

@@ -62,7 +62,7 @@ class AutoSampler(SpaceSampler):
         if numbers != self._ranking[0]:
             self._ranking = (numbers, self._ranked(known, choices))
             self._verdicts = {}
-        done = {_key(trial.params) for trial in finished} | {_key(params) for params in running}
+        done = {trial.key for trial in finished} | {_key(params) for params in running}
         for params in self._ranking[1]:
             if not _is_done(params, done) and self._allowed(params):
                 return params

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
@@ -17,6 +18,11 @@ class Finished:
     number: int
     params: dict[str, Any]
     score: float
+
+    @cached_property
+    def key(self) -> frozenset[tuple[str, Any]]:
+        """The parameters as one value that sets can hold."""
+        return frozenset(self.params.items())
 
 
 class History:
@@ -46,7 +52,7 @@ class History:
                 if trial.state == TrialState.COMPLETE and trial.values:
                     self._insert(trial, sign * float(trial.values[0]))
         self._settle(trials)
-        return self._finished
+        return list(self._finished)
 
     def unsettled(self, trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
         """Return all trials that are not finished, and perhaps others, after `update` with the same `trials`."""
