@@ -158,7 +158,7 @@ class TableSpace(Space):
     def suggest(self, trial: Trial) -> Architecture:
         """Let an Optuna trial take every decision; the row nearest to that is the architecture."""
         chosen = super().suggest(trial)
-        return Architecture(self._rows.nearest(chosen, [], random.Random(trial.number)))
+        return Architecture(self._rows.nearest(chosen, [], random.Random(chosen.to_json())))
 
     def _build(self, arch: Architecture, task: Task) -> nn.Module:
         self._has_no_networks()

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import queue
+import shutil
 import threading
 import time
 from contextlib import suppress
@@ -43,6 +44,8 @@ def tune_study(job: SearchJob, runner: Runner, deadline: float | None) -> None:
     finally:
         del _live[job.name]
         search.close()
+    if search.complete and _place(job) == str(job.directory):
+        shutil.rmtree(job.directory / EXPERIMENT, ignore_errors=True)  # one folder per trial, all empty
 
 
 def _tuner(job: SearchJob, search: StudySearch) -> tune.Tuner:
