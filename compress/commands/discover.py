@@ -43,9 +43,7 @@ def inspect(
 def ls(
     kind: Annotated[
         str,
-        typer.Argument(
-            metavar="[KIND]", help="What to list: recipes, models, spaces, strategies, ..."
-        ),
+        typer.Argument(metavar="[KIND]", help="What to list: recipes, models, spaces, strategies, ..."),
     ] = "recipes",
     glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Show only names that match.")] = "*",
     json: JsonFlag = False,
