@@ -42,9 +42,13 @@ def run_on_node(target: RayTarget, program: bytes) -> subprocess.CompletedProces
         done = subprocess.run([sys.executable, "-"], input=program, capture_output=True, check=False, env=environment)
         return done.returncode, done.stdout, done.stderr
 
-    # A whole unit of the label, so that measurements do not disturb each other; no CPU, for the trial that waits for
-    # the measurement may hold the node's only one.
-    task = ray.remote(num_cpus=0, resources={target.ray: 1}, max_retries=1)(run).remote(program)
+    options = {
+        "resources": {target.ray: 1},  # a whole unit, so that measurements do not disturb each other
+        "num_cpus": 0,  # the trial that waits for the measurement may hold the node's only one
+        "scheduling_strategy": "DEFAULT",  # not within what a trial of Ray Tune has reserved for itself
+        "max_retries": 1,
+    }
+    task = ray.remote(**options)(run).remote(program)
     try:
         code, out, err = ray.get(task, timeout=target.timeout)
     except ray.exceptions.GetTimeoutError as error:

@@ -82,6 +82,7 @@ def run_ray(job: SearchJob, runner: Runner, deadline: float | None) -> None:
             "search.executor.gpus: 0, but trials are to run on a GPU; give a share such as 0.25, or --device cpu"
         )
     os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what goes wrong is raised here, in one sentence
     with _cluster(config):
         from search.executors.tune import tune_study
 
@@ -104,7 +105,7 @@ def _cluster(config: RayExecutor) -> Iterator[None]:
 
 
 def _connect(ray: Any, config: RayExecutor) -> None:
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if config.address is not None:
         try:
             ray.init(address=config.address, **quiet)

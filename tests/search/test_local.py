@@ -13,6 +13,9 @@ from search.study import JOURNAL
 STRATEGIES = [
     {"name": "regularized_evolution", "population": 8, "sample": 3},
     {"name": "local_search"},
+    {"name": "auto"},
+    {"name": "reinforce"},
+    {"name": "ppo"},
     {"name": "random"},
     {"name": "tpe"},
 ]

@@ -16,6 +16,7 @@ import pytest
 
 from compress.errors import CompressError, InputError
 from evaluators.evaluator import Stopped
+from evaluators.latency import LatencyConfig, record
 from search.executors import run_search
 from search.job import SearchJob
 from search.runner import Judge
@@ -178,18 +179,30 @@ def test_the_pruner_stops_a_trial_and_its_batch_goes_on(watched):
     assert all(len(trial.intermediate_values) < 5 for trial in trials if trial.state.name == "PRUNED")
 
 
-def test_latency_is_measured_on_the_node_with_the_label(cluster, tmp_path):
+@pytest.fixture
+def model(tmp_path):
     import torch
-
-    from evaluators.latency import LatencyConfig, record
 
     path = tmp_path / "model.onnx"
     torch.onnx.export(torch.nn.Conv2d(3, 4, 3).eval(), (torch.zeros(1, 3, 8, 8),), path, dynamo=False)
-    quick = {"runs": 3, "seconds": 0}
-    found = record(path, LatencyConfig.model_validate({"target": {"ray": "pi4"}, **quick}))
-    assert found.min > 0
+    return path
+
+
+def on(label: str) -> LatencyConfig:
+    return LatencyConfig.model_validate({"target": {"ray": label, "timeout": 60}, "runs": 3, "seconds": 0})
+
+
+def test_latency_is_measured_on_the_node_with_the_label(cluster, model):
+    assert record(model, on("pi4")).min > 0
     with pytest.raises(InputError, match=r"ray:pi5: no node carries .* there are: big, pi4, spare"):
-        record(path, LatencyConfig.model_validate({"target": {"ray": "pi5"}, **quick}))
+        record(model, on("pi5"))
+
+
+def test_a_trial_measures_latency_on_the_node_with_the_label(watched, model):
+    def measure(arch, report):
+        record(model, on("pi4"))
+
+    assert states(search(watched(measure, executor={"workers": 2}, trials=3))) == {"COMPLETE": 3}
 
 
 def test_our_samplers_run_inside_optuna_search(cluster, tmp_path):
