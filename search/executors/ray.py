@@ -97,7 +97,7 @@ def _cluster(config: RayExecutor) -> Iterator[None]:
     if own:
         _connect(ray, config)
     try:
-        _check_room(ray, config)
+        _check_room(config)
         yield
     finally:
         if own:
@@ -116,17 +116,30 @@ def _connect(ray: Any, config: RayExecutor) -> None:
     ray.init(address="local", num_cpus=cores, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
 
 
-def _check_room(ray: Any, config: RayExecutor) -> None:
+def room(config: RayExecutor) -> int:
+    """Return how many trials the cluster has room for at the same time."""
+    ray = import_ray()
+    wanted = _wanted(config)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    wanted = {name: amount for name, amount in config.demand().items() if amount}
-    if any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+    if not wanted:
+        return max(1, int(sum(node.get("CPU", 0) for node in nodes)))
+    return sum(min(int(node.get(name, 0) / amount + 1e-6) for name, amount in wanted.items()) for node in nodes)
+
+
+def _wanted(config: RayExecutor) -> dict[str, float]:
+    return {name: amount for name, amount in config.demand().items() if amount}
+
+
+def _check_room(config: RayExecutor) -> None:
+    if room(config):
         return
+    ray = import_ray()
     shown = "; ".join(
         ", ".join(
             f"{name}: {amount:g}" for name, amount in sorted(node.items()) if ":" not in name and "memory" not in name
         )
-        for node in nodes
+        for node in (node["Resources"] for node in ray.nodes() if node["Alive"])
     )
     raise InputError(
-        f"search.executor: no node of the cluster has what a trial takes, {wanted}; the nodes have {shown}"
+        f"search.executor: no node of the cluster has what a trial takes, {_wanted(config)}; the nodes have {shown}"
     )

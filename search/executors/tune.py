@@ -20,13 +20,17 @@ from ray.tune.search import Searcher
 
 from compress.errors import CompressError, InputError
 from compress.progress import set_quiet, track
-from search.executors.ray import RayExecutor
+from search.executors.ray import RayExecutor, room
 from search.job import SearchJob
 from search.runner import Asked, Outcome, Runner, evaluate
 
 EXPERIMENT = "ray"
 _live: dict[str, StudySearch] = {}
-"""The search of each study that this process drives."""
+
+
+def _driven(name: str) -> StudySearch:
+    """Return the search that this process drives, on the study called `name`."""
+    return _live[name]
 
 
 def tune_study(job: SearchJob, runner: Runner, deadline: float | None) -> None:
@@ -36,6 +40,9 @@ def tune_study(job: SearchJob, runner: Runner, deadline: float | None) -> None:
         CompressError: an evaluation failed, or its process died too often.
     """
     search = StudySearch(job, runner, deadline)
+    # By default Tune starts one actor at a time, and gives it up whenever a running trial ends before it is there:
+    # with trials shorter than the start of an actor, all but the first node would stay idle.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(search.room())
     _live[job.name] = search
     try:
         search.mourn(_tuner(job, search).fit().errors)
@@ -133,7 +140,7 @@ class StudySearch(Searcher):
 
     def __reduce__(self) -> Any:
         """Tune stores its searcher with the experiment; what comes back is the search of the process that restores."""
-        return _live.__getitem__, (self.name,)
+        return _driven, (self.name,)
 
     def ended(self) -> bool:
         """Return whether nothing more is to be done."""
@@ -142,9 +149,13 @@ class StudySearch(Searcher):
     def _late(self) -> bool:
         return self.deadline is not None and time.monotonic() >= self.deadline
 
+    def room(self) -> int:
+        """Return how many batches there may be at a time; where not limited, one waits for room (autoscaling)."""
+        return room(self.executor) + 1 if self.executor.workers is None else self.executor.workers
+
     def suggest(self, trial_id: str) -> Any:
         """Return the next batch; None where there is none now, FINISHED where there never will be."""
-        if self.executor.workers is not None and len(self._batches) >= self.executor.workers:
+        if len(self._batches) >= self.room():
             return None
         batch = [] if self._late() else self._ask()
         if batch:
@@ -237,11 +248,11 @@ class Listener(tune.Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Return whether a trial is to stop."""
-        return _live[self.name].hear(trial_id, result)
+        return _driven(self.name).hear(trial_id, result)
 
     def stop_all(self) -> bool:
         """Return whether the whole search is to stop."""
-        return _live[self.name].failure is not None
+        return _driven(self.name).failure is not None
 
 
 class Evaluation(tune.Trainable):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -62,7 +62,8 @@ class AutoSampler(SpaceSampler):
         if numbers != self._ranking[0]:
             self._ranking = (numbers, self._ranked(known, choices))
             self._verdicts = {}
-        done = {trial.key for trial in finished} | {_key(params) for params in running}
+        # Latest first: what this ranking proposed is found soon.
+        done = dict.fromkeys([*map(_key, running), *(trial.key for trial in reversed(finished))])
         for params in self._ranking[1]:
             if not _is_done(params, done) and self._allowed(params):
                 return params
@@ -203,7 +204,7 @@ def _key(params: Params) -> frozenset[tuple[str, Any]]:
     return frozenset(params.items())
 
 
-def _is_done(params: Params, done: set[frozenset[tuple[str, Any]]]) -> bool:
+def _is_done(params: Params, done: Collection[frozenset[tuple[str, Any]]]) -> bool:
     """Return whether an equal assignment is in `done`; ones that left decisions untaken are equal if the rest is."""
     key = _key(params)
     return key in done or any(len(other) < len(key) and other <= key for other in done)

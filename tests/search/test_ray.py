@@ -22,8 +22,8 @@ from search.job import SearchJob
 from search.runner import Judge
 from search.study import JOURNAL, open_study
 
-ray = pytest.importorskip("ray", reason="the extra ray is not installed")
-pytestmark = pytest.mark.slow
+ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'compress[ray]'")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ray")]  # one cluster, on one of the processes
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ run_search(job, runner, None)
 """
 
 
-def test_a_killed_driver_is_resumed_with_the_same_result(job, cluster, tmp_path):
+def test_a_killed_driver_is_resumed_with_the_same_result(job, cluster, tmp_path, monkeypatch):
     local = job(tmp_path / "local")
     run_search(local, local.open(), None)
     killed = job(tmp_path / "ray", executor={"kind": "ray", "address": cluster.address, "workers": 1})
@@ -262,6 +262,7 @@ def test_a_killed_driver_is_resumed_with_the_same_result(job, cluster, tmp_path)
         driver.kill()
     assert driver.wait() == -9
     assert list(killed.directory.glob("ray/experiment_state-*"))  # Tune's own record, of all sessions
+    monkeypatch.setattr("search.executors.tune._new_tuner", None)  # Tuner.restore is enough
     assert search(killed)[-1].state.name == "COMPLETE"
     assert values(killed) == values(local)
     assert not (killed.directory / "ray").exists()
