@@ -6,7 +6,8 @@
 Without --csv it reads NATS-Bench's size space, NAS-Bench-Macro and Accel-NASBench from the folder that COMPRESS_DATA
 names. Each run is an Optuna study in memory whose objective looks the architecture up; where a table lacks rows, the
 row nearest to a proposal is evaluated (see `spaces.table`). Regret is the table's best minus the best found. A run ends
-early once it has found the table's best. Prints one table: mean over seeds at 50, 100, 200 and 500 evaluations.
+early once it has found the table's best. Prints one table: mean over seeds at 50, 100, 200 and 500 evaluations
+(Optuna's GP takes a third of a second per proposal at 200 evaluations and far more at 500: --evaluations 200).
 """
 
 from __future__ import annotations
@@ -46,7 +47,11 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "REINFORCE": {"name": "reinforce"},
     "PPO": {"name": "ppo"},
     "Optuna TPE": {"name": "tpe"},
+    "Optuna GP": {"name": "gp"},
+    "Optuna CMA-ES": {"name": "cmaes"},
     "Optuna NSGA-II": {"name": "nsga2"},
+    "Optuna NSGA-III": {"name": "nsga3"},
+    "Optuna QMC": {"name": "qmc"},
     "random": {"name": "random"},
 }
 
@@ -60,19 +65,19 @@ def load(options: tuple[tuple[str, Any], ...], metric: str) -> tuple[TableSpace,
     return space, {arch: float(np.mean([values[row] for row in space.rows_of(arch)])) for arch in space}
 
 
-def run(task: tuple[tuple[tuple[str, Any], ...], str, dict[str, Any], int]) -> np.ndarray:
-    """Return the best accuracy after 1, 2, ... 500 evaluations of one study."""
-    options, metric, strategy, seed = task
+def run(task: tuple[tuple[tuple[str, Any], ...], str, dict[str, Any], int, int]) -> np.ndarray:
+    """Return the best accuracy after 1, 2, ... evaluations of one study."""
+    options, metric, strategy, seed, evaluations = task
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space, accuracy = load(options, metric)
     top = max(accuracy.values())
     config = TypeAdapter(StrategyConfig).validate_python(strategy)
-    context = StrategyContext(space, ("maximize",), AT[-1], seed, candidates=space.candidates)
+    context = StrategyContext(space, ("maximize",), evaluations, seed, candidates=space.candidates)
     study = optuna.create_study(direction="maximize", sampler=make_sampler(config, context))
-    best = np.full(AT[-1], top)
+    best = np.full(evaluations, top)
     found = -np.inf
-    for number in range(AT[-1]):
+    for number in range(evaluations):
         trial = study.ask()
         value = accuracy[space.suggest(trial)]
         study.tell(trial, value)
@@ -86,6 +91,7 @@ def main() -> None:
     """Run all and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--evaluations", type=int, choices=AT, default=AT[-1], help="how long a run is")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--tables", nargs="+", choices=list(TABLES), default=list(TABLES))
     parser.add_argument("--strategies", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES))
@@ -94,18 +100,28 @@ def main() -> None:
     parser.add_argument("--code")
     parser.add_argument("--metric")
     arguments = parser.parse_args()
-    print(f"{'table':16} {'strategy':16} " + "".join(f"{at:>8}" for at in AT) + "   regret" + f"{'seconds a run':>38}")
+    at = AT[: AT.index(arguments.evaluations) + 1]
+    print(
+        f"{'table':16} {'strategy':16} "
+        + "".join(f"{each:>8}" for each in at)
+        + "   regret"
+        + f"{'seconds a run':>{8 * len(at) + 6}}"
+    )
     with ProcessPoolExecutor(arguments.processes) as pool:
         for table, options, metric in _tables(arguments):
             top = max(load(options, metric)[1].values())
             print(f"{table:16} {'best of the table':16} {top:.3f}")
             for name in arguments.strategies:
                 started = time.perf_counter()
-                tasks = [(options, metric, STRATEGIES[name], seed) for seed in range(arguments.seeds)]
+                tasks = [
+                    (options, metric, STRATEGIES[name], seed, arguments.evaluations) for seed in range(arguments.seeds)
+                ]
                 mean = np.mean(list(pool.map(run, tasks)), axis=0)
                 seconds = (time.perf_counter() - started) * arguments.processes / arguments.seeds
-                figures = [mean[at - 1] for at in AT]
-                text = "".join(f"{value:8.2f}" for value in figures) + "".join(f"{top - v:8.3f}" for v in figures)
+                figures = [mean[each - 1] for each in at]
+                text = "".join(f"{value:8.2f}" for value in figures) + "".join(
+                    f"{max(top - value, 0):8.3f}" for value in figures
+                )
                 print(f"{table:16} {name:16} {text}{seconds:9.1f}", flush=True)
 
 

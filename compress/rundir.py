@@ -115,12 +115,17 @@ def _check_same(recipe: Recipe, directory: RunDirectory) -> None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--resume  {directory.recipe} cannot be read; name another directory with --out") from error
     now = yaml.safe_load(recipe.to_yaml())
-    keys = differing_keys(before if isinstance(before, dict) else {}, now)
+    keys = [key for key in differing_keys(before if isinstance(before, dict) else {}, now) if not _only_where(key)]
     if keys:
         raise InputError(
             f"--resume  the run in {directory.path} has another recipe: {', '.join(keys)} differ; "
             "name another directory with --out"
         )
+
+
+def _only_where(key: str) -> bool:
+    """Return whether a key says where or how long a search runs, and not what is searched: it may change meanwhile."""
+    return key == "search.minutes" or (key.startswith("search.executor.") and not key.endswith(".storage"))
 
 
 def finished_stage(directory: Path) -> dict[str, Any] | None:

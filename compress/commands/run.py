@@ -24,6 +24,11 @@ from compress.commands.options import (
 from compress.errors import InputError
 from compress.progress import set_quiet
 
+RayFlag = Annotated[
+    str | None,
+    typer.Option("--ray-address", metavar="HOST:PORT", help="Run the search's trials on this Ray cluster (or: auto)."),
+]
+
 
 def prune(
     recipe: RecipeFlag,
@@ -51,12 +56,13 @@ def search(
     seed: SeedFlag = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
+    ray_address: RayFlag = None,
 ) -> None:
     """Search for an architecture.
 
     With what the recipe puts around it: training of the winner, pruning, fine-tuning, export, latency.
     """
-    _run("search", recipe, out, set_ or [], resume, device, seed, quiet, json)
+    _run("search", recipe, out, set_ or [], resume, device, seed, quiet, json, ray_address)
 
 
 def run(
@@ -68,9 +74,10 @@ def run(
     seed: SeedFlag = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
+    ray_address: RayFlag = None,
 ) -> None:
     """Run all stages of a recipe."""
-    _run("run", recipe, out, set_ or [], resume, device, seed, quiet, json)
+    _run("run", recipe, out, set_ or [], resume, device, seed, quiet, json, ray_address)
 
 
 def _run(
@@ -83,12 +90,14 @@ def _run(
     seed: int | None,
     quiet: bool,
     json: bool,
+    ray_address: str | None = None,
 ) -> None:
     set_quiet(quiet)
     from compress.pipeline import run as run_recipe
     from compress.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides_of(pairs, seed))
+    cluster = {} if ray_address is None else {"search.executor.kind": "ray", "search.executor.address": ray_address}
+    loaded = load_recipe(recipe, overrides_of(pairs, seed) | cluster)
     if command == "prune" and not loaded.prunings:
         raise InputError(f"{recipe}  prune: the recipe has no such section; add one, or use `compress run`")
     if command == "search" and loaded.search is None:
@@ -97,6 +106,7 @@ def _run(
     words += [word for pair in pairs for word in ("--set", pair)]
     words += ["--out", str(out)] if out else []
     words += ["--seed", str(seed)] if seed is not None else []
+    words += ["--ray-address", ray_address] if ray_address is not None else []
     words += ["--device", device] if device != "auto" else []
     result = run_recipe(loaded, out=out, resume=resume, device=device, resume_hint=shlex.join([*words, "--resume"]))
     if json:

@@ -7,7 +7,6 @@ The leading 16 bits of a non-negative float, read as an integer, order like the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import reduce
 
 import torch
@@ -16,21 +15,6 @@ from torch import Tensor
 BINS = 1 << 15
 _CHUNK = 1 << 18  # values per pass: temporaries stay in the cache and the peak memory stays small
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread inside the block.
-
-    The passes here are short and bound by memory: a second thread saves nothing, and where another process
-    holds its core, the wait for it made the selection on Swin-B five times slower.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def bin_edges(dtype: torch.dtype) -> Tensor:

@@ -13,10 +13,10 @@ from torch import Generator, Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from compress.config import Config
+from compress.environment import one_thread
 from compress.errors import InputError, did_you_mean
 from compress.progress import track
 from compress.prune.criteria import Allocation, WeightCriterion, weight_criteria
-from compress.prune.exact import one_thread
 from compress.prune.modules import Assignment, Skipped, Weight, assign_modules
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from search.job import SearchJob
     from search.runner import Runner
 
+CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 100 * 2**20
 _QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -107,6 +109,7 @@ def _cluster(config: RayExecutor) -> Iterator[None]:
 def _connect(ray: Any, config: RayExecutor) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     if config.address is not None:
+        _knock(config.address)
         try:
             ray.init(address=config.address, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -114,6 +117,20 @@ def _connect(ray: Any, config: RayExecutor) -> None:
         return
     cores = max(os.cpu_count() or 1, math.ceil(config.cpus * (config.workers or 1)))
     ray.init(address="local", num_cpus=cores, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+
+
+def _knock(address: str) -> None:
+    """Raise InputError where nothing listens at host:port; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        return  # auto, local
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"search.executor.address: no Ray cluster answers at {address!r} ({error}); "
+            "allowed is host:port of a head node (ray start --head prints it), or auto on a node of the cluster"
+        ) from error
 
 
 def room(config: RayExecutor) -> int:

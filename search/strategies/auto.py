@@ -13,14 +13,13 @@ import itertools
 import math
 import random
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from optuna.samplers import BaseSampler
 from pydantic import Field
 
+from compress.environment import one_thread
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
 from search.strategies.strategy import StrategyBase, StrategyContext, strategy
 from search.surrogate import Array, Encoded, Encoding, GaussianProcess
@@ -96,7 +95,7 @@ class AutoSampler(SpaceSampler):
         encoding = Encoding(choices)
         pool, encoded = self._pool(known, choices, encoding, generator)
         data = encoding.encode([trial.params for trial in chosen])
-        with _one_thread():
+        with one_thread():
             mean, deviation = GaussianProcess(encoding, data, scores, tuned_on).predict(encoded)
         order = np.argsort(-_expected_improvement(mean, deviation, scores.max()), kind="stable")
         return [pool[place] for place in order]
@@ -123,17 +122,6 @@ class AutoSampler(SpaceSampler):
     def _strangers(self, choices: Choices, generator: random.Random) -> Iterator[Params]:
         for _ in range(_STRANGERS):
             yield dict(generator.choice(self.rows.rows)) if self.rows else _random(choices, generator)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread: the matrices are small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _children(best: Sequence[Finished], choices: Choices, generator: random.Random) -> Iterator[Params]:

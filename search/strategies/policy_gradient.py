@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import random
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from compress.environment import one_thread
 from search.strategies.controller import Controller, IndependentSoftmaxes, LSTMController
 from search.strategies.replay import Replay
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
@@ -141,14 +141,3 @@ class PolicyGradientSampler(SpaceSampler):
             self.update(learner, learner.pending)
             learner.controller.freeze()
             learner.pending = []
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread: the matrices are small, and results do not depend on the machine's load."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -124,6 +124,13 @@ def test_a_resource_that_no_node_has_is_named(watched):
         search(watched(executor={"resources": {"tpu": 1}}))
 
 
+def test_an_address_where_nothing_listens_is_refused_at_once(job, cluster):
+    from search.executors.ray import RayExecutor, _connect
+
+    with pytest.raises(InputError, match=r"no Ray cluster answers at '127\.0\.0\.1:1'.*ray start --head"):
+        _connect(ray, RayExecutor(address="127.0.0.1:1"))
+
+
 def test_a_gpu_search_without_a_share_of_one_is_refused(watched):
     job = watched()
     object.__setattr__(job, "device", "cuda:0")
