@@ -111,7 +111,9 @@ class Bundle:
         """
         root = _find(Path(directory), key)
         manifest, preprocessing = _read_manifest(root, key)
-        module = build_model(manifest.base).module
+        # the other sources have the number of classes among their arguments
+        classes = manifest.num_classes if manifest.base.source == "space" else None
+        module = build_model(manifest.base, classes).module
         plan = None
         if "plan" in manifest.parts:
             plan, module = _apply_plan(root, module, key)

@@ -36,10 +36,11 @@ def estimate(
             parts.append(("train" if stage.name == "dense" else "fine-tune", seconds * share + evaluation))
         elif stage.name in ("dense", "prune"):
             parts.append((stage.name, evaluation))
-        if stage.name in ("dense", "export") and recipe.export is not None:
+        if recipe.export is not None and (stage.name == "export" or (stage.name == "dense" and recipe.compares)):
             parts.append(("export", _export_seconds(bundle, recipe.export)))
         if isinstance(stage.config, LatencyConfig):
-            parts.append(("latency", 2 * stage.config.seconds + stage.config.max_seconds / 2))
+            both = stage.config.seconds + stage.config.max_seconds / 2 if recipe.compares else 0.0
+            parts.append(("latency", stage.config.seconds + both))
     return _summed(parts)
 
 

@@ -136,7 +136,7 @@ class _Runner:
         from compress.searching import STAGE, search_stage
 
         self.act = STAGE
-        say(f"[1/{self.stages[-1].number}] {STAGE}")
+        say(f"[1/{len(self.stages) + 1}] {STAGE}")
         place = self.directory.stage(1, STAGE)
         result = search_stage(self.recipe, self.directory.path, place, self.device, self.directory.log)
         self.searched = result.record
@@ -232,9 +232,10 @@ class _Runner:
         """Return report.json as the contract has it."""
         searched = [] if self.searched is None else [self.searched]
         last = (searched + self.records)[-1]
-        baseline = dict(self.records[0]["metrics"]) if self.records else {}
         final = {name: value for name, value in last["metrics"].items() if name != "latency_ms" or self.records}
-        baseline["latency_ms"] = last.get("baseline_latency_ms")
+        baseline = final  # of one model, there is nothing to compare
+        if self.recipe.compares:
+            baseline = {**self.records[0]["metrics"], "latency_ms": last.get("baseline_latency_ms")}
         ratio = last.get("latency_ratio")
         return {
             "schema": 1,

@@ -87,6 +87,11 @@ class Recipe(Config):
         """The prune section as a list, empty where there is none."""
         return _as_list(self.prune)
 
+    @property
+    def compares(self) -> bool:
+        """Whether a stage makes another model of the first one, so that there are two to compare."""
+        return self.prune is not None or self.finetune is not None
+
     def resolved(self) -> dict[str, Any]:
         """Return the recipe as plain values with every default filled in."""
         return self.model_dump(mode="json")

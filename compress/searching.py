@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
+import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compress.atomic import replacing, write_json, write_text
+from compress.atomic import write_json, write_text
+from compress.bundle import open_model
 from compress.progress import say
 from compress.recipe import Recipe
 from compress.rundir import finish_stage, finished_stage
 from search.executors import run_search
 from search.job import SearchJob, make_space
-from search.outcome import Found, best, counts_by_state, history, importance
+from search.outcome import Found, best, counts_by_state, history, hypervolume_course, importance
 from search.runner import Judge
 from search.study import spent_seconds
+from search.tensorboard import logged, writer_class
 from spaces.space import Space
 from spaces.table import TableSpace
 from spaces.zoo import ModelConfig
@@ -56,6 +59,8 @@ def search_stage(
         say("search: finished before")
         return SearchResult(done, _winner(make_space(config.space, recipe.model), done["search"]["best"][0], place))
     started = time.monotonic()
+    if config.tensorboard:
+        writer_class()
     data = None if recipe.data.name == "none" else recipe.data
     job = SearchJob(config, data, recipe.model, recipe.name, recipe.seed, device, run.resolve())
     judge = job.judge()
@@ -67,15 +72,20 @@ def search_stage(
     deadline = None
     if config.minutes is not None:
         deadline = time.monotonic() + max(0.0, 60 * config.minutes - spent_seconds(runner.study))
-    run_search(job, runner, deadline)
     study = runner.study
-    found = best(runner.study, judge.space, config.keep)
-    summary = _summary(runner.study)
+    with logged(study, config.objective.names, run / "tensorboard") if config.tensorboard else nullcontext():
+        run_search(job, runner, deadline)
+    found = best(study, judge.space, config.keep)
+    summary = _summary(study)
     if summary:
         say(f"search: {summary}")
     details = {"search": {**_record(recipe, judge.space, study, found), "summary": summary}}
     place.mkdir(parents=True, exist_ok=True)
-    _write_best(place, judge, found)
+    _write_best(place, recipe, judge, found)
+    if not isinstance(judge.space, TableSpace) and recipe.train is None and not _bundle(place, 1).is_dir():
+        say(
+            "search: the winner has no trained weights; a section train, or an evaluator that keeps them, gives it some"
+        )
     seconds = time.monotonic() - started
     metrics = {name: value for name, value in found[0].metrics.items()}
     log({"event": "search", **counts_by_state(study), "best": found[0].values})
@@ -120,24 +130,38 @@ def _record(recipe: Recipe, space: Space, study: Any, found: list[Found]) -> dic
         ],
         "history": history(study),
         "importance": importance(study),
+        "hypervolume": hypervolume_course(study),
     }
 
 
-def _write_best(place: Path, judge: Judge, found: list[Found]) -> None:
-    """Write each of the best as a JSON file, as a picture where the space has one, and its weights where kept."""
+def _write_best(place: Path, recipe: Recipe, judge: Judge, found: list[Found]) -> None:
+    """Write each of the best as JSON, as a picture where the space has one, as a bundle where its weights were kept."""
     space = judge.space
     for rank, entry in enumerate(found, start=1):
         write_json(place / f"best{rank}.json", space.to_dict(entry.architecture))
         weights = judge.evaluator.weights_path(entry.architecture, judge.seed)
         if weights is not None and weights.is_file():
-            with replacing(_weights(place, rank)) as temporary:
-                shutil.copyfile(weights, temporary)
+            _write_bundle(_bundle(place, rank), recipe, space, entry, weights)
         if not isinstance(space, TableSpace):
             write_text(place / f"best{rank}.svg", space.draw(entry.architecture))
 
 
-def _weights(place: Path, rank: int) -> Path:
-    return place / f"best{rank}.safetensors"
+def _write_bundle(directory: Path, recipe: Recipe, space: Space, entry: Found, weights: Path) -> None:
+    arch = space.canonical(entry.architecture)  # the weights fit the one encoding that all of the same network share
+    bundle = open_model(_model(space, space.to_dict(arch), str(weights)), recipe.data, recipe.seed).bundle
+    metrics = {name: value for name, value in entry.metrics.items() if math.isfinite(value)}
+    bundle.provenance = [{"stage": STAGE, "recipe": recipe.name, "trial": entry.number, "metrics": metrics}]
+    bundle.save(directory)
+
+
+def _bundle(place: Path, rank: int) -> Path:
+    return place / f"best{rank}"
+
+
+def _model(space: Space, arch: dict[str, Any], weights: str | None = None) -> ModelConfig:
+    """Return an architecture, as `Space.to_dict` writes it, as a model to build."""
+    kwargs = {"options": arch["options"], "arch": arch["choices"]}
+    return ModelConfig(source="space", name=space.name, kwargs=kwargs, checkpoint=weights)
 
 
 def _winner(space: Space, entry: dict[str, Any], place: Path) -> ModelConfig | None:
@@ -147,8 +171,5 @@ def _winner(space: Space, entry: dict[str, Any], place: Path) -> ModelConfig | N
     """
     if isinstance(space, TableSpace):
         return None
-    choices, checkpoint = entry["choices"], None
-    if _weights(place, 1).is_file():  # they fit the one encoding that all of the same network share
-        choices, checkpoint = dict(space.canonical(space.check(choices))), str(_weights(place, 1).resolve())
-    kwargs = {"options": entry["options"], "arch": choices}
-    return ModelConfig(source="space", name=space.name, kwargs=kwargs, checkpoint=checkpoint)
+    bundle = _bundle(place, 1)
+    return ModelConfig(source="bundle", name=str(bundle)) if bundle.is_dir() else _model(space, entry)

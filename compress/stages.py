@@ -72,8 +72,11 @@ class Stage:
 def stages_of(recipe: Recipe) -> list[Stage]:
     """Return the stages that a recipe asks for, in order; a pruning in steps has fine-tuning between them.
 
-    A search comes before them, as number 1: see `compress.searching`.
+    A search comes before them, as number 1: see `compress.searching`. One over a table of results leaves no model for
+    any stage.
     """
+    if recipe.search is not None and recipe.search.space.name == "table":
+        return []
     acts: list[tuple[str, StageFunction, Config | None, int]] = [("dense", dense, recipe.train, 1)]
     for config in recipe.prunings:
         steps = config.steps if isinstance(config, StructureConfig) else 1
@@ -99,11 +102,11 @@ def _between_steps(recipe: Recipe, config: Any) -> FinetuneConfig:
 
 
 def dense(bundle: Bundle, config: TrainConfig | None, context: Context) -> Bundle:
-    """Train the model where the recipe says so; evaluate it and export the baseline."""
+    """Train the model where the recipe says so; evaluate it, and export the baseline if another model follows."""
     if config is not None:
         _fit(bundle, config, context, "training", teacher=None)
     bundle = _measured(bundle, context)
-    if context.recipe.export is not None:
+    if context.recipe.export is not None and context.recipe.compares:
         bundle = _exported(bundle, context.recipe.export, context.dense_onnx, context)
     return bundle
 
@@ -138,7 +141,12 @@ def export(bundle: Bundle, config: ExportConfig, context: Context) -> Bundle:
 
 
 def latency(bundle: Bundle, config: LatencyConfig, context: Context) -> Bundle:
-    """Time the baseline and the winner on the target, each by itself and then interleaved."""
+    """Time the baseline and the winner on the target, each by itself and then interleaved; one model by itself."""
+    if not context.recipe.compares:
+        alone = record(context.final_onnx, config)
+        context.details |= {"records": {"final": alone.model_dump(exclude={"samples"})}}
+        write_json(context.directory / "samples.json", {"final_ms": alone.samples})
+        return _with_metrics(bundle, latency_ms=alone.latency_ms)
     baseline, final = record(context.dense_onnx, config), record(context.final_onnx, config)
     ratio = compare(context.dense_onnx, context.final_onnx, config)
     context.details |= {

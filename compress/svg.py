@@ -79,6 +79,8 @@ def ticks(low: float, high: float, about: int = 6) -> list[float]:
 
 def elided(name: str, limit: int) -> str:
     """Return a dotted name within `limit` characters: its longest words are cut first, so that numbers stay."""
+    if len(name) <= limit:
+        return name
     parts = name.split(".")
     for longest in range(max(map(len, parts)), 2, -1):
         short = ".".join(part if len(part) <= longest else f"{part[: longest - 1]}…" for part in parts)

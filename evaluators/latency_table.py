@@ -85,8 +85,10 @@ class TableError(Config):
     """How far predictions are from networks that were measured, but not fitted."""
 
     networks: int
-    median: float = Field(description="median of |predicted / measured - 1|")
+    mean: float = Field(description="mean of |predicted / measured - 1|")
+    median: float = Field(description="its median")
     p90: float = Field(description="90 % of the networks are closer than this")
+    max: float = Field(description="that of the worst network")
     spearman: float = Field(description="rank correlation of predicted and measured")
 
 
@@ -130,9 +132,17 @@ class LatencyTable(Config):
         write_json(path, self.model_dump(mode="json", by_alias=True))
 
     def check(self, space: Space) -> None:
-        """Raise InputError unless the table is of this space and of networks for the same images and classes."""
+        """Raise InputError unless the table is of this space, its options, and networks for its images and classes."""
         if space.name != self.space:
             raise InputError(f"the latency table is of space {self.space}; the search is over {space.name}")
+        ours = options_of(space)
+        for name in sorted({*ours, *self.options}):
+            if ours.get(name) != self.options.get(name):
+                theirs, wanted = (each.get(name, "its default") for each in (self.options, ours))
+                raise InputError(
+                    f"the latency table is for space {self.space} with {name} {theirs}, the search for {wanted}; "
+                    "measure one with the same options (compress latency-table --preset, --set)"
+                )
         task = space.default_task
         for name in ("num_classes", "in_chans", "img_size"):
             if getattr(task, name) != getattr(self, name):
@@ -157,6 +167,12 @@ class LatencyTable(Config):
     @cached_property
     def _known(self) -> Mapping[Row, float]:
         return {block.row: block.latency_ms for block in self.blocks}
+
+
+def options_of(space: Space) -> dict[str, Any]:
+    """Return the options of a space that are not its defaults, as JSON has them."""
+    found: dict[str, Any] = space.config.model_dump(mode="json", exclude_defaults=True)
+    return found
 
 
 def dot(costs: Sequence[float], work: Sequence[float]) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,6 +21,7 @@ from compress.config import Config
 from compress.errors import CompressError, InputError
 from compress.export import ExportConfig, export
 from compress.progress import hushed
+from evaluators.agent import environment
 from evaluators.cache import JsonCache, locked
 from evaluators.evaluator import EvaluatorContext, Metrics
 from evaluators.latency import LatencyConfig, LatencyRecord, record
@@ -46,7 +50,7 @@ class SearchLatency(Config):
     statistic: Statistic = Field(
         "least",
         description="which of a candidate's times counts: least, the shortest run (with one thread in CPU time, which "
-        "repeats to 4 % on a machine so busy that p50 doubles; 3 % below p50 on an idle one), p50 or cpu_p50",
+        "a busy machine disturbs least; 3 % below p50 on an idle one), p50 or cpu_p50",
     )
     table: str | None = Field(None, description="mode table: the JSON file; target, threads and batch are the table's")
 
@@ -108,8 +112,11 @@ class MeasuredLatency(LatencyMeter):
     Processes that share the folder time one network at a time, so that they do not disturb each other's figures.
     """
 
-    def __init__(self, config: SearchLatency, space: Space, directory: Path, seed: int = 0) -> None:
+    def __init__(
+        self, config: SearchLatency, space: Space, directory: Path, seed: int = 0, keep_files: bool = False
+    ) -> None:
         self.config, self.space, self.directory, self.seed = config, space, directory, seed
+        self.keep_files = keep_files  # for networks that are timed several times
         self.cache = JsonCache(directory / "latency.json")
 
     def free(self, arch: Architecture) -> Metrics:
@@ -119,20 +126,43 @@ class MeasuredLatency(LatencyMeter):
 
     def measure(self, arch: Architecture) -> float:
         """Return the latency of `arch`, timed now where it was not before."""
-        known = self.free(arch)
-        return known["latency_ms"] if known else self._measure(arch)
+        return self.free(arch).get("latency_ms") or self._measure(arch, most=1)
 
-    def _measure(self, arch: Architecture) -> float:
-        with tempfile.TemporaryDirectory() as folder, hushed():
-            file = export_untrained(self.space, arch, Path(folder) / "candidate.onnx", self.seed)
-            with locked(self.directory / "measuring.lock"):
-                known = self.free(arch)
-                if not known:
+    def measure_again(self, arch: Architecture) -> float:
+        """Time `arch` once more; the least of its times is its latency from now on."""
+        return self._measure(arch, most=len(self.times(arch)) + 1)
+
+    def times(self, arch: Architecture) -> list[float]:
+        """Return what every timing of `arch` found so far, in ms."""
+        known = self.cache.get(self._key(arch))
+        return [] if known is None else list(known["times"])
+
+    def _measure(self, arch: Architecture, most: int) -> float:
+        """Time `arch`, unless another process has meanwhile done so for the time number `most`."""
+        with self._exported(arch) as file, locked(self.directory / "measuring.lock"):
+            times = self.times(arch)
+            if len(times) < most:
+                with hushed():
                     found = record(file, self.config.measure)
-                    known = {"latency_ms": statistic(found, self.config.statistic)}
-                    about = {"record": found.latency_ms, "environment": found.environment, "choices": dict(arch)}
-                    self.cache.put(self._key(arch), known | about)
-        return known["latency_ms"]
+                times.append(statistic(found, self.config.statistic))
+                known = {"latency_ms": min(times), "times": times, "record": found.latency_ms}
+                about = {"environment": found.environment, "choices": dict(arch)}
+                self.cache.put(self._key(arch), known | about)
+            return min(times)
+
+    @contextmanager
+    def _exported(self, arch: Architecture) -> Iterator[Path]:
+        """Yield the ONNX file of `arch`."""
+        with ExitStack() as stack:
+            if self.keep_files:
+                folder = self.directory / "networks"
+            else:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            file = folder / f"{self._key(arch)}.onnx"
+            if not file.is_file():
+                with hushed():
+                    export_untrained(self.space, arch, file, self.seed)
+            yield file
 
     def environment(self, arch: Architecture) -> dict[str, Any]:
         """Return the environment that a known network was measured in."""
@@ -140,15 +170,27 @@ class MeasuredLatency(LatencyMeter):
         return found
 
     def _key(self, arch: Architecture) -> str:
-        """Return a digest of everything that a latency depends on, but how long it is timed."""
+        """Return a digest of everything that a latency depends on, but how long it is timed.
+
+        The target `local` stands for different machines where hosts share a run, or one goes on with another's.
+        """
         task = self.space.task(img_size=self.space.input_size(arch))
         where = self.config.measure.model_dump(mode="json", include=set(_WHERE))
+        if self.config.measure.target == "local":
+            where["machine"] = _this_machine()
         about: dict[str, Any] = {"task": vars(task), "statistic": self.config.statistic, **where}
         about |= self.space.to_dict(self.space.canonical(arch))
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
 
 _WHERE = ("target", "threads", "batch", "provider", "optimization")
+
+
+@functools.cache
+def _this_machine() -> dict[str, Any]:
+    """Return what makes two machines take differently long: processor and runtime."""
+    found = environment()
+    return {name: found[name] for name in ("cpu", "machine", "vector_extension", "onnxruntime")}
 
 
 def statistic(found: LatencyRecord, name: Statistic) -> float:

@@ -108,6 +108,9 @@ class ProxyEvaluator(Evaluator):
                 if sum(map(len, labels)) >= self.config.batch:
                     break
             device, batch = self.context.device, self.config.batch
+            if sum(map(len, labels)) < batch:
+                have = sum(map(len, labels))
+                raise InputError(f"search.evaluator.batch: got {batch}; the data have {have} training images")
             self._images[data.image_size] = torch.cat(images)[:batch].to(device), torch.cat(labels)[:batch].to(device)
         return self._images[data.image_size]
 
@@ -129,11 +132,15 @@ class ProxyEvaluator(Evaluator):
         task = vars(space.default_task) if data is None else data.preprocessing.to_dict()
         return f"{space.name} {options} {task} {settings} seed {seed}"
 
-    def _reference(self, seed: int) -> dict[str, list[float]]:
+    def _reference(self, seed: int) -> dict[str, list[float | None]]:
         generator = random.Random(seed)
         drawn = [self.context.space.sample(generator) for _ in range(self.config.reference)]
         scored = [self._scores(arch, self.config.scores, seed) for arch in track(drawn, "scoring a reference sample")]
-        return {name: [each[name] for each in scored] for name in self.config.scores}
+        return {name: [_finite(each[name]) for each in scored] for name in self.config.scores}
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has neither NaN nor infinity
 
 
 def _on_images(name: str, model: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
@@ -146,11 +153,13 @@ class Ranks:
     """Where a value stands among others, as a number between 0 and 1 that grows strictly with the value.
 
     Between two values of the sample it is interpolated; beyond the largest (smallest) it goes on towards 1 (0), so
-    that architectures better than the whole sample still differ.
+    that architectures better than the whole sample still differ. NaN and the infinities, scores of networks whose
+    values are beyond float32, are below everything: 0 (a sample's are left out).
     """
 
-    def __init__(self, sample: Sequence[float]) -> None:
-        values: Any = np.sort(np.asarray(sample, dtype=float))
+    def __init__(self, sample: Sequence[float | None]) -> None:
+        finite = [value for value in sample if value is not None and math.isfinite(value)]
+        values: Any = np.sort(np.asarray(finite or [0.0], dtype=float))
         self.values, first, counts = np.unique(values, return_index=True, return_counts=True)
         self.ranks = first + (counts + 1) / 2  # from 1; equal values share theirs
         self.size = len(values)
@@ -158,6 +167,8 @@ class Ranks:
 
     def __call__(self, value: float) -> float:
         """Return the rank of `value`."""
+        if not math.isfinite(value):
+            return 0.0
         low, high = self.values[0], self.values[-1]
         rank = float(np.interp(value, self.values, self.ranks))
         if value > high:

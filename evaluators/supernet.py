@@ -60,6 +60,7 @@ class SupernetEvaluator(Evaluator):
     def evaluate(self, arch: Architecture, wanted: Collection[str], seed: int, report: Report | None = None) -> Metrics:
         """Return the metrics of `arch` with inherited weights; infinite logits count as top1 0."""
         space, device = self.context.space, self.context.device
+        arch = space.canonical(arch)  # other encodings of the same network may inherit other weights
         data = data_for(space, arch, self.data)
         assert data.train is not None
         with torch.random.fork_rng(devices=[]):

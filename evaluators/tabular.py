@@ -20,7 +20,7 @@ class TabularConfig(EvaluatorBase):
     """A csv file with one row per architecture; rows that occur several times are averaged."""
 
     kind: Literal["tabular"] = "tabular"
-    path: str | None = Field(None, description="the csv file; null: the one of the space `table`")
+    path: str | None = Field(None, description="the csv file; null: that of the space `table`, which brings its own")
     code: str | None = Field(None, description="with path: the column with the space's published code")
     metrics: dict[str, str] = Field(description="metric (such as top1) -> column, known once a trial is evaluated")
     costs: dict[str, str] = Field({}, description="metric (such as macs) -> column, known before anything is evaluated")
@@ -34,6 +34,12 @@ class TabularEvaluator(Evaluator):
     """Looks architectures up."""
 
     def __init__(self, config: TabularConfig, space: Space) -> None:
+        twice = sorted(set(config.metrics) & set(config.costs))
+        if twice:
+            raise InputError(f"search.evaluator: {twice[0]} is in metrics and in costs; name it once")
+        if isinstance(space, TableSpace) and (config.path is not None or config.code is not None):
+            name = "code" if config.path is None else "path"
+            raise InputError(f"search.evaluator.{name}: the space `table` brings its own file; leave it out")
         self.space = space
         if config.path is None:
             if not isinstance(space, TableSpace):
@@ -45,7 +51,7 @@ class TabularEvaluator(Evaluator):
         self._columns = {name: table.numbers(column) for name, column in {**config.metrics, **config.costs}.items()}
         self._costs = tuple(config.costs)
         self._places: dict[str, list[int]] | None = None
-        if not isinstance(space, TableSpace) or config.path is not None:
+        if not isinstance(space, TableSpace):
             if config.code is None:
                 raise InputError("search.evaluator.code: missing; name the column with the space's published code")
             self._places = {}

@@ -92,6 +92,10 @@ class TrainEvaluator(Evaluator):
         """Return where `keep_weights` puts the weights of `space.build(space.canonical(arch), ...)` after training."""
         return self.context.directory / f"{self._name(arch, seed)}.safetensors"
 
+    def tidy(self) -> None:
+        """Delete the checkpoints of trainings that were killed and not asked for again."""
+        shutil.rmtree(self.context.directory / "training", ignore_errors=True)
+
     def _name(self, arch: Architecture, seed: int) -> str:
         settings = {"train": self.config.train.neutral(), "holdout": self.config.holdout, "seed": seed}
         return fingerprint(self.context.space, arch, **settings)

@@ -4,15 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from optuna.pruners import (
+    BasePruner,
+    HyperbandPruner,
+    MedianPruner,
+    SuccessiveHalvingPruner,
+    ThresholdPruner,
+)
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from compress.config import Config
+from compress.errors import did_you_mean
 from evaluators.kinds import EvaluatorConfig
 from evaluators.meter import SearchLatency
+from search.arguments import check_arguments
 from search.executors.local import LocalExecutor
 from search.executors.ray import RayExecutor
 from search.objective import ObjectiveConfig
 from search.strategies import StrategyConfig
+from search.strategies.optuna_samplers import SEVERAL, OptunaStrategy
+from spaces.registry import presets, space_names
+
+PRUNERS: dict[str, type[BasePruner]] = {
+    "asha": SuccessiveHalvingPruner,
+    "hyperband": HyperbandPruner,
+    "median": MedianPruner,
+    "threshold": ThresholdPruner,
+}
 
 
 class SpaceConfig(Config):
@@ -22,12 +40,40 @@ class SpaceConfig(Config):
     preset: str | None = Field(None, description="a named set of the space's options")
     options: dict[str, Any] = Field({}, description="options of the space, see `compress space NAME`")
 
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if not name.startswith("nni:"):
+            known = space_names()
+            if name not in known:
+                raise ValueError(f"unknown space; got {name!r}; allowed {', '.join(known)}{did_you_mean(name, known)}")
+        return name
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, preset: str | None, info: ValidationInfo) -> str | None:
+        if preset is not None and "name" in info.data:
+            name = info.data["name"]
+            known = presets(name)
+            if preset not in known:
+                allowed = f"allowed {', '.join(known)}" if known else "it has none"
+                near = did_you_mean(preset, known)
+                raise ValueError(f"space {name} has no such preset; got {preset!r}; {allowed}{near}")
+        return preset
+
 
 class PrunerConfig(Config):
     """Stops trials early that fall behind (after Optuna's pruners of the same names)."""
 
     name: Literal["asha", "hyperband", "median", "threshold"] = Field("asha", description="which pruner of Optuna's")
     options: dict[str, Any] = Field({}, description="arguments of the pruner, as Optuna's documentation names them")
+
+    @field_validator("options")
+    @classmethod
+    def _known(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "name" in info.data:
+            check_arguments(PRUNERS[info.data["name"]], options)
+        return options
 
 
 class SearchConfig(Config):
@@ -44,10 +90,24 @@ class SearchConfig(Config):
     executor: Annotated[LocalExecutor | RayExecutor, Field(discriminator="kind")] = Field(
         default_factory=LocalExecutor, description="where trials run"
     )
-    keep: int = Field(1, ge=1, description="how many of the best become bundles; the first is the winner")
+    keep: int | None = Field(
+        None, ge=1, description="how many of the best are kept, the first is the winner; null: it alone, or the front"
+    )
+    tensorboard: bool = Field(False, description="write every trial's figures to tensorboard/ in the run, as it ends")
 
     @model_validator(mode="after")
     def _one_objective_to_prune(self) -> SearchConfig:
         if self.pruner is not None and len(self.objective.directions) > 1:
             raise ValueError("pruner works with one objective; leave it out or name one metric")
+        return self
+
+    @model_validator(mode="after")
+    def _strategy_takes_as_many(self) -> SearchConfig:
+        count = len(self.objective.directions)
+        several = isinstance(self.strategy, OptunaStrategy) and self.strategy.name in SEVERAL
+        if count > 1 and not several:
+            raise ValueError(
+                f"strategy {self.strategy.name} searches for one value; got {count} in objective "
+                f"({', '.join(self.objective.names)}); allowed for several: {', '.join(SEVERAL)}"
+            )
         return self

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna import Study
 from optuna.pruners import BasePruner
+from optuna.trial import TrialState
 
-from compress.errors import InputError, did_you_mean
+from compress.errors import InputError
 from evaluators.datasets import Data, DataConfig, load_data
 from evaluators.evaluator import EvaluatorContext
-from search.config import PrunerConfig, SearchConfig, SpaceConfig
+from search.config import PRUNERS, PrunerConfig, SearchConfig, SpaceConfig
+from search.feasible import check_constraints
 from search.runner import Judge, Runner
 from search.strategies import StrategyContext, make_sampler
-from search.study import open_study, sharing
+from search.study import architecture_of, open_study, sharing
 from spaces.registry import create, open_preset
 from spaces.space import Space
 from spaces.zoo import ModelConfig
@@ -45,26 +50,39 @@ class SearchJob:
 
     def judge(self) -> Judge:
         """Return what gives architectures their metrics; raises InputError where the parts do not fit together."""
+        self._check_packages()
         space = make_space(self.config.space, self.model)
         data = self._data(space)
         if data is not None:
             size = data.preprocessing.input_size[-1]
             space.default_task = space.task(data.num_classes, data.in_chans, size)
         context = EvaluatorContext(space, data, self.device, self.seed, self.directory / "evaluations", self.model)
-        evaluator = self.config.evaluator.make(context)
+        with _blamed_on("search.evaluator"):
+            evaluator = self.config.evaluator.make(context)
         meter = self.config.latency.make(context) if self.config.latency is not None else None
         judge = Judge(space, evaluator, self.config.objective, meter, self.seed, self.config.strategy.metrics)
         judge.check()
         return judge
 
     def open(self, judge: Judge | None = None) -> Runner:
-        """Open the study, with the strategy and the pruner, and return what works on it."""
+        """Open the study, with the strategy and the pruner, and return what works on it.
+
+        Raises:
+            InputError: the parts do not fit together, or no architecture keeps the constraints; the study is not
+                opened then.
+        """
         judge = judge or self.judge()
+        check_constraints(judge)
         sampler = make_sampler(self.config.strategy, self._context(judge))
         pruner = make_pruner(self.config.pruner)
         storage = self.config.executor.storage
         study = open_study(self.name, storage, self.directory, judge.objective.directions, sampler, pruner)
+        _check_space(study, judge.space)
         return Runner(study, judge, self.config.trials, sharing(storage, self.directory))
+
+    def _check_packages(self) -> None:
+        if self.config.executor.kind == "ray" and importlib.util.find_spec("ray") is None:
+            raise InputError("search.executor.kind: ray is not installed: pip install 'compress[ray]'; or name local")
 
     def _context(self, judge: Judge) -> StrategyContext:
         space, objective = judge.space, judge.objective
@@ -93,29 +111,44 @@ def make_space(config: SpaceConfig, model: ModelConfig | None = None) -> Space:
     options: dict[str, Any] = dict(config.options)
     if config.name == "channels" and model is not None:
         options.setdefault("model", model.model_dump())
-    if config.preset is not None:
-        return open_preset(config.name, config.preset, options)[0]
-    return create(config.name, options)
+    with _blamed_on("search.space"):
+        if config.preset is not None:
+            return open_preset(config.name, config.preset, options)[0]
+        return create(config.name, options)
+
+
+@contextmanager
+def _blamed_on(key: str) -> Iterator[None]:
+    """Put the recipe's key before every problem that names none."""
+    try:
+        yield
+    except InputError as error:
+        given = (problem if problem.startswith("search.") else f"{key}: {problem}" for problem in error.problems)
+        raise InputError(*given) from error
+
+
+def _check_space(study: Study, space: Space) -> None:
+    """Raise InputError where the study's trials are of another space: its file or code has changed meanwhile."""
+    allowed = space.distributions()
+    for trial in study.get_trials(deepcopy=False):
+        try:
+            for name, distribution in trial.distributions.items():
+                if allowed.get(name) != distribution:
+                    raise InputError(f"{name} is another decision now")
+            if trial.state == TrialState.COMPLETE:  # others may have been killed while decisions were being taken
+                space.check(architecture_of(trial), drop_untaken=True)
+        except InputError as error:
+            raise InputError(
+                f"search.space: {space.name} is not what it was when study {study.study_name} began (trial "
+                f"{trial.number}: {error.problems[0]}); name another directory with --out"
+            ) from error
 
 
 def make_pruner(config: PrunerConfig | None) -> BasePruner | None:
-    """Return Optuna's pruner; raises InputError for an argument that it does not take."""
-    from optuna import pruners
-
+    """Return Optuna's pruner; raises InputError for a value that it does not take."""
     if config is None:
         return None
-    kinds: dict[str, type[BasePruner]] = {
-        "asha": pruners.SuccessiveHalvingPruner,
-        "hyperband": pruners.HyperbandPruner,
-        "median": pruners.MedianPruner,
-        "threshold": pruners.ThresholdPruner,
-    }
-    kind = kinds[config.name]
-    known = inspect.signature(kind).parameters
-    for key in config.options:
-        if key not in known:
-            near = did_you_mean(key, known)
-            raise InputError(f"search.pruner.options.{key}: {kind.__name__} takes no such argument{near}")
+    kind = PRUNERS[config.name]
     try:
         return kind(**config.options)
     except (TypeError, ValueError) as error:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from compress.config import Config
+from compress.errors import InputError
 
 Direction = Literal["maximize", "minimize"]
 
@@ -42,7 +43,9 @@ class Reward(Config):
     above: float = Field(-0.07, le=0, description="exponent where the cost is above the target (beta)")
 
     def factor(self, cost: float) -> float:
-        """Return (cost / target) ** exponent."""
+        """Return (cost / target) ** exponent; InputError where the cost is not above 0."""
+        if not cost > 0:
+            raise InputError(f"search.objective.reward.metric: {self.metric} has to be above 0; got {cost:g}")
         return float((cost / self.target) ** (self.below if cost <= self.target else self.above))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,12 +27,15 @@ class Found:
     metrics: dict[str, float]
 
 
-def best(study: Study, space: Space, keep: int) -> list[Found]:
-    """Return the `keep` best networks, best first; of several objectives the front, by its first value.
+def best(study: Study, space: Space, keep: int | None) -> list[Found]:
+    """Return the `keep` best networks, best first; of several objectives those of the front, by its first value.
 
-    Where the study's sampler has a method `winners`, that says which trials are best. The same network, found twice,
-    is there once. Raises CompressError where no trial is complete.
+    None keeps the best one, of several objectives the whole front. Where the study's sampler has a method `winners`,
+    that says which trials are best. The same network, found twice, is there once. Raises CompressError where no trial
+    is complete.
     """
+    if keep is None and len(study.directions) == 1:
+        keep = 1
     winners = getattr(study.sampler, "winners", _winners)
     order: list[FrozenTrial] = winners(study)
     if not order:
@@ -50,16 +54,20 @@ def _winners(study: Study) -> list[FrozenTrial]:
     """Return the complete trials, best first; of several objectives only those of the front."""
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     signs = _signs(study)
-    order = sorted(complete, key=lambda trial: (-signs[0] * trial.values[0], trial.number))
+    order = sorted(complete, key=lambda trial: (*_losses(trial, signs), trial.number))
     if len(signs) > 1:
-        order = [trial for trial in order if not any(_dominates(other, trial, signs) for other in complete)]
+        order = _front(order, signs)
     return order
+
+
+def evaluated(study: Study) -> list[FrozenTrial]:
+    """Return the finished trials that were not refused before evaluation, in the order in which they finished."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and not refused(trial)]
+    return sorted(trials, key=lambda trial: (trial.datetime_complete is None, trial.datetime_complete, trial.number))
 
 
 def history(study: Study) -> list[dict[str, Any]]:
     """Return one entry per trial that was evaluated, in the order in which they finished."""
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished() and not refused(trial)]
-    trials.sort(key=lambda trial: (trial.datetime_complete is None, trial.datetime_complete, trial.number))
     return [
         {
             "number": trial.number,
@@ -68,7 +76,7 @@ def history(study: Study) -> list[dict[str, Any]]:
             "seconds": trial.user_attrs.get("result", {}).get("seconds"),
             "metrics": metrics_of(trial),
         }
-        for trial in trials
+        for trial in evaluated(study)
     ]
 
 
@@ -95,8 +103,10 @@ def importance(study: Study) -> dict[str, float]:
     complete = [trial for trial in study.get_trials(deepcopy=False) if trial.state == TrialState.COMPLETE]
     if len(complete) < 10 or len({trial.values[0] for trial in complete}) < 2:
         return {}
-    target = None if len(study.directions) == 1 else (lambda trial: trial.values[0])
-    shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target=target)
+    loss = None if len(study.directions) == 1 else (lambda trial: _losses(trial, _signs(study))[0])
+    with warnings.catch_warnings():  # that a target is taken as a loss, which it is
+        warnings.simplefilter("ignore", UserWarning)
+        shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target=loss)
     return {name: float(share) for name, share in shares.items()}
 
 
@@ -109,10 +119,44 @@ def hypervolume(points: Sequence[Sequence[float]], signs: Sequence[int], referen
     return float(compute_hypervolume(losses[(losses <= limit).all(axis=1)], limit))
 
 
+def hypervolume_course(study: Study) -> dict[str, Any] | None:
+    """Return the hypervolume after each complete trial, as they finished, and the point up to which it is taken.
+
+    That point is the worst of each objective among the complete trials. None with one objective or no complete trial.
+    """
+    signs = _signs(study)
+    points = [trial.values for trial in evaluated(study) if trial.state == TrialState.COMPLETE]
+    if len(signs) == 1 or not points:
+        return None
+    reference = [(min if sign > 0 else max)(point[place] for point in points) for place, sign in enumerate(signs)]
+    front: list[list[float]] = []
+    course: list[float] = []
+    for point in points:
+        if not any(_is_as_good(other, point, signs) for other in front):
+            front = [other for other in front if not _is_as_good(point, other, signs)] + [point]
+            course.append(hypervolume(front, signs, reference))
+        else:
+            course.append(course[-1])
+    return {"reference": reference, "final": course[-1], "course": course}
+
+
 def _signs(study: Study) -> list[int]:
     return [1 if direction.name == "MAXIMIZE" else -1 for direction in study.directions]
 
 
-def _dominates(one: FrozenTrial, other: FrozenTrial, signs: Sequence[int]) -> bool:
-    gains = [sign * (a - b) for sign, a, b in zip(signs, one.values, other.values, strict=True)]
-    return all(gain >= 0 for gain in gains) and any(gain > 0 for gain in gains)
+def _losses(trial: FrozenTrial, signs: Sequence[int]) -> list[float]:
+    return [-sign * value for sign, value in zip(signs, trial.values, strict=True)]
+
+
+def _front(order: Sequence[FrozenTrial], signs: Sequence[int]) -> list[FrozenTrial]:
+    """Return the trials that no other dominates; `order` has what dominates a trial before it."""
+    front: list[FrozenTrial] = []
+    for trial in order:
+        if not any(_is_as_good(other.values, trial.values, signs) and other.values != trial.values for other in front):
+            front.append(trial)
+    return front
+
+
+def _is_as_good(one: Sequence[float], other: Sequence[float], signs: Sequence[int]) -> bool:
+    """Return whether `one` is nowhere worse."""
+    return all(sign * a >= sign * b for sign, a, b in zip(signs, one, other, strict=True))

@@ -90,7 +90,7 @@ def open_study(
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with sharing(storage, directory).turn():  # two processes that create a database's tables at once both fail
-        opened = journal(directory / JOURNAL) if storage is None else _database(storage)
+        opened = _journal(directory) if storage is None else _database(storage)
         study = optuna.create_study(
             study_name=name,
             storage=opened,
@@ -105,6 +105,15 @@ def open_study(
             f"study {name!r} has the directions {found}; the recipe's objective asks for {list(directions)}"
         )
     return study
+
+
+def _journal(directory: Path) -> BaseStorage:
+    try:
+        return journal(directory / JOURNAL)
+    except OSError as error:
+        raise InputError(f"{directory / JOURNAL}: cannot be opened: {error.strerror}") from error
+    except InputError as error:
+        raise InputError(f"{error}; delete it to search anew, or name another directory with --out") from error
 
 
 def _database(url: str) -> BaseStorage:

@@ -6,6 +6,7 @@ import csv
 import gzip
 import math
 import random
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,9 @@ class TableConfig(Config):
     def _one_of_both(self) -> TableConfig:
         if bool(self.decisions) == (self.code is not None):
             raise ValueError("name the columns either in decisions or in code")
+        twice = [name for name in self.decisions if self.decisions.count(name) > 1]
+        if twice:
+            raise ValueError(f"decisions has {twice[0]!r} twice")
         return self
 
 
@@ -46,10 +50,13 @@ class Table:
         self.path = Path(path).expanduser()
         opener: Any = gzip.open if self.path.suffix == ".gz" else open
         try:
-            with opener(self.path, "rt", newline="", encoding="utf-8") as file:
+            with opener(self.path, "rt", newline="", encoding="utf-8-sig") as file:
                 rows = list(csv.reader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise InputError(f"{self.path}: cannot be read as csv: {error}") from error
+        except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"{self.path}: cannot be read as csv: {reason}") from error
+        while rows and not rows[-1]:
+            rows.pop()
         if len(rows) < 2:
             raise InputError(f"{self.path}: a header and at least one row are needed")
         self.header = rows[0]
@@ -63,6 +70,8 @@ class Table:
         if name not in self.header:
             allowed = ", ".join(self.header)
             raise InputError(f"{self.path}: no column {name!r}; allowed: {allowed}{did_you_mean(name, self.header)}")
+        if self.header.count(name) > 1:
+            raise InputError(f"{self.path}: two columns are called {name!r}")
         at = self.header.index(name)
         return [row[at] for row in self.rows]
 
@@ -74,7 +83,17 @@ class Table:
                 result.append(float(text) if text.strip() else math.nan)
             except ValueError:
                 raise InputError(f"{self.path}:{number}: {name}: not a number; got {text!r}") from None
+            if math.isinf(result[-1]):
+                raise InputError(f"{self.path}:{number}: {name}: not a finite number; got {text!r}")
         return result
+
+    def choices(self, name: str) -> list[Choice]:
+        """Return a column of choices: whole numbers, else numbers, else text; an empty field is an InputError."""
+        texts = self.column(name)
+        for number, text in enumerate(texts, start=2):
+            if not text.strip():
+                raise InputError(f"{self.path}:{number}: {name}: empty; every row needs a choice for every decision")
+        return _typed(texts)
 
 
 @register("table")
@@ -99,7 +118,7 @@ class TableSpace(Space):
 
     def _columns(self) -> dict[str, list[Choice]]:
         if self.config.code is None:
-            return {name: _typed(self.table.column(name)) for name in self.config.decisions}
+            return {name: self.table.choices(name) for name in self.config.decisions}
         codes = self.table.column(self.config.code)
         lengths = {len(code) for code in codes}
         if len(lengths) != 1 or lengths == {0}:
@@ -164,8 +183,11 @@ class TableSpace(Space):
         self._has_no_networks()
 
     def cost(self, *_: Any, **__: Any) -> dict[str, int]:
-        """Raise InputError: name the table's columns in search.evaluator.costs instead."""
-        self._has_no_networks()
+        """Raise InputError: a table has no networks whose cost could be counted."""
+        raise InputError(
+            f"{self.table.path}: a table holds results, not networks whose params and macs could be counted; name the "
+            "columns that have them in search.evaluator.costs"
+        )
 
     def _has_no_networks(self) -> NoReturn:
         raise InputError(f"{self.table.path}: a table holds results, not networks; nothing can be built from it")
@@ -175,9 +197,11 @@ def _typed(texts: list[str]) -> list[Choice]:
     """Return a column as whole numbers, else numbers, else text."""
     for kind in (int, float):
         try:
-            return [kind(text) for text in texts]
+            values: list[Choice] = [kind(text) for text in texts]
         except ValueError:
             continue
+        if kind is int or all(math.isfinite(float(value)) for value in values):
+            return values
     return list(texts)
 
 

@@ -204,7 +204,10 @@ def _space(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
     task = space.task(wishes.num_classes, wishes.in_chans, size)
     module = space.build(arch, task.num_classes, task.in_chans, task.img_size)
     shape = (task.in_chans, size, size)
-    kwargs = {"options": space.to_dict(arch)["options"], "arch": dict(arch)}
+    options = space.to_dict(arch)["options"]
+    if "model" in options:  # a space of another model's widths, whose weights have no part in what is built
+        options["model"] |= {"pretrained": False, "checkpoint": None}
+    kwargs = {"options": options, "arch": dict(arch)}
     cfg = {"input_size": shape, "fixed_input_size": config.input_size is not None}
     resolved = config.model_copy(update={"input_size": shape})
     return _finish(resolved, kwargs, module, task.num_classes, shape, None, cfg)

@@ -47,8 +47,8 @@ def latency_table(
 ) -> None:
     """Measure what a space's blocks take on a target.
 
-    Times networks drawn at random, splits their times over their blocks, and says how far its predictions are off for
-    networks that it was not fitted to. Interrupted, it goes on where it was. For a recipe:
+    Times networks drawn at random, each two to four times, splits their times over their blocks, and says how far its
+    predictions are off for networks that it was not fitted to. Interrupted, it goes on where it was. For a recipe:
     search.latency: {mode: table, table: FILE}.
     """
     set_quiet(quiet)
@@ -58,10 +58,15 @@ def latency_table(
     from evaluators.targets import in_recipe
 
     check_writable(output.parent, "--output")
+    if output.is_dir():
+        raise InputError(f"--output  {output} is a folder; name a file in it, such as {output / 'table.json'}")
     opened = _open(space, preset, overrides_of(set_))
     opened.default_task = opened.task(classes, channels, size)
     settings = _settings(
-        {"measure": {"target": in_recipe(target), "threads": threads, "batch": batch}, "statistic": statistic}
+        {
+            "measure": {"target": in_recipe(target), "threads": threads, "batch": batch, "seconds": 0.3},
+            "statistic": statistic,
+        }
     )
     assert isinstance(settings, SearchLatency)
     folder = output.with_name(f".{output.name}.measured")
@@ -88,18 +93,25 @@ def _settings(values: dict[str, Any]) -> Any:
     try:
         return SearchLatency.model_validate(values)
     except ValidationError as error:
-        flags = {"measure.target": "--target", "measure.threads": "--threads", "measure.batch": "--batch"}
-        keys = [".".join(str(part) for part in each["loc"]) for each in error.errors()]
-        names = [next((flags[key] for key in flags if loc.startswith(key)), f"--{loc}") for loc in keys]
-        raise InputError(
-            *(f"{name}  {each['msg']}; got {each['input']!r}" for name, each in zip(names, error.errors(), strict=True))
-        ) from None
+        problems = error.errors()
+        own = [each for each in problems if "target" not in each["loc"] or each["type"] == "value_error"]
+        raise InputError(*map(_sentence, own or problems)) from None  # not what is wrong for other kinds of targets
+
+
+def _sentence(problem: Any) -> str:
+    """Return what is wrong with a flag; one pydantic problem."""
+    keys = [str(part) for part in problem["loc"] if part != "measure"]
+    message = problem["msg"].removeprefix("Value error, ")
+    if not keys:  # several flags together
+        return f"--statistic, --threads  {message}"
+    return f"--{keys[0]}  {message}; got {problem['input']!r}"
 
 
 def _line(path: Path, table: LatencyTable) -> str:
     error = table.error
     return (
         f"{path}  {len(table.blocks)} blocks from {table.networks} networks  "
-        f"off by {100 * error.median:.1f} % (median), {100 * error.p90:.1f} % (90 % of {error.networks} networks)  "
+        f"off by {100 * error.mean:.1f} % (mean), {100 * error.median:.1f} % (median), {100 * error.max:.1f} % (worst) "
+        f"on {error.networks} others  "
         f"rank correlation {error.spearman:.3f}"
     )

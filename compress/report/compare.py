@@ -60,7 +60,7 @@ def comparison_json(rows: Sequence[ComparedRun]) -> list[dict[str, Any]]:
 
 
 def _compared(run: Run) -> ComparedRun:
-    baseline, final, ratio = run.report.baseline, run.report.final, run.report.latency_ratio
+    baseline, final, ratio = run.report.compared, run.report.final, run.report.latency_ratio
     points = final.top1 - baseline.top1 if final.top1 is not None and baseline.top1 is not None else None
     return ComparedRun(
         run=run.shown_path,

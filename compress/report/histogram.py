@@ -1,4 +1,4 @@
-"""The distribution of measured latencies of both models."""
+"""The distribution of measured latencies."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class _Axis:
 
 
 def latency_chart(samples: Samples) -> str:
-    """Return both latency histograms, one above the other on one axis of milliseconds; empty without samples.
+    """Return the latency histograms, one above the other on one axis of milliseconds; empty without samples.
 
     The axis ends a little past the slower 99th percentile: a single stall must not squeeze everything else.
     """
-    given = (("Baseline", "whole-strong", samples.baseline_ms), ("Final", "part", samples.final_ms))
+    final = "Final" if samples.baseline_ms else "Model"
+    given = (("Baseline", "whole-strong", samples.baseline_ms), (final, "part", samples.final_ms))
     rows = [(name, style, np.asarray(values)) for name, style, values in given if values]
     if not rows:
         return ""

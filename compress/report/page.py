@@ -23,6 +23,7 @@ from compress.report.tables import (
     skipped_by_reason,
     stage_table,
     tiles,
+    title_of_one,
 )
 
 
@@ -52,12 +53,14 @@ def render(run: Run) -> str:
         lstrip_blocks=True,
     )
     columns, stages = stage_table(run)
+    rows = model_rows(run.report)
     return environment.get_template("report.html.j2").render(
         run=run,
         report=run.report,
         summary=summarise(run.report, run.shown_path, run.model),
         tiles=tiles(run.report),
-        rows=model_rows(run.report),
+        rows=rows,
+        models_title=title_of_one(run.report) if rows and run.report.alone else "Both models",
         latency_text=latency_sentences(run.report),
         latency_warning=latency_warning(run.report),
         latency_chart=latency_chart(run.samples),

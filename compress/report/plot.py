@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compress import svg
+from compress.units import prefix_of
 
 Points = list[tuple[float, float]]
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 510, 220, 46, 58, 14, 34
@@ -31,11 +32,11 @@ class Plot:
         for tick in svg.ticks(*self._y, 5):
             y = self.place(self._x[0], tick)[1]
             svg.add(self.drawing, "line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y, y2=y, class_="grid")
-            svg.add(self.drawing, "text", f"{tick:g}", x=_LEFT - 8, y=y + 4, text_anchor="end", class_="tick")
+            svg.add(self.drawing, "text", _tick(tick), x=_LEFT - 8, y=y + 4, text_anchor="end", class_="tick")
         foot = _HEIGHT - _BOTTOM + 16
         for tick in (value for value in svg.ticks(*self._x, 6) if not whole_ticks or value == int(value)):
             x = self.place(tick, self._y[0])[0]
-            svg.add(self.drawing, "text", f"{tick:g}", x=x, y=foot, text_anchor="middle", class_="tick")
+            svg.add(self.drawing, "text", _tick(tick), x=x, y=foot, text_anchor="middle", class_="tick")
         svg.add(self.drawing, "text", across, x=_WIDTH - _RIGHT, y=_HEIGHT - 4, text_anchor="end", class_="tick")
         svg.add(self.drawing, "text", title, x=_LEFT, y=_TOP - 3, class_="series")
 
@@ -44,6 +45,12 @@ class Plot:
         (x_low, x_high), (y_low, y_high) = self._x, self._y
         across = (x - x_low) / (x_high - x_low) * (_WIDTH - _LEFT - _RIGHT)
         return _LEFT + across, _HEIGHT - _BOTTOM - (y - y_low) / (y_high - y_low) * (_HEIGHT - _TOP - _BOTTOM)
+
+
+def _tick(value: float) -> str:
+    """Return a round value, with a prefix from ten thousand on."""
+    size, prefix = prefix_of(value) if abs(value) >= 10_000 else (1.0, "")
+    return f"{value / size:g} {prefix}".rstrip()
 
 
 def _range(values: Sequence[float], margin: float) -> tuple[float, float]:

@@ -60,8 +60,13 @@ def read_run(run_dir: Path) -> Run:
         if (stage / "samples.json").is_file():
             samples = parse(Samples, _mapping(stage / "samples.json"), str(stage / "samples.json"))
     events = _events(run_dir / "log.jsonl")
-    pictures = [path.read_text(encoding="utf-8") for path in sorted(run_dir.glob("stages/*-search/best*.svg"))]
-    return Run(run_dir, report, text, _model_name(text), metrics, details, samples, events, pictures)
+    return Run(run_dir, report, text, _model_name(text), metrics, details, samples, events, _pictures(run_dir))
+
+
+def _pictures(run_dir: Path) -> list[str]:
+    """Return the drawings of a search's best architectures, the best first."""
+    paths = sorted(run_dir.glob("stages/*-search/best*.svg"), key=lambda path: int(path.stem.removeprefix("best")))
+    return [path.read_text(encoding="utf-8") for path in paths]
 
 
 def _json(path: Path) -> Any:

@@ -96,6 +96,16 @@ class Report(Record):
     latency_ratio: Annotated[LatencyRatio, BeforeValidator(_empty_if_null)] = LatencyRatio()
     efficiency: Number = None
 
+    @property
+    def alone(self) -> bool:
+        """Whether there is one model, which both sets of metrics describe, and nothing was compared."""
+        return self.baseline == self.final and self.latency_ratio.median is None
+
+    @property
+    def compared(self) -> Metrics:
+        """The baseline, without any figure where there is nothing to compare."""
+        return Metrics() if self.alone else self.baseline
+
 
 class Layer(Record):
     """Width of one layer before and after pruning, in units of its kind."""
@@ -145,6 +155,13 @@ class Best(Record):
     choices: dict[str, Any] = Field(default_factory=dict)
 
 
+class Hypervolume(Record):
+    """What a search with several objectives had dominated after each complete trial, up to `reference`."""
+
+    reference: list[float]
+    course: list[float]
+
+
 class SearchDetails(Record):
     """What the stage `search` leaves in details.json."""
 
@@ -157,6 +174,7 @@ class SearchDetails(Record):
     best: list[Best] = Field(default_factory=list)
     history: list[Evaluated] = Field(default_factory=list)
     importance: dict[str, float] = Field(default_factory=dict)
+    hypervolume: Hypervolume | None = None
 
 
 class Details(Record):

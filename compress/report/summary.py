@@ -32,7 +32,7 @@ def summary_of(run_dir: Path) -> str:
 
 def summarise(report: Report, run_dir: Path | str | None = None, model: str | None = None) -> str:
     """Return the summary of a report that is read already; see `summary_line`."""
-    baseline, final = report.baseline, report.final
+    baseline, final = report.compared, report.final
     parts = [
         model or report.name,
         _macs(baseline, final),
@@ -78,7 +78,7 @@ def _top1(baseline: Metrics, final: Metrics) -> str:
 
 
 def _latency(report: Report) -> str:
-    before, after = report.baseline.latency_ms.p50, report.final.latency_ms.p50
+    before, after = report.compared.latency_ms.p50, report.final.latency_ms.p50
     if after is None:
         return ""
     ratio, efficiency = report.latency_ratio.median, report.efficiency

@@ -108,6 +108,11 @@ def model_rows(report: Report) -> list[MetricRow]:
     return rows
 
 
+def title_of_one(report: Report) -> str:
+    """Return what the model of a run that compares nothing is called."""
+    return "What was found" if any(stage.name == "search" for stage in report.stages) else "The model"
+
+
 def _value(metrics: Metrics, key: str) -> Any:
     value: Any = metrics
     for part in key.split("."):
@@ -138,6 +143,8 @@ class Tile:
 
 def tiles(report: Report) -> list[Tile]:
     """Return the few figures that tell how the run went; only measured ones."""
+    if report.alone:
+        return list(_tiles_of_one(report.final))
     found = []
     for name, label in (("macs", "MACs"), ("params", "parameters")):
         prefix, before, after = sizes(report.baseline, report.final, name)
@@ -153,6 +160,18 @@ def tiles(report: Report) -> list[Tile]:
     if report.efficiency is not None and not _same_arithmetic(report):
         found.append(Tile(f"{report.efficiency:.2f}", "efficiency", "speed-up ÷ MAC ratio"))
     return found
+
+
+def _tiles_of_one(metrics: Metrics) -> Iterator[Tile]:
+    if metrics.macs is not None:
+        yield Tile(count(metrics.macs), "MACs", "for one image")
+    if metrics.params is not None:
+        yield Tile(count(metrics.params), "parameters", "")
+    if metrics.top1 is not None:
+        yield Tile(_percent(metrics.top1), "top-1", "")
+    if metrics.latency_ms.p50 is not None:
+        batch = metrics.latency_ms.batch
+        yield Tile(milliseconds(metrics.latency_ms.p50), "median latency", "" if batch is None else f"batch {batch:g}")
 
 
 def _interval(report: Report) -> tuple[float, float] | None:
@@ -180,10 +199,10 @@ def latency_warning(report: Report) -> str:
     """Return a warning about a busy machine, or an empty string."""
     if not (report.baseline.latency_ms.contended or report.final.latency_ms.contended):
         return ""
-    return (
-        "Other work ran on this machine during the measurement: take the milliseconds as upper bounds. "
-        "The ratio suffers less, since both models were timed in turns."
-    )
+    warning = "Other work ran on this machine during the measurement: take the milliseconds as upper bounds."
+    if report.alone:
+        return warning
+    return f"{warning} The ratio suffers less, since both models were timed in turns."
 
 
 def _efficiency_sentences(report: Report) -> Iterator[str]:

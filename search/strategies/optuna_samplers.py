@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import random
-from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from optuna import Study, samplers
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
-from compress.errors import InputError, did_you_mean
-from search.strategies.history import live_number
+from compress.errors import InputError
+from search.arguments import check_arguments
+from search.strategies.grid import grid_of
+from search.strategies.made_anew import MadeAnew
+from search.strategies.mirror import Mirrored
 from search.strategies.strategy import StrategyBase, StrategyContext, strategy
 
 _SAMPLERS: dict[str, type[BaseSampler]] = {
@@ -27,85 +29,79 @@ _SAMPLERS: dict[str, type[BaseSampler]] = {
     "nsga3": samplers.NSGAIIISampler,
     "qmc": samplers.QMCSampler,
 }
+_ORDERED = ("cmaes", "qmc")
+"""Know numbers only: Optuna's own would leave every decision of a space to chance."""
+_WHOLE = ("gp", "nsga2", "nsga3")
+"""Leave decisions to chance that some trial has not taken."""
+SEVERAL = ("gp", "grid", "nsga2", "nsga3", "qmc", "random", "tpe")
+"""Take several objectives."""
 
 
 @strategy
 class OptunaStrategy(StrategyBase):
-    """A sampler of Optuna's by name."""
+    """A sampler of Optuna's by name; `grid` is every architecture once, in an order drawn from the seed."""
 
     name: Literal["random", "tpe", "gp", "cmaes", "grid", "nsga2", "nsga3", "qmc"] = Field(
-        description="which sampler of Optuna's"
+        description="which sampler of Optuna's; cmaes (needs the package cmaes) and qmc take the choices of a decision "
+        "as an ordered scale, in the space's order"
     )
     options: dict[str, Any] = Field({}, description="arguments of the sampler, as Optuna's documentation names them")
 
+    @field_validator("options")
+    @classmethod
+    def _known(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "name" in info.data:
+            check_arguments(_SAMPLERS[info.data["name"]], options)
+        return options
+
     def sampler(self, context: StrategyContext) -> BaseSampler:
-        """Return the sampler, seeded; raises InputError for an argument that it does not take."""
-        kind = _SAMPLERS[self.name]
-        known = inspect.signature(kind).parameters
+        """Return the sampler, seeded; raises InputError for a value that it does not take."""
+        self._check(context)
+        known = inspect.signature(_SAMPLERS[self.name]).parameters
         given: dict[str, Any] = dict(self.options)
-        for key in given:
-            if key not in known:
-                near = did_you_mean(key, known)
-                raise InputError(f"search.strategy.options.{key}: {kind.__name__} takes no such argument{near}")
+        seed = given.pop("seed", None)
+        seed = context.seed if seed is None else seed
         if self.name == "grid":
-            given.setdefault("search_space", {d.name: list(d.choices) for d in context.space.decisions})
+            return grid_of(context.space, given.get("search_space"), seed)
+        if self.name == "qmc":
+            given.setdefault("scramble", True)  # else the sequence is the same for every seed
         if "constraints_func" in known and context.feasible is not None:
             given.setdefault("constraints_func", _violations)
-        seed = given.pop("seed", context.seed)
 
         def make(number: int) -> BaseSampler:
-            # A grid's order comes from the seed, and stays.
-            own = seed if self.name == "grid" else random.Random(f"{seed}:{number}").getrandbits(32)
-            return kind(**{"seed": own, **given})
+            if self.name == "qmc":
+                return _Sequence(number, **{"seed": seed, **given})
+            return _SAMPLERS[self.name](**{"seed": random.Random(f"{seed}:{number}").getrandbits(32), **given})
 
         try:
             make(0)
         except (TypeError, ValueError) as error:
-            raise InputError(f"search.strategy.options: {kind.__name__} refuses {self.options}: {error}") from error
+            refusal = f"{_SAMPLERS[self.name].__name__} refuses {self.options}: {error}"
+            raise InputError(f"search.strategy.options: {refusal}") from error
+        conditional = any(decision.when is not None for decision in context.space.decisions)
+        if self.name in _ORDERED or (self.name in _WHOLE and conditional):
+            return Mirrored(make, context.distributions, ordered=self.name in _ORDERED)
         return MadeAnew(make)
 
+    def _check(self, context: StrategyContext) -> None:
+        if self.name == "cmaes" and len(context.directions) > 1:
+            raise InputError(
+                f"search.strategy.name: cmaes searches for one value; got {len(context.directions)} objectives; "
+                f"allowed for several: {', '.join(SEVERAL)}"
+            )
+        if self.name == "cmaes" and importlib.util.find_spec("cmaes") is None:
+            raise InputError("search.strategy.name: cmaes needs the package cmaes: pip install cmaes")
 
-class MadeAnew(BaseSampler):
-    """A sampler that is made anew for every trial, from the number of trials before it that did not fail.
 
-    Optuna's own keep their random state in memory: after a restart, and in every further process, they would propose
-    once more what they did before.
-    """
+class _Sequence(samplers.QMCSampler):
+    """A low-discrepancy sequence whose next point hangs on the trial's number, not on a count that a kill may skip."""
 
-    def __init__(self, make: Callable[[int], BaseSampler]) -> None:
-        self.make = make
-        self.current = make(0)
+    def __init__(self, number: int, **options: Any) -> None:
+        super().__init__(**options)
+        self._number = number
 
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Make the sampler of this trial."""
-        self.current = self.make(live_number(study.get_trials(deepcopy=False), trial))
-        self.current.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Ask the sampler."""
-        return self.current.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        """Ask the sampler."""
-        return self.current.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        """Ask the sampler."""
-        return self.current.sample_independent(study, trial, param_name, param_distribution)
-
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        """Tell the sampler; one that has tried everything would end a loop of Optuna's, which this is not."""
-        try:
-            self.current.after_trial(study, trial, state, values)
-        except RuntimeError as error:
-            if "Study.stop" not in str(error):
-                raise
-        except KeyError:  # a grid's own note, which a trial that was queued again lacks
-            pass
+    def _find_sample_id(self, study: Study, search_space: dict[str, BaseDistribution]) -> int:
+        return self._number
 
 
 def _violations(trial: Any) -> list[float]:

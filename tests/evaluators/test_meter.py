@@ -13,8 +13,8 @@ import evaluators.meter
 from compress.errors import CompressError, InputError
 from evaluators.cache import JsonCache, locked
 from evaluators.evaluator import EvaluatorContext
-from evaluators.latency import LatencyRecord, record
-from evaluators.meter import LatencyMeter, SearchLatency, statistic
+from evaluators.latency import METRICS, LatencyRecord, record
+from evaluators.meter import LatencyMeter, MeasuredLatency, SearchLatency, statistic
 from spaces.architecture import Architecture
 from spaces.registry import create, open_preset
 from spaces.space import Space
@@ -59,6 +59,24 @@ def test_a_network_is_timed_once_whoever_asks(space: Space, tmp_path: Path, time
     assert latency <= entry["record"]["p50"] and entry["choices"] == dict(arch) and "cpu" in entry["environment"]
 
 
+def test_of_several_timings_the_least_counts(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([3.0, 2.0, 4.0])
+    files: list[Path] = []
+
+    def invented(path: Path, config: Any) -> Any:
+        files.append(path)
+        assert path.is_file()
+        values = {"min": next(found), "cpu_min": None, "threads": 1, "provider": "x", "environment": {}}
+        return LatencyRecord.model_construct(None, **dict.fromkeys(METRICS, 0.0) | values)
+
+    monkeypatch.setattr(evaluators.meter, "record", invented)
+    arch = space.sample(random.Random(0))
+    meter = MeasuredLatency(SearchLatency(), space, tmp_path, keep_files=True)
+    assert [meter.measure_again(arch) for _ in range(3)] == [3, 2, 2]
+    assert meter.times(arch) == [3, 2, 4] and meter.measure(arch) == 2 and meter.free(arch) == {"latency_ms": 2}
+    assert len(set(files)) == 1 and files[0].is_file()
+
+
 def test_encodings_of_one_network_share_their_latency(tmp_path: Path, timed: list[Path]) -> None:
     space = create("nas_bench_macro", {"stem": 4})
     meter = make(space, tmp_path)
@@ -74,6 +92,14 @@ def test_other_conditions_are_other_latencies(space: Space, tmp_path: Path) -> N
     larger = open_preset("mobilenetv3", "tiny")[0]
     assert make(larger, tmp_path).free(arch) == {}
     assert make(space, tmp_path, measure={"runs": 5}).free(arch) != {}
+
+
+def test_another_machine_measures_anew(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arch = space.sample(random.Random(0))
+    make(space, tmp_path).measure(arch)
+    here = evaluators.meter._this_machine()
+    monkeypatch.setattr(evaluators.meter, "_this_machine", lambda: {**here, "cpu": "another"})
+    assert make(space, tmp_path).free(arch) == {}
 
 
 def _put(path: Path, names: list[str]) -> None:

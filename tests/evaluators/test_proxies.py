@@ -77,6 +77,21 @@ def test_without_images_only_scores_that_need_none(space: Space, tmp_path: Path)
     assert 0 < ours.evaluate(space.sample(random.Random(0)), ("proxy",), 0)["proxy"] < 1
 
 
+def test_more_images_than_there_are_is_an_error(space: Space, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"search\.evaluator\.batch: got 101; the data have 100 training images"):
+        make(context(space, tmp_path), batch=101).evaluate(space.sample(random.Random(0)), ("naswot",), 0)
+
+
+def test_scores_beyond_float32_are_worst(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([float("nan"), float("inf"), *map(float, range(10))])
+    ours = make(context(space, tmp_path), scores=["synflow"])
+    monkeypatch.setattr(ours, "_scores", lambda arch, names, seed: {"synflow": next(values)})
+    ranks = ours._ranks(0)["synflow"]  # of nan, inf and 0 to 9
+    assert [ranks(value) for value in (float("nan"), float("inf"), 0, 9)] == pytest.approx([0, 0, 1 / 11, 10 / 11])
+    assert make(context(space, tmp_path), scores=["synflow"])._ranks(0)["synflow"](9) == ranks(9)
+    assert Ranks([float("nan")])(1) > Ranks([float("nan")])(0)
+
+
 def test_ranks_grow_strictly_within_and_beyond_the_sample() -> None:
     ranks = Ranks([3.0, 1.0, 2.0, 2.0])
     assert [ranks(value) for value in (1, 2, 3)] == pytest.approx([1 / 5, 2.5 / 5, 4 / 5])

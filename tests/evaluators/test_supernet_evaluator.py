@@ -14,7 +14,7 @@ from evaluators.accuracy import evaluate
 from evaluators.datasets import DigitsConfig, load_data
 from evaluators.evaluator import EvaluatorContext
 from evaluators.supernet import SupernetEvaluator, SupernetEvaluatorConfig
-from spaces.registry import open_preset
+from spaces.registry import create, open_preset
 from spaces.space import Space
 
 
@@ -54,6 +54,15 @@ def test_candidates_have_inherited_weights_and_their_own_statistics(space: Space
     assert evaluate(model, ours.data.test)["loss"] == found["loss"]
     assert set(found) == set(ours.metrics)
     assert found["macs"] == space.cost(arch)["macs"]
+
+
+def test_encodings_of_one_network_are_worth_the_same(tmp_path: Path) -> None:
+    space = create("nas_bench_macro", {"stem": 4, "depths": (3,)})
+    space.default_task = space.task(10, 3, 16)
+    ours = make(space, tmp_path, weights="random")
+    found = [ours.evaluate(space.parse(code), ("loss",), 0) for code in ("110", "101")]
+    assert found[0] == found[1]
+    assert ours.evaluate(space.parse("120"), ("loss",), 0) != found[0]
 
 
 def test_random_weights_depend_on_the_seed(space: Space, tmp_path: Path) -> None:

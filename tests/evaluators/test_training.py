@@ -121,6 +121,8 @@ def test_a_killed_training_goes_on_where_it_was(space: Space, tmp_path: Path) ->
     assert steps == [2, 3]
     assert again == whole
     assert not list((tmp_path / "killed" / "training").glob("*/training.pt"))
+    evaluator(space, tmp_path / "killed").tidy()
+    assert not list((tmp_path / "killed").iterdir())
 
 
 def test_training_without_data_is_an_error(space: Space, tmp_path: Path) -> None:

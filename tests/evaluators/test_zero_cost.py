@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -126,3 +127,66 @@ def test_scores_leave_the_network_as_it_was() -> None:
     naswot(model, images)
     assert first == again and same(model, before) and model.training
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def convolutional(normed: bool = True) -> nn.Module:
+    """Two convolutions with a shortcut around one; `normed`: with batch norms."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.conv, self.head = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 3)
+            self.norms = nn.ModuleList(nn.BatchNorm2d(4) if normed else nn.Identity() for _ in range(2))
+
+        def forward(self, images: Tensor) -> Tensor:
+            x = torch.relu(self.norms[0](self.stem(images)))
+            x = torch.relu(x + self.norms[1](self.conv(x)))
+            logits: Tensor = self.head(x.mean((2, 3)))
+            return logits
+
+    torch.manual_seed(0)
+    return Net()
+
+
+def test_synflow_is_that_of_the_publication_on_a_residual_network() -> None:
+    model, bare = convolutional(), convolutional(normed=False).double()
+    bare.load_state_dict({name: value for name, value in model.state_dict().items() if "norms" not in name})
+    for name, parameter in bare.named_parameters():
+        parameter.data = torch.zeros_like(parameter) if name.endswith("bias") else parameter.data.abs()
+    bare(torch.ones(1, 3, 6, 6, dtype=torch.float64)).sum().backward()
+    weights = [parameter for name, parameter in bare.named_parameters() if name.endswith("weight")]
+    expected = sum(float((weight.detach() * weight.grad).sum()) for weight in weights if weight.grad is not None)
+    assert synflow(model, (3, 6, 6)) == pytest.approx(math.log(expected))
+
+
+def test_grad_norm_is_a_sum_over_layers_with_the_batchs_statistics() -> None:
+    model, images, labels = convolutional(), torch.randn(8, 3, 6, 6), torch.arange(8) % 3
+    trained = copy.deepcopy(model).train()
+    F.cross_entropy(trained(images), labels).backward()
+    weights = [trained.get_parameter(f"{name}.weight") for name in ("stem", "conv", "head")]
+    expected = sum(float(weight.grad.square().sum().sqrt()) for weight in weights if weight.grad is not None)
+    assert grad_norm(model, images, labels) == pytest.approx(expected, rel=1e-5)
+
+
+def test_jacov_is_that_of_numpys_correlations() -> None:
+    model, images = convolutional(), torch.randn(8, 3, 6, 6)
+    inputs = images.clone().requires_grad_(True)
+    copy.deepcopy(model).train()(inputs).backward(torch.ones(8, 3))
+    assert inputs.grad is not None
+    values = np.linalg.eigvals(np.corrcoef(inputs.grad.reshape(8, -1).double().numpy())).real
+    expected = -np.sum(np.log(values + 1e-5) + 1 / (values + 1e-5))
+    assert jacov(model, images) == pytest.approx(expected, rel=1e-4)
+
+
+def test_naswot_is_the_hamming_kernel_of_all_activations() -> None:
+    model, images = convolutional(), torch.randn(6, 3, 6, 6)
+    seen: list[Tensor] = []
+    other = copy.deepcopy(model).train()
+    real = torch.relu
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "relu", lambda x: (seen.append(x), real(x))[1])
+        other(images)
+    codes = torch.cat([(x > 0).flatten(1) for x in seen], dim=1)
+    agree = [[int((one == two).sum()) for two in codes] for one in codes]  # units minus Hamming distance
+    _, expected = np.linalg.slogdet(np.array(agree, dtype=float))
+    assert naswot(model, images) == pytest.approx(expected)

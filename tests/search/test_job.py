@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 from optuna import pruners
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import TrialState, create_trial
 from pydantic import ValidationError
 
 from compress.errors import InputError
 from search.config import PrunerConfig, SearchConfig
-from search.executors.local import LocalExecutor
+from search.executors.local import LocalExecutor, run_local
 from search.executors.ray import RayExecutor
 from search.job import make_pruner, make_space
 from search.strategies.regularized_evolution import RegularizedEvolutionSampler
@@ -34,8 +36,10 @@ def test_an_unknown_metric_is_found_before_anything_is_evaluated(job):
 
 
 def test_an_unknown_space_names_the_nearest(job):
-    with pytest.raises(InputError, match="did you mean 'mobilenetv3'"):
-        job(space={"name": "mobilenetv4"}).judge()
+    with pytest.raises(ValidationError, match="did you mean 'mobilenetv3'"):
+        job(space={"name": "mobilenetv4"})
+    with pytest.raises(ValidationError, match="did you mean 'tiny'"):
+        job(space={"name": "mobilenetv3", "preset": "tinny"})
 
 
 def test_an_unknown_strategy_is_refused_with_what_is_allowed(job):
@@ -44,8 +48,42 @@ def test_an_unknown_strategy_is_refused_with_what_is_allowed(job):
 
 
 def test_an_argument_that_a_sampler_does_not_take_names_the_nearest(job):
-    with pytest.raises(InputError, match="did you mean 'n_startup_trials'"):
-        job(strategy={"name": "tpe", "options": {"n_startup_trial": 5}}).open()
+    with pytest.raises(ValidationError, match="did you mean 'n_startup_trials'"):
+        job(strategy={"name": "tpe", "options": {"n_startup_trial": 5}})
+    with pytest.raises(ValidationError, match="got 'five'; allowed a whole number"):
+        job(strategy={"name": "tpe", "options": {"n_startup_trials": "five"}})
+
+
+def test_a_strategy_for_one_value_takes_no_two(job):
+    two = {"maximize": ["top1"], "minimize": ["macs"]}
+    with pytest.raises(ValidationError, match="local_search searches for one value; got 2 in objective"):
+        job(strategy={"name": "local_search"}, objective=two)
+    job(strategy={"name": "nsga2"}, objective=two).open()
+
+
+def test_constraints_that_no_architecture_keeps_are_found_before_the_study_is_opened(job):
+    with pytest.raises(InputError, match="of the nearest that was found, macs 120 is below 121"):
+        job(objective={"constraints": {"macs": {"min": 121}}}).open()
+    assert not (job().directory / "study.journal").exists()
+    assert job(objective={"constraints": {"macs": {"min": 120}}}).open()  # one of 256
+
+
+def test_a_search_ends_with_its_grid(job):
+    part = {"name": "grid", "options": {"search_space": {"a": [0], "b": [1, 2]}}}
+    search = job(strategy=part, trials=100)
+    run_local(search, search.open(), None)
+    trials = search.open().study.get_trials(deepcopy=False)
+    assert len({str(trial.params) for trial in trials}) == len(trials) == 32
+
+
+def test_a_study_of_another_space_is_refused_and_a_trial_that_was_cut_short_is_not(job):
+    study = job().open().study
+    study.tell(study.ask({"a": CategoricalDistribution([0, 1, 2, 3])}), state=TrialState.FAIL)
+    assert job().open()
+    other = {"b": CategoricalDistribution([0, 9])}
+    study.add_trial(create_trial(params={"b": 9}, distributions=other, value=1.0))
+    with pytest.raises(InputError, match=r"table is not what it was .* \(trial 1: b is another decision now\)"):
+        job().open()
 
 
 def test_a_preset_opens_its_space(job):
@@ -72,8 +110,8 @@ def test_pruners_are_optunas(name, kind):
 
 
 def test_pruner_options_are_checked():
-    with pytest.raises(InputError, match="did you mean 'reduction_factor'"):
-        make_pruner(PrunerConfig(name="asha", options={"reduction_facter": 2}))
+    with pytest.raises(ValidationError, match="did you mean 'reduction_factor'"):
+        PrunerConfig(name="asha", options={"reduction_facter": 2})
     with pytest.raises(InputError, match=r"search\.pruner\.options: ThresholdPruner refuses"):
         make_pruner(PrunerConfig(name="threshold"))
 

@@ -13,7 +13,7 @@ from compress.errors import CompressError, InputError
 from evaluators.evaluator import Evaluator, Stopped
 from search.objective import ObjectiveConfig
 from search.runner import Judge, Runner
-from search.strategies.optuna_samplers import MadeAnew
+from search.strategies.made_anew import MadeAnew
 from search.study import Sharing, open_study
 from spaces.registry import create
 

@@ -8,6 +8,7 @@ from compress import svg
 from compress.report.bars import kept_chart, width_charts
 from compress.report.curves import training_curves
 from compress.report.histogram import latency_chart
+from compress.report.plot import Plot
 from compress.report.schema import Kept, Layer, Samples
 
 
@@ -55,6 +56,7 @@ def test_long_names_are_shortened_but_stay_distinct_and_whole_in_the_title() -> 
     assert len(short) == 12 and max(map(len, short)) <= 31
     (chart,) = width_charts([Layer(name=names[0], before=4, after=2)])[0].charts
     assert names[0] in (ElementTree.fromstring(chart).findtext(".//title") or "")
+    assert [svg.elided(name, 31) for name in ("a", "c1", "head.fc")] == ["a", "c1", "head.fc"]
 
 
 def test_names_are_escaped_in_drawings() -> None:
@@ -79,6 +81,17 @@ def test_histogram_marks_both_medians_and_counts_what_lies_beyond_the_axis() -> 
 def test_histogram_draws_one_model_and_constant_times(final: list[float]) -> None:
     chart = latency_chart(Samples(baseline_ms=[1.5] * 50, final_ms=final))
     assert len(_rects(chart, "whole-strong")) == 1 and "nan" not in chart
+
+
+def test_histogram_of_one_model_does_not_call_it_final() -> None:
+    texts = _texts(latency_chart(Samples(final_ms=[1.5] * 50)))
+    assert "Model" in texts and "Final" not in texts
+
+
+def test_axes_mark_large_values_with_a_prefix() -> None:
+    drawing = Plot([(2e5, 0.0), (1.2e6, 5000.0)], "top1", "macs", "top1 by macs", whole_ticks=False).drawing
+    texts = _texts(svg.markup(drawing))
+    assert {"200 K", "1 M", "4000"} <= set(texts)
 
 
 def test_histogram_is_absent_without_samples() -> None:

@@ -36,6 +36,12 @@ def test_summary_of_a_run_without_baseline_shows_the_final_model_alone() -> None
     assert line == "n  MACs 7.40 G  params 41.9 M  top-1 83.3  latency 37.2 ms  runs/n"
 
 
+def test_summary_of_one_model_has_no_arrows_and_no_ratio() -> None:
+    report = _report() | {"latency_ratio": None, "efficiency": None}
+    line = summary_line(report | {"baseline": report["final"]})
+    assert line == "dimap_swin  MACs 7.40 G  params 41.9 M  top-1 83.3  latency 37.2 ms  runs/dimap_swin"
+
+
 def test_summary_shows_nonzero_counts_under_masks() -> None:
     line = summary_line(_report(macs=15.467e9, params=87768224, nonzero_macs=7.402e9, nonzero_params=41933184))
     assert "nonzero MACs 15.5→7.4 G (\N{MINUS SIGN}52 %)  nonzero params 88→42 M" in line
