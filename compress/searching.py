@@ -12,6 +12,7 @@ from typing import Any
 
 from compress.atomic import write_json, write_text
 from compress.bundle import open_model
+from compress.errors import CompressError, InputError
 from compress.progress import say
 from compress.recipe import Recipe
 from compress.rundir import finish_stage, finished_stage
@@ -74,7 +75,12 @@ def search_stage(
         deadline = time.monotonic() + max(0.0, 60 * config.minutes - spent_seconds(runner.study))
     study = runner.study
     with logged(study, config.objective.names, run / "tensorboard") if config.tensorboard else nullcontext():
-        run_search(job, runner, deadline)
+        try:
+            run_search(job, runner, deadline)
+        except InputError as error:
+            if counts_by_state(study)["complete"]:
+                raise CompressError(str(error)) from error  # what is evaluated stays, and --resume goes on with it
+            raise
     found = best(study, judge.space, config.keep)
     summary = _summary(study)
     if summary:

@@ -17,6 +17,7 @@ from compress.config import Config
 from compress.errors import did_you_mean
 from evaluators.kinds import EvaluatorConfig
 from evaluators.meter import SearchLatency
+from evaluators.training import TrainEvaluatorConfig
 from search.arguments import check_arguments
 from search.executors.local import LocalExecutor
 from search.executors.ray import RayExecutor
@@ -96,9 +97,24 @@ class SearchConfig(Config):
     tensorboard: bool = Field(False, description="write every trial's figures to tensorboard/ in the run, as it ends")
 
     @model_validator(mode="after")
-    def _one_objective_to_prune(self) -> SearchConfig:
-        if self.pruner is not None and len(self.objective.directions) > 1:
+    def _can_prune(self) -> SearchConfig:
+        if self.pruner is None:
+            return self
+        if len(self.objective.directions) > 1:
             raise ValueError("pruner works with one objective; leave it out or name one metric")
+        if not isinstance(self.evaluator, TrainEvaluatorConfig) or not self.evaluator.train.evaluate_every:
+            raise ValueError(
+                "pruner stops candidates in the middle of their training; it needs evaluator.kind: train with "
+                f"train.evaluate_every of at least 1; got kind: {self.evaluator.kind}"
+            )
+        watched = next((name for name in self.objective.metrics if name in ("top1", "top5", "loss")), None)
+        up = self.objective.directions == ("maximize",)
+        grows = up and self.objective.weights.get(watched or "", 1.0) > 0
+        if watched is None or (up if watched == "loss" else not grows):
+            raise ValueError(
+                "pruner compares candidates by top1 or top5 (maximized) or loss (minimized) on the way; "
+                f"got objective {', '.join(self.objective.names)}"
+            )
         return self
 
     @model_validator(mode="after")

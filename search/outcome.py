@@ -39,7 +39,7 @@ def best(study: Study, space: Space, keep: int | None) -> list[Found]:
     winners = getattr(study.sampler, "winners", _winners)
     order: list[FrozenTrial] = winners(study)
     if not order:
-        raise CompressError("no architecture was evaluated to the end, so there is no winner")
+        raise CompressError(f"no architecture was evaluated to the end, so there is no winner{_why(study)}")
     found: dict[Architecture, Found] = {}
     for trial in order:
         arch = space.check(architecture_of(trial))
@@ -48,6 +48,13 @@ def best(study: Study, space: Space, keep: int | None) -> list[Found]:
         if len(found) == keep:
             break
     return list(found.values())
+
+
+def _why(study: Study) -> str:
+    """Return the constraint that the last evaluated trial broke, if that is what is wrong."""
+    results = [trial.user_attrs.get("result", {}) for trial in study.get_trials(deepcopy=False)]
+    broken = [result["broken"] for result in results if "broken" in result]
+    return f": {len(broken)} of {len(results)} broke a constraint, the last: {broken[-1]}" if broken else ""
 
 
 def _winners(study: Study) -> list[FrozenTrial]:

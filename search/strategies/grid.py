@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from compress.errors import InputError, did_you_mean
-from search.strategies.made_anew import all_trials
+from search.strategies.history import all_trials
 from spaces.space import Space
 from spaces.tree import Tree
 

@@ -10,12 +10,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.strategies.history import live_number
-
-
-def all_trials(study: Study) -> list[FrozenTrial]:
-    """Return the trials of a study, also where the pruner Hyperband hands samplers a part of it."""
-    return study._storage.get_all_trials(study._study_id, deepcopy=False)
+from search.strategies.history import all_trials, live_number
 
 
 class MadeAnew(BaseSampler):

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from compress.errors import InputError
 from search.strategies.history import Finished as Finished
-from search.strategies.history import History, live_number
+from search.strategies.history import History, all_trials, live_number
 from spaces.rows import Rows
 
 Params = dict[str, Any]
@@ -89,7 +89,11 @@ class SpaceSampler(BaseSampler, ABC):
         finished = self._history.update(trials, self._sign(study))
         others = [other for other in self._history.unsettled(trials) if other.number != trial.number]
         running = [other.params for other in others if other.state == TrialState.RUNNING and other.params]
-        generator = random.Random(f"{self.seed}:{self._history.live_number(trials, trial)}")
+        if len(trials) > trial.number:
+            number = self._history.live_number(trials, trial)
+        else:  # the pruner Hyperband shows a part of the study
+            number = live_number(all_trials(study), trial)
+        generator = random.Random(f"{self.seed}:{number}")
         params: Params = {}
         for _ in range(self.attempts):
             params = self.propose(finished, running, choices, generator)
@@ -106,7 +110,7 @@ class SpaceSampler(BaseSampler, ABC):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """Return a random choice for a decision that the search space lacks."""
-        number = live_number(study.get_trials(deepcopy=False), trial)
+        number = live_number(all_trials(study), trial)
         generator = random.Random(f"{self.seed}:{number}:{param_name}")
         return generator.choice(_choices(param_name, param_distribution))
 

@@ -116,6 +116,32 @@ def test_pruner_options_are_checked():
         make_pruner(PrunerConfig(name="threshold"))
 
 
+TRAIN = {"kind": "train"}
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "objective", "right"),
+    [
+        (TRAIN, {"maximize": ["top1"], "reward": {"metric": "macs", "target": 1e6}}, True),
+        (TRAIN, {"maximize": [], "minimize": ["loss"]}, True),
+        (TRAIN, {"maximize": [], "minimize": ["macs"], "constraints": {"top1": {"min": 50.0}}}, False),
+        (TRAIN, {"weights": {"loss": -1.0}}, False),
+        (TRAIN, {"weights": {"top1": 1.0, "macs": -1e-6}}, True),
+        ({"kind": "train", "train": {"evaluate_every": 0}}, {"maximize": ["top1"]}, False),
+        ({"kind": "proxy"}, {"maximize": ["proxy"]}, False),
+    ],
+)
+def test_a_pruner_needs_training_and_a_value_that_it_can_watch(job, evaluator, objective, right):
+    def make():
+        return job(pruner={"name": "asha"}, evaluator=evaluator, objective=objective)
+
+    if right:
+        assert make().config.pruner is not None
+    else:
+        with pytest.raises(ValidationError, match="pruner"):
+            make()
+
+
 def test_a_pruner_needs_one_objective(job):
     with pytest.raises(ValidationError, match="pruner works with one objective"):
         job(pruner={"name": "asha"}, objective={"maximize": ["top1"], "minimize": ["macs"]})

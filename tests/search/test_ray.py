@@ -17,6 +17,7 @@ import pytest
 from compress.errors import CompressError, InputError
 from evaluators.evaluator import Stopped
 from evaluators.latency import LatencyConfig, record
+from search.config import PrunerConfig
 from search.executors import run_search
 from search.job import SearchJob
 from search.runner import Judge
@@ -180,8 +181,10 @@ def test_the_pruner_stops_a_trial_and_its_batch_goes_on(watched):
             if report(step, float(arch["a"])):
                 raise Stopped(step, float(arch["a"]))
 
-    pruner = {"name": "median", "options": {"n_startup_trials": 2}}
-    trials = search(watched(curve, executor={"workers": 1, "batch": 5}, pruner=pruner, trials=20))
+    job = watched(curve, executor={"workers": 1, "batch": 5}, trials=20)
+    pruner = PrunerConfig(name="median", options={"n_startup_trials": 2})
+    object.__setattr__(job, "config", job.config.model_copy(update={"pruner": pruner}))  # tables have no curves
+    trials = search(job)
     assert set(states(trials)) == {"COMPLETE", "PRUNED"} and len(trials) == 20
     assert all(len(trial.intermediate_values) < 5 for trial in trials if trial.state.name == "PRUNED")
 
@@ -237,6 +240,7 @@ import json, sys, time
 from pathlib import Path
 
 from search.config import SearchConfig
+from search.config import PrunerConfig
 from search.executors import run_search
 from search.job import SearchJob
 
