@@ -90,7 +90,7 @@ class OptunaStrategy(StrategyBase):
                 f"allowed for several: {', '.join(SEVERAL)}"
             )
         if self.name == "cmaes" and importlib.util.find_spec("cmaes") is None:
-            raise InputError("search.strategy.name: cmaes needs the package cmaes: pip install cmaes")
+            raise InputError("search.strategy.name: cmaes needs the package of that name: pip install 'compress[cmaes]'")
 
 
 class _Sequence(samplers.QMCSampler):
