@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from compress.progress import set_quiet
+
 # A Swin of two blocks on a few digits: every stage of a run in seconds.
 QUICK: dict[str, Any] = {
     "model.kwargs": {"patch_size": 4, "window_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 4]},
@@ -22,6 +24,12 @@ QUICK: dict[str, Any] = {
     "latency.seconds": 0,
     "latency.max_seconds": 2,
 }
+
+
+@pytest.fixture(autouse=True)
+def heard() -> None:
+    """Log lines are on, whatever a test before this one did."""
+    set_quiet(False)
 
 
 @pytest.fixture(scope="session")

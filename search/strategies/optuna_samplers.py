@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import random
+import warnings
 from typing import Any, Literal
 
 from optuna import Study, samplers
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -69,9 +71,11 @@ class OptunaStrategy(StrategyBase):
             given.setdefault("constraints_func", _violations)
 
         def make(number: int) -> BaseSampler:
-            if self.name == "qmc":
-                return _Sequence(number, **{"seed": seed, **given})
-            return _SAMPLERS[self.name](**{"seed": random.Random(f"{seed}:{number}").getrandbits(32), **given})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)  # the user has chosen it by its name
+                if self.name == "qmc":
+                    return _Sequence(number, **{"seed": seed, **given})
+                return _SAMPLERS[self.name](**{"seed": random.Random(f"{seed}:{number}").getrandbits(32), **given})
 
         try:
             make(0)
@@ -90,7 +94,7 @@ class OptunaStrategy(StrategyBase):
                 f"allowed for several: {', '.join(SEVERAL)}"
             )
         if self.name == "cmaes" and importlib.util.find_spec("cmaes") is None:
-            raise InputError("search.strategy.name: cmaes needs the package of that name: pip install 'compress[cmaes]'")
+            raise InputError("search.strategy.name: cmaes needs its package: pip install 'compress[cmaes]'")
 
 
 class _Sequence(samplers.QMCSampler):

@@ -162,10 +162,6 @@ FOUND_BY_SEARCH: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ("'mac'", "did you mean 'macs'"),
     ),
     "cost that tables lack": ({"objective.constraints": {"params": {"max": 3}}}, ("search.evaluator.costs",)),
-    "cost of zero in a reward": (
-        {"objective.reward": {"metric": "macs", "target": 1.0}, "strategy.name": "grid", "trials": 27},
-        ("search.objective.reward.metric: macs has to be above 0; got 0",),
-    ),
     "database": (
         {"executor": {"kind": "local", "storage": "sqlite:////no/such/x.db"}},
         ("search.executor.storage: cannot open",),
@@ -190,6 +186,15 @@ def test_what_needs_a_look_at_files_is_found_before_anything_is_evaluated(case: 
     changes, words = FOUND_BY_SEARCH[case]
     is_refused(search(changed(TABLE, changes)), *words)
     assert not (folder / "run").exists()
+
+
+def test_what_is_found_late_costs_no_finished_trial(folder: Path) -> None:
+    reward = {"objective.reward": {"metric": "macs", "target": 1.0}, "strategy.name": "grid", "trials": 27}
+    result = search(changed(TABLE, reward))
+    assert result.exit_code == 1
+    assert "search.objective.reward.metric: macs has to be above 0; got 0" in result.stderr
+    assert "--resume" in result.stderr
+    assert (folder / "run" / "study.journal").stat().st_size > 0
 
 
 PACKED = gzip.compress((HEADER + ROWS).encode())
