@@ -140,5 +140,5 @@ def test_cmaes_says_what_it_lacks(monkeypatch):
     with pytest.raises(InputError, match="cmaes searches for one value; got 2 objectives; allowed for several: gp"):
         OptunaStrategy(name="cmaes").sampler(StrategyContext(SPACE, ("maximize", "minimize"), 50, 0))
     monkeypatch.setitem(sys.modules, "cmaes", None)
-    with pytest.raises(InputError, match="pip install 'compress\[cmaes\]'"):
+    with pytest.raises(InputError, match=r"pip install 'compress\[cmaes\]'"):
         OptunaStrategy(name="cmaes").sampler(StrategyContext(SPACE, ("maximize",), 50, 0))
