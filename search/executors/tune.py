@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.result import SHOULD_CHECKPOINT
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from compress.errors import CompressError, InputError
@@ -40,8 +42,7 @@ def tune_study(job: SearchJob, runner: Runner, deadline: float | None) -> None:
         CompressError: an evaluation failed, or its process died too often.
     """
     search = StudySearch(job, runner, deadline)
-    # By default Tune starts one actor at a time, and gives it up whenever a running trial ends before it is there:
-    # with trials shorter than the start of an actor, all but the first node would stay idle.
+    # By default Tune starts one actor at a time; `Places` has the rest of what keeps all nodes at work.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(search.room())
     _live[job.name] = search
     try:
@@ -73,6 +74,7 @@ def _new_tuner(job: SearchJob, search: StudySearch) -> tune.Tuner:
     assert isinstance(config, RayExecutor)
     settings = tune.TuneConfig(
         search_alg=search,
+        scheduler=Places(job.name),
         num_samples=-1,
         reuse_actors=True,
         trial_name_creator=_name,
@@ -152,6 +154,11 @@ class StudySearch(Searcher):
     def room(self) -> int:
         """Return how many batches there may be at a time; where not limited, one waits for room (autoscaling)."""
         return room(self.executor) + 1 if self.executor.workers is None else self.executor.workers
+
+    def places(self) -> int:
+        """Return how many batches can run at a time."""
+        there = room(self.executor)
+        return there if self.executor.workers is None else min(there, self.executor.workers)
 
     def suggest(self, trial_id: str) -> Any:
         """Return the next batch; None where there is none now, FINISHED where there never will be."""
@@ -238,6 +245,28 @@ class StudySearch(Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Restore nothing."""
+
+
+class Places(FIFOScheduler):
+    """First in, first out, but an actor that is free goes to the first trial that has none.
+
+    Tune gives it to the first trial that waits, and gives up the actor that is being started for that one: with trials
+    shorter than the start of an actor, all but the first node would stay idle.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.name = name
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """Return the trial that runs next: of those that wait, the first beyond the places where actors start."""
+        trials: list[Trial] = tune_controller.get_trials()
+        waiting = [trial for trial in trials if trial.status == Trial.PENDING]
+        if not waiting:
+            return None
+        running = sum(trial.status == Trial.RUNNING for trial in trials)
+        starting = max(0, _driven(self.name).places() - running - 1)
+        return waiting[min(starting, len(waiting) - 1)]
 
 
 class Listener(tune.Stopper):

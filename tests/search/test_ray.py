@@ -10,6 +10,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,14 +34,12 @@ class WatchedJob(SearchJob):
     """A search whose evaluations leave a line each: process, node, architecture; `act` may do something before."""
 
     act: Callable[[Any, Any], None] | None = None
-    seconds: float = 0.0
 
     def judge(self) -> Judge:
         judge = super().judge()
         plain = judge.evaluator.evaluate
 
         def evaluate(arch: Any, wanted: Any, seed: int, report: Any = None) -> Any:
-            time.sleep(self.seconds)
             if self.act is not None:
                 self.act(arch, report)
             node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else "driver"
@@ -71,10 +71,10 @@ SMALL = {"object_store_memory": 80 * 2**20}
 
 @pytest.fixture
 def watched(job: Any, cluster: Any) -> Callable[..., WatchedJob]:
-    def make(act: Any = None, seconds: float = 0.0, executor: Any = None, **section: Any) -> WatchedJob:
+    def make(act: Any = None, executor: Any = None, **section: Any) -> WatchedJob:
         plain = job(executor={"kind": "ray", **(executor or {})}, **section)
         given = {each.name: getattr(plain, each.name) for each in fields(SearchJob)}
-        return WatchedJob(**given, act=act, seconds=seconds)
+        return WatchedJob(**given, act=act)
 
     return make
 
@@ -87,7 +87,8 @@ def search(job: SearchJob) -> list[Any]:
 
 
 def log(job: SearchJob) -> list[list[str]]:
-    return [line.split(" ", 2) for line in (job.directory / "log").read_text().splitlines()]
+    path = job.directory / "log"
+    return [line.split(" ", 2) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def states(trials: list[Any]) -> Counter[str]:
@@ -235,6 +236,28 @@ def test_our_samplers_run_inside_optuna_search(cluster, tmp_path):
     assert len(results) == 8 and not results.errors
 
 
+@pytest.mark.parametrize(
+    ("statuses", "chosen"),
+    [
+        ("PP", 1),  # nothing runs: the first place is being filled, and what is beyond it would wait
+        ("TRPPP", 3),  # the actor of the ended trial goes on with the one for which no actor is being started
+        ("TTRRRP", 5),
+        ("TRP", 2),  # nothing else is left to do
+        ("TT", None),
+    ],
+)
+def test_a_free_actor_goes_to_a_trial_for_which_none_is_being_started(monkeypatch, statuses, chosen):
+    from ray.tune.experiment import Trial
+
+    from search.executors.tune import Places
+
+    names = {"P": Trial.PENDING, "R": Trial.RUNNING, "T": Trial.TERMINATED}
+    trials = [SimpleNamespace(status=names[each]) for each in statuses]
+    monkeypatch.setattr("search.executors.tune._live", {"toy": SimpleNamespace(places=lambda: 3)})
+    found = Places("toy").choose_trial_to_run(SimpleNamespace(get_trials=lambda: trials))
+    assert found is (None if chosen is None else trials[chosen])
+
+
 DRIVER = """
 import json, sys, time
 from pathlib import Path
@@ -286,24 +309,43 @@ def values(job: SearchJob) -> list[Any]:
     return [(trial.params, trial.value) for trial in trials if trial.state.name == "COMPLETE"]
 
 
-def test_a_search_survives_the_loss_of_a_node(watched, cluster):
-    lost = cluster.add_node(num_cpus=1, resources={"spare": 1}, **SMALL)
-    job = watched(seconds=0.3, executor={"resources": {"spare": 1}, "cpus": 0.5}, trials=40)
+def test_a_search_survives_the_loss_of_a_node(watched, cluster, tmp_path):
+    node = cluster.add_node(num_cpus=1, resources={"spare": 1}, **SMALL)
+    lost, done = node.node_id, tmp_path / "done"
+    at_work, gone = tmp_path / "at_work", tmp_path / "gone"
+
+    def act(arch, report):
+        """Evaluate two networks on the node that will be lost and hang in the third; elsewhere wait for the loss."""
+        if ray.get_runtime_context().get_node_id() != lost:
+            wait_for(gone)
+        elif done.exists() and len(done.read_text()) == 2:
+            at_work.touch()
+            time.sleep(PATIENCE)
+        else:
+            with done.open("a") as file:
+                file.write(".")
 
     def kill() -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not on_node(job, lost.node_id):
-            time.sleep(0.1)
-        cluster.remove_node(lost, allow_graceful=False)
+        wait_for(at_work)
+        cluster.remove_node(node, allow_graceful=False)
+        gone.touch()
 
-    killer = threading.Thread(target=kill)
+    job = watched(act, executor={"resources": {"spare": 1}, "cpus": 0.5}, trials=40)
+    killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     trials = search(job)
     killer.join()
     assert states(trials) == {"COMPLETE": 40}
-    assert len({node for _, node, _ in log(job)}) == 2
+    evaluated = Counter(node for _, node, _ in log(job))
+    assert evaluated.pop(lost) == 2
+    assert len(evaluated) == 1
 
 
-def on_node(job: SearchJob, node: str) -> bool:
-    path = job.directory / "log"
-    return path.exists() and any(found == node for _, found, _ in log(job))
+PATIENCE = 240.0
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name} within {PATIENCE:g} s"
+        time.sleep(0.05)
