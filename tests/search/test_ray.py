@@ -57,6 +57,7 @@ def cluster() -> Iterator[Any]:
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # by default 15: starved by what else runs
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, **SMALL})
     made.add_node(num_cpus=1, resources={"big": 1, "pi4": 1, "spare": 1}, **SMALL)
     ray.init(address=made.address, log_to_driver=False, logging_level="ERROR")
