@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from compress.errors import CompressError, InputError, did_you_mean
 from evaluators.evaluator import Evaluator, Metrics, Report, Stopped
 from evaluators.meter import LatencyMeter
+from search.background import every
 from search.objective import ObjectiveConfig
 from search.study import (
     BEAT_SECONDS,
@@ -318,21 +318,13 @@ class Runner:
         if not self.sharing.hosts:
             yield
             return
-        ended = threading.Event()
 
         def beat() -> None:
-            while True:
-                trial.set_user_attr("beat", time.time())
-                if ended.wait(BEAT_SECONDS):
-                    return
+            trial.set_user_attr("beat", time.time())
 
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
+        beat()
+        with every(BEAT_SECONDS, beat):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
 
 def _reporter(study: Study, trial: Trial) -> Report | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from compress.errors import InputError
+from search.background import every
 from search.outcome import evaluated
 from search.study import metrics_of
 
@@ -49,19 +49,10 @@ def logged(study: Study, names: Sequence[str], folder: Path) -> Iterator[None]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     log = TrialLog(make(str(folder)), study, names)
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(LOOK_SECONDS):
-            log.write()
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
     try:
-        yield
+        with every(LOOK_SECONDS, log.write):
+            yield
     finally:
-        ended.set()
-        thread.join()
         log.write()
         log.writer.close()
 

@@ -31,6 +31,14 @@ SeedFlag = Annotated[int | None, typer.Option("--seed", min=0, help="Seed to use
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and log lines on standard error.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
+SpaceSetFlag = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="OPTION=VALUE", help="Change an option of the space; may be repeated."),
+]
+ClassesFlag = Annotated[int | None, typer.Option("--classes", min=1, help="Classes to tell apart.")]
+ChannelsFlag = Annotated[int | None, typer.Option("--channels", min=1, help="Channels of an image.")]
+SizeFlag = Annotated[int | None, typer.Option("--size", min=1, help="Height and width of an image in pixels.")]
+
 
 def guarded(command: Callable[P, T]) -> Callable[P, T]:
     """Wrap a command: errors become one line each on standard error and the exit code of the contract."""

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from compress.commands.measure import export_facts, export_line
-from compress.commands.options import JsonFlag, QuietFlag, overrides_of, print_json
+from compress.commands.options import (
+    ChannelsFlag,
+    ClassesFlag,
+    JsonFlag,
+    QuietFlag,
+    SizeFlag,
+    SpaceSetFlag,
+    overrides_of,
+    print_json,
+)
 from compress.errors import InputError
 from compress.progress import set_quiet
 
@@ -28,13 +37,10 @@ def space(
     preset: Annotated[
         str | None, typer.Option("--preset", metavar="NAME", help="Architecture or options that the space names.")
     ] = None,
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", "-s", metavar="OPTION=VALUE", help="Change an option of the space; may be repeated."),
-    ] = None,
-    classes: Annotated[int | None, typer.Option("--classes", min=1, help="Classes to tell apart.")] = None,
-    channels: Annotated[int | None, typer.Option("--channels", min=1, help="Channels of an image.")] = None,
-    size: Annotated[int | None, typer.Option("--size", min=1, help="Height and width of an image in pixels.")] = None,
+    set_: SpaceSetFlag = None,
+    classes: ClassesFlag = None,
+    channels: ChannelsFlag = None,
+    size: SizeFlag = None,
     count: Annotated[bool, typer.Option("--count", help="Print how many architectures there are.")] = False,
     export: Annotated[
         Path | None, typer.Option("--export", metavar="FILE", help="Build the architecture and write it as ONNX.")

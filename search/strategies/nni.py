@@ -14,9 +14,7 @@ import inspect
 import logging
 import pickle
 import random
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +26,7 @@ from search.strategies.replay import Replay
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
 from search.strategies.steps import anything
 from search.strategies.strategy import StrategyBase, StrategyContext, strategy
+from spaces.nni.load import quiet
 from spaces.space import Space
 
 NNIName = Literal["Random", "TPE", "RegularizedEvolution"]
@@ -68,7 +67,7 @@ class NNISampler(SpaceSampler):
         self.strategy, self.options, self.space = strategy, dict(options or {}), space
         if importlib.util.find_spec("nni") is None:
             raise InputError(f"strategy nni:{strategy} needs the extra: pip install 'compress[nni]'")
-        with _quiet():
+        with quiet(logging.ERROR):
             self._make(0)
         self._tuner = Replay(self._new_tuner, self._import)
 
@@ -77,7 +76,7 @@ class NNISampler(SpaceSampler):
     ) -> Params:
         """Return the strategy's next sample; anything, where it has none that is new."""
         seed = generator.randrange(2**31)
-        with _quiet():
+        with quiet(logging.ERROR):
             if self.strategy == "TPE":
                 sample = self._ask_tuner(finished, running, choices, seed)
             else:
@@ -193,19 +192,6 @@ def _sample(params: Params, choices: Choices) -> Sample:
         given.index(params[name]) if name in params else filler.randrange(len(given)) for name, given in choices.items()
     ]
     return dict(zip(_labels(choices), codes, strict=True))
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back NNI's warnings of newer versions of torch and what it logs of every model."""
-    logger = logging.getLogger("nni")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 @strategy

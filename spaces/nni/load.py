@@ -34,16 +34,16 @@ def find_model_space(path: str) -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Keep back NNI's warnings of newer versions of torch and what it logs of every cell that it builds."""
+def quiet(level: int = logging.WARNING) -> Iterator[None]:
+    """Keep back NNI's warnings of newer versions of torch and what it logs below `level`."""
     logger = logging.getLogger("nni")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
+    before = logger.level
+    logger.setLevel(level)
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     finally:
-        logger.setLevel(level)
+        logger.setLevel(before)
 
 
 def _is_model_space(value: object, base: type) -> bool:
