@@ -58,7 +58,11 @@ def POINTWISE(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any)
         t.set(result, broadcast(t, operands, result.dim()))
 
 
-RULES.update(dict.fromkeys(["hardswish", "hardswish_", "_prelu_kernel", "masked_fill", "masked_fill_"], POINTWISE))
+# Those that torch does not tag as pointwise; from `celu_` on: those that torch 2.9 does not.
+for _name in ("hardswish", "hardswish_", "mish_", "gelu_", "_prelu_kernel", "masked_fill", "masked_fill_", "threshold_",
+              "rrelu_with_noise", "rrelu_with_noise_", "log_sigmoid_forward", "celu_", "elu_", "hardsigmoid_",
+              "hardtanh_", "ldexp", "ldexp_", "leaky_relu", "leaky_relu_", "selu_"):  # fmt: skip
+    RULES[_name] = POINTWISE
 
 
 @rule("add", "add_")

@@ -1,6 +1,7 @@
 """Groups of coupled widths: exact counts, exact removal, nothing skipped without a reason."""
 
 import copy
+import inspect
 import time
 
 import pytest
@@ -48,6 +49,25 @@ def build(case):
             nn.init.normal_(module.running_mean, std=0.2)
             nn.init.uniform_(module.running_var, 0.5, 2.0)
     return model, torch.randn(1, 3, size, size)
+
+
+def activations():
+    for name in nn.modules.activation.__all__:
+        kind = getattr(nn, name)
+        taken = inspect.signature(kind).parameters
+        if name in {"GLU", "MultiheadAttention", "Softmax", "Softmax2d", "Softmin", "LogSoftmax"}:
+            continue  # these mix channels
+        given = {"threshold": 0.1, "value": 0.2} if name == "Threshold" else {}
+        yield kind(**given)
+        if "inplace" in taken:
+            yield kind(**given, inplace=True)
+
+
+@pytest.mark.parametrize("activation", list(activations()), ids=repr)
+def test_channels_are_followed_through_every_activation_of_torch(activation):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), activation, nn.Conv2d(8, 4, 3)).eval()
+    graph = build_graph(model, torch.randn(1, 3, 8, 8))
+    assert [group.size for group in graph.groups] == [8]
 
 
 @pytest.mark.parametrize("case", CASES)
