@@ -3,8 +3,9 @@
 The first trials fill the space evenly. After that a Gaussian process (`search.surrogate`) is fitted to what is known,
 and the assignments with the largest expected improvement come next: all of a table's rows or of a small space, else
 changed and crossed copies of the best so far together with random ones. As a study grows, one fit serves more trials
-(one in twenty of those finished), so that asking stays cheap. Constraints that cost nothing are checked before a
-trial is spent.
+(one in twenty of those finished), so that asking stays cheap. Every fifth fit looks for the next trials among the
+neighbours of the best so far, lest a process that is wrong about them keeps away from them. Constraints that cost
+nothing are checked before a trial is spent.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from search.surrogate import Array, Encoded, Encoding, GaussianProcess
 
 _LISTED = 8192
 """A space (or table) of at most so many assignments is looked at whole."""
+_LOCAL = 5
+"""Every so many fits, the neighbours of the best come first."""
 _PARENTS, _CHILDREN, _STRANGERS = 20, 1500, 500
 _FITTED, _TUNED = 400, 160
 """Most trials that the process is fitted to, and that its kernel is tuned on."""
@@ -56,10 +59,11 @@ class AutoSampler(SpaceSampler):
             return filling if self._allowed(filling) else _random(choices, generator)
         if len(finished) < 2:
             return _random(choices, generator)
-        known = finished[: _last_fit(position, self.initial)]
+        fit, count = _fit_due(position, self.initial)
+        known = finished[:count]
         numbers = tuple(trial.number for trial in known)
         if numbers != self._ranking[0]:
-            self._ranking = (numbers, self._ranked(known, choices))
+            self._ranking = (numbers, self._ranked(known, choices, local=fit % _LOCAL == _LOCAL - 1))
             self._verdicts = {}
         # Latest first: what this ranking proposed is found soon.
         done = dict.fromkeys([*map(_key, running), *(trial.key for trial in reversed(finished))])
@@ -86,18 +90,26 @@ class AutoSampler(SpaceSampler):
             params[name] = given[order[position] * len(given) // self.initial]
         return params
 
-    def _ranked(self, known: Sequence[Finished], choices: Choices) -> list[Params]:
-        """Return assignments by falling expected improvement over the best of `known`."""
+    def _ranked(self, known: Sequence[Finished], choices: Choices, local: bool) -> list[Params]:
+        """Return assignments by falling expected improvement over the best of `known`; its neighbours first, if wished.
+
+        Neighbours differ in one decision.
+        """
         generator = random.Random(f"{self.seed}:fit:{len(known)}")
         chosen = _subset(known, _FITTED, generator)
         scores = _standardised(np.array([trial.score for trial in chosen]))
         tuned_on = [chosen.index(trial) for trial in _subset(chosen, _TUNED, generator)]
         encoding = Encoding(choices)
+        best = max(known, key=lambda trial: trial.score).params
         pool, encoded = self._pool(known, choices, encoding, generator)
         data = encoding.encode([trial.params for trial in chosen])
         with one_thread():
             mean, deviation = GaussianProcess(encoding, data, scores, tuned_on).predict(encoded)
-        order = np.argsort(-_expected_improvement(mean, deviation, scores.max()), kind="stable")
+        improvement = _expected_improvement(mean, deviation, scores.max())
+        if local:
+            agreeing = (encoded[1] @ encoding.encode([best])[1][0]).numpy()
+            improvement = np.where(agreeing >= encoding.decisions - 1, improvement + 1e3, improvement)
+        order = np.argsort(-improvement, kind="stable")
         return [pool[place] for place in order]
 
     def _pool(
@@ -113,7 +125,8 @@ class AutoSampler(SpaceSampler):
             pool = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
         else:
             best = sorted(known, key=lambda trial: -trial.score)[:_PARENTS]
-            found = itertools.chain(_children(best, choices, generator), self._strangers(choices, generator))
+            near = [] if self.rows else _neighbours(best[0].params, choices)
+            found = itertools.chain(near, _children(best, choices, generator), self._strangers(choices, generator))
             pool = list({_key(params): params for params in found}.values())
             return pool, encoding.encode(pool)
         self._listed = (pool, encoding.encode(pool))
@@ -122,6 +135,12 @@ class AutoSampler(SpaceSampler):
     def _strangers(self, choices: Choices, generator: random.Random) -> Iterator[Params]:
         for _ in range(_STRANGERS):
             yield dict(generator.choice(self.rows.rows)) if self.rows else _random(choices, generator)
+
+
+def _neighbours(params: Params, choices: Choices) -> Iterator[Params]:
+    """Yield what differs from `params` in one of the decisions that it took."""
+    for name, taken in params.items():
+        yield from ({**params, name: choice} for choice in choices[name] if choice != taken)
 
 
 def _children(best: Sequence[Finished], choices: Choices, generator: random.Random) -> Iterator[Params]:
@@ -176,12 +195,12 @@ def _batch(finished: int) -> int:
     return max(1, finished // 20)
 
 
-def _last_fit(position: int, initial: int) -> int:
-    """Return after how many trials the fit was made that serves the trial at `position`."""
-    fit = initial
-    while fit + _batch(fit) <= position:
-        fit += _batch(fit)
-    return fit
+def _fit_due(position: int, initial: int) -> tuple[int, int]:
+    """Return the number of the fit that serves the trial at `position`, and after how many trials it is made."""
+    fit, count = 0, initial
+    while count + _batch(count) <= position:
+        fit, count = fit + 1, count + _batch(count)
+    return fit, count
 
 
 def _random(choices: Choices, generator: random.Random) -> Params:

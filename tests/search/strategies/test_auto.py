@@ -106,6 +106,13 @@ def test_decisions_without_an_order_are_learnt_too() -> None:
     assert study.best_value == 0
 
 
+def test_every_fifth_fit_stays_next_to_the_best() -> None:
+    trials = search(AutoSampler(WIDTHS, seed=2), 36).trials
+    for number in (19, 24, 29, 34):  # the first 15 fill the space; up to 40 there is a fit for each
+        best = max(trials[:number], key=lambda trial: trial.value).params
+        assert sum(trials[number].params[name] != best[name] for name in WIDTHS) == 1
+
+
 def test_the_process_interpolates_what_it_knows_and_is_unsure_elsewhere() -> None:
     choices: dict[str, tuple[Any, ...]] = {name: tuple(given.choices) for name, given in WIDTHS.items()}
     generator = random.Random(0)
