@@ -192,7 +192,7 @@ class Details(Record):
 
 
 class Samples(Record):
-    """stages/<nn-latency>/samples.json: every timed run in milliseconds."""
+    """stages/<nn-latency>/samples.json: timed runs in milliseconds, of more than 1,000 an even sample."""
 
     baseline_ms: list[Milliseconds] = Field(default_factory=list)
     final_ms: list[Milliseconds] = Field(default_factory=list)

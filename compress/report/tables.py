@@ -301,7 +301,8 @@ def plan_facts(details: Details) -> list[tuple[str, str]]:
         facts.append(("Widths in multiples of", f"{details.align}{note}"))
     if details.layers:
         cut = sum(layer.after < layer.before for layer in details.layers)
-        facts.append(("Layers made narrower", f"{cut} of {len(details.layers)}"))
+        masks = all(layer.kind == "weights" for layer in details.layers)
+        facts.append(("Layers with masks" if masks else "Layers made narrower", f"{cut} of {len(details.layers)}"))
     if details.blocks_removed:
         facts.append(("Blocks removed", ", ".join(details.blocks_removed)))
     return facts

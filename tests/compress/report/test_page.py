@@ -121,6 +121,14 @@ def test_masks_and_an_undecided_interval_are_explained(short_run: Path) -> None:
     assert "nonzero MACs" in text
 
 
+def test_masked_layers_are_not_called_narrower(short_run: Path, long_run: Path) -> None:
+    masked = {"layers": [{"name": "fc", "kind": "weights", "before": 100, "after": 40}]}
+    (short_run / "stages/01-prune/details.json").write_text(json.dumps(masked))
+    text = _page(short_run).text
+    assert "Layers with masks" in text and "narrower" not in text
+    assert "Layers made narrower" in _page(long_run).text
+
+
 def test_a_report_of_json_alone_is_a_page(tmp_path: Path) -> None:
     report = {"schema": 1, "name": "bare", "stages": [], "baseline": None, "final": None}
     (tmp_path / "report.json").write_text(json.dumps(report))
