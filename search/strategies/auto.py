@@ -45,7 +45,7 @@ class AutoSampler(SpaceSampler):
     def __init__(self, *args: Any, initial: int = 15, **others: Any) -> None:
         super().__init__(*args, **others)
         self.initial = initial
-        self._ranking: tuple[tuple[int, ...], list[Params]] = ((), [])
+        self._ranking: tuple[tuple[bool, tuple[int, ...]], list[Params]] = ((False, ()), [])
         self._listed: tuple[list[Params], Encoded] | None = None
         self._verdicts: dict[frozenset[tuple[str, Any]], bool] = {}
 
@@ -61,9 +61,10 @@ class AutoSampler(SpaceSampler):
             return _random(choices, generator)
         fit, count = _fit_due(position, self.initial)
         known = finished[:count]
-        numbers = tuple(trial.number for trial in known)
-        if numbers != self._ranking[0]:
-            self._ranking = (numbers, self._ranked(known, choices, local=fit % _LOCAL == _LOCAL - 1))
+        local = fit % _LOCAL == _LOCAL - 1
+        basis = (local, tuple(trial.number for trial in known))
+        if basis != self._ranking[0]:
+            self._ranking = (basis, self._ranked(known, choices, local))
             self._verdicts = {}
         # Latest first: what this ranking proposed is found soon.
         done = dict.fromkeys([*map(_key, running), *(trial.key for trial in reversed(finished))])
@@ -138,9 +139,10 @@ class AutoSampler(SpaceSampler):
 
 
 def _neighbours(params: Params, choices: Choices) -> Iterator[Params]:
-    """Yield what differs from `params` in one of the decisions that it took."""
-    for name, taken in params.items():
-        yield from ({**params, name: choice} for choice in choices[name] if choice != taken)
+    """Yield what differs from `params` in one of the decisions that it took; others of a study are left out."""
+    taken = {name: params[name] for name in choices if name in params}
+    for name in taken:
+        yield from ({**taken, name: choice} for choice in choices[name] if choice != taken[name])
 
 
 def _children(best: Sequence[Finished], choices: Choices, generator: random.Random) -> Iterator[Params]:

@@ -113,6 +113,18 @@ def test_every_fifth_fit_stays_next_to_the_best() -> None:
         assert sum(trials[number].params[name] != best[name] for name in WIDTHS) == 1
 
 
+def test_parameters_that_only_some_trials_have_do_not_disturb() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(sampler=AutoSampler(seed=0, initial=4))  # no search space given: what trials share
+    for number in range(20):
+        trial = study.ask()
+        value = sum(trial.suggest_categorical(f"layer{place}", range(6)) for place in range(7))
+        if number % 2:
+            value -= trial.suggest_categorical("extra", (100, 101))
+        study.tell(trial, value)
+    assert len(study.trials) == 20
+
+
 def test_the_process_interpolates_what_it_knows_and_is_unsure_elsewhere() -> None:
     choices: dict[str, tuple[Any, ...]] = {name: tuple(given.choices) for name, given in WIDTHS.items()}
     generator = random.Random(0)
