@@ -163,7 +163,7 @@ class _Runner:
 
     def _begin(self) -> None:
         self.directory.path.mkdir(parents=True, exist_ok=True)
-        self.held.enter_context(self.directory.hold())
+        self.held.callback(self.directory.hold().release)
         if not self.directory.recipe.is_file():
             self.recipe.save(self.directory.recipe)
         self.directory.log({"event": "resume" if self.resume else "start", "recipe": self.recipe.name})

@@ -7,9 +7,10 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from compress.atomic import check_writable, write_json
 from compress.errors import InputError
@@ -55,25 +56,25 @@ class RunDirectory:
         """Return the directory of the stage that runs as `number`, from 1."""
         return self.path / "stages" / f"{number:02d}-{name}"
 
-    def hold(self) -> IO[str]:
-        """Return the log, locked for this process until it is closed or the process ends, however it ends.
+    @property
+    def lock_file(self) -> Path:
+        """Locked by the process that works in the directory."""
+        return self.path / ".lock"
+
+    def hold(self) -> FileLock:
+        """Return a lock on the directory, held until it is released or the process ends, however it ends.
 
         Raises:
             RunInUse: another process holds it.
         """
-        file = self.log_file.open("a", encoding="utf-8")
+        lock = FileLock(self.lock_file)
         try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # Windows has no such locks
-            pass
-        except OSError as error:
-            file.close()
+            lock.acquire(blocking=False)
+        except Timeout as error:
             raise RunInUse(
                 f"--out  another process is running in {self.path}; wait for it, or name another directory with --out"
             ) from error
-        return file
+        return lock
 
     def log(self, event: dict[str, Any]) -> None:
         """Append an event with the time of day."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from compress.atomic import write_json
 from compress.errors import InputError
+
+POLL_SECONDS = 0.01  # how often a lock that another process holds is asked for again
 
 
 class JsonCache:
@@ -48,10 +51,13 @@ class JsonCache:
 def locked(path: Path, wait: bool = True) -> Iterator[bool]:
     """Hold the lock file `path` for the block; yields False where `wait` is not and another process holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True  # closing the file lets go of the lock, as does the end of the process
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=wait, poll_interval=POLL_SECONDS)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()  # as does the end of the process, however it ends

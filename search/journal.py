@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
+from filelock import FileLock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from compress.errors import InputError
+from evaluators.cache import POLL_SECONDS
 
 
 def journal(path: Path) -> JournalStorage:
@@ -30,7 +31,7 @@ def journal(path: Path) -> JournalStorage:
 
 
 class JournalLock(JournalFileOpenLock):
-    """The kernel's lock on the journal itself: it ends with its holder, however that ends.
+    """The kernel's lock on a file beside the journal: it ends with its holder, however that ends.
 
     Optuna's own locks are files: after a kill everybody waits until the file counts as forgotten, for ever where the
     journal's directory was moved meanwhile.
@@ -39,25 +40,29 @@ class JournalLock(JournalFileOpenLock):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self.path = path
-        self._held: int | None = None
+        self._lock = FileLock(path.with_name(f".{path.name}.writing"))
 
     def acquire(self) -> bool:
         """Wait for the lock; the last line is whole then, so that the next one does not continue another's."""
-        held = os.open(self.path, os.O_RDWR)
-        fcntl.flock(held, fcntl.LOCK_EX)
-        _drop_torn_line(held)
-        self._held = held
+        self._lock.acquire(poll_interval=POLL_SECONDS)
+        try:
+            _drop_torn_line(self.path)
+        except BaseException:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:
         """Let go."""
-        if self._held is not None:
-            held, self._held = self._held, None
-            os.close(held)
+        self._lock.release()
 
 
-def _drop_torn_line(file: int) -> None:
+def _drop_torn_line(path: Path) -> None:
     """Cut off the end of a file up to its last line break."""
-    size = os.fstat(file).st_size
-    if size and os.pread(file, 1, size - 1) != b"\n":
-        os.ftruncate(file, os.pread(file, size, 0).rfind(b"\n") + 1)
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)

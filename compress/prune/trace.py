@@ -9,7 +9,6 @@ searched recursively, so graphs of any depth and branching (DenseNet, NASNet) ta
 from __future__ import annotations
 
 import contextlib
-import resource
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from compress.environment import peak_gigabytes
 from compress.errors import InputError
 from compress.prune import axes
 from compress.prune.axes import Dim
@@ -119,7 +119,7 @@ class _Tracer(TorchDispatchMode):
         self.adds: list[tuple[set[int], int]] = []
         self.limits = limits
         self.started = time.monotonic()
-        self.memory = _peak_gigabytes()
+        self.memory = peak_gigabytes()
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self.dims[tensor] = self.result.tensors[name] = [axes.fresh(n) for n in tensor.shape]
 
@@ -179,7 +179,7 @@ class _Tracer(TorchDispatchMode):
                 f"the model cannot be traced within {self.limits.seconds:g} s; it had reached layer "
                 f"{self.module or '(top)'!r}; use a smaller input size or raise prune.trace_seconds"
             )
-        if _peak_gigabytes() - self.memory > self.limits.gigabytes:
+        if peak_gigabytes() - self.memory > self.limits.gigabytes:
             raise InputError(
                 f"tracing the model takes more than {self.limits.gigabytes:g} GB; it had reached layer "
                 f"{self.module or '(top)'!r}; use a smaller input size or raise prune.trace_gigabytes"
@@ -199,10 +199,6 @@ class _AttentionScale(TorchFunctionMode):
         if func is nn.functional.scaled_dot_product_attention and (kwargs or {}).get("scale") is None:
             self.tracer.result.unscaled_attention.add(self.tracer.module)
         return func(*args, **(kwargs or {}))
-
-
-def _peak_gigabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 @contextlib.contextmanager

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from compress import doctor
-from compress.environment import choose_device, environment, settle_threads, usable_cores
+from compress.environment import choose_device, environment, peak_gigabytes, settle_threads, usable_cores
 from compress.errors import InputError
 
 
@@ -37,3 +40,14 @@ def test_small_batches_run_on_one_thread_unless_the_user_says_otherwise(monkeypa
 def test_doctor_names_other_owners_of_our_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.packages_distributions", lambda: {"spaces": ["spaces", "compress"]})
     assert doctor.foreign_owners() == {"spaces": ["spaces"]}
+
+
+def test_peak_memory_is_told_in_gigabytes_whatever_unit_the_system_counts_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    used = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: SimpleNamespace(ru_maxrss=3 * 2**20))
+    monkeypatch.setitem(sys.modules, "resource", used)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert peak_gigabytes() == 3.0
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert peak_gigabytes() == 3 / 2**10
+    monkeypatch.setitem(sys.modules, "resource", None)  # Windows has no such module
+    assert peak_gigabytes() == 0.0

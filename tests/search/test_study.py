@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -12,6 +11,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 
 from compress.errors import InputError
+from search.journal import JournalLock
 from search.study import JOURNAL, is_alive, open_study, revive, sharing, spent_seconds, worker_name
 
 CHOICES = {"a": CategoricalDistribution([1, 2, 3]), "b": CategoricalDistribution(["x", "y"])}
@@ -86,10 +86,9 @@ def test_the_journals_lock_ends_with_a_killed_holder(study, tmp_path):
     reading, writing = os.pipe()
     holder = os.fork()
     if not holder:
-        with (tmp_path / JOURNAL).open("rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            os.write(writing, b"held")
-            time.sleep(60)
+        JournalLock(tmp_path / JOURNAL).acquire()
+        os.write(writing, b"held")
+        time.sleep(60)
         os._exit(0)
     assert os.read(reading, 4) == b"held"
     os.kill(holder, signal.SIGKILL)
