@@ -1,0 +1,73 @@
+"""What modules take and return: one tensor, or tensors in tuples, lists, dictionaries and dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
+"""What a module is called with: one tensor, a tuple of its positional or a dictionary of its keyword arguments."""
+
+
+def call(model: nn.Module, inputs: Inputs) -> Any:
+    """Return what `model` gives for `inputs`, on copies of its own: some modules change their input in place."""
+    own = mapped(inputs, Tensor.clone)
+    if isinstance(own, Tensor):
+        return model(own)
+    return model(**own) if isinstance(own, dict) else model(*own)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in `value`, in the order in which it holds them."""
+    for _, tensor in _leaves(value, ()):
+        yield tensor
+
+
+def named_tensors(value: Any, whole: str, part: str) -> dict[str, Tensor]:
+    """Return the tensors in `value` by name: keys, fields and positions joined by `_`.
+
+    A tensor alone is called `whole`; names begin with `part` where a position would come first. So
+    `{"boxes": [a, b], "masks": c}` gives boxes_0, boxes_1 and masks, and `(a, b)` gives output_0 and output_1 with
+    `part="output"`.
+    """
+    found: dict[str, Tensor] = {}
+    for place, tensor in _leaves(value, ()):
+        words = [part, *place] if place and isinstance(place[0], int) else list(place)
+        name = "_".join(map(str, words)) or whole
+        while name in found:  # {"a": [x], "a_0": y}
+            name += "_"
+        found[name] = tensor
+    return found
+
+
+def mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
+    """Return `value` with `function` applied to every tensor in its tuples, lists and dictionaries."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: mapped(each, function) for key, each in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(mapped(each, function) for each in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(mapped(each, function) for each in value)
+    return value
+
+
+def _leaves(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
+    """Yield every tensor in `value` with its place: the keys, fields and positions that lead to it."""
+    parts: Any = ()
+    if isinstance(value, Tensor):
+        yield place, value
+    elif isinstance(value, Mapping):
+        parts = value.items()
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        parts = zip(value._fields, value, strict=True)
+    elif isinstance(value, (tuple, list)):
+        parts = enumerate(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+    for key, part in parts:
+        yield from _leaves(part, (*place, key))
