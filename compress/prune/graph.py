@@ -38,8 +38,8 @@ class Slice:
 
     @property
     def layer(self) -> str:
-        """The dotted name of the module that owns the tensor."""
-        return self.tensor.rpartition(".")[0]
+        """The dotted name of the module that owns the tensor; that of a parametrised weight is the layer itself."""
+        return _layer_of(self.tensor)
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ def _slices(found: Trace, model: nn.Module) -> dict[Axis, list[Slice]]:
     for axis, name, place, segments in raw:
         outer = owners[axis][0] if len(set(owners[axis])) == 1 else None
         positions = torch.cat([_positions(axis, outer, offset, segment) for offset, segment in segments], dim=2)
-        places.setdefault(axis, []).append(Slice(name, place, positions, _role(model, name, place)))
+        places.setdefault(axis, []).append(Slice(name, place, positions, _role(found, model, name, place)))
     return {axis: parts for axis, parts in places.items() if any(part.role == "out" for part in parts)}
 
 
@@ -260,19 +260,22 @@ def _positions(axis: Axis, outer: Axis | None, offset: int, segment: axes.Segmen
     return grid.movedim(1 + rest.index(outer), 1).reshape(axis.size, outer.size, -1)
 
 
-def _role(model: nn.Module, tensor: str, dim: int) -> str:
+def _role(found: Trace, model: nn.Module, tensor: str, dim: int) -> str:
+    outputs = _output_dims(found, model, tensor)
+    return "vector" if not outputs else "out" if dim in outputs else "in"
+
+
+def _output_dims(found: Trace, model: nn.Module, tensor: str) -> tuple[int, ...]:
+    """Return the dimensions of a tensor that number outputs of a layer; none for a tensor that is no matrix."""
     owner, _, leaf = tensor.rpartition(".")
-    matrix = _matrix_of(model.get_submodule(owner), leaf)
-    return "vector" if matrix is None else "out" if dim == matrix else "in"
+    module = model.get_submodule(owner)
+    if leaf == "weight" and isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
+        return (1,) if getattr(module, "transposed", False) else (0,)
+    return found.outputs.get(tensor, ())
 
 
-def _matrix_of(module: nn.Module, leaf: str) -> int | None:
-    """Return the dimension of a module's tensor that numbers its outputs; None for a tensor that is no matrix."""
-    if isinstance(module, nn.MultiheadAttention):
-        return 0 if leaf in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight") else None
-    if leaf != "weight" or not isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-        return None
-    return 1 if getattr(module, "transposed", False) else 0
+def _layer_of(tensor: str) -> str:
+    return tensor.rpartition(".")[0].partition(".parametrizations.")[0]
 
 
 def _names(slices: Mapping[Axis, list[Slice]], model: nn.Module) -> dict[Axis, str]:
@@ -308,12 +311,13 @@ def _group(axis: Axis, name: str, parts: list[Slice]) -> Group:
 def _skipped(found: Trace, model: nn.Module) -> tuple[Skip, ...]:
     skipped = {}
     for tensor, dims in found.tensors.items():
-        layer, _, leaf = tensor.rpartition(".")
-        outputs = _matrix_of(model.get_submodule(layer), leaf)
-        if outputs is not None:
-            reasons = [axis.frozen for axis in axes.axes_of(dims[outputs])]
+        outputs = _output_dims(found, model, tensor)
+        if outputs:
+            reasons = [axis.frozen for place in outputs for axis in axes.axes_of(dims[place])]
             if all(reason is not None for reason in reasons):
-                skipped[layer] = f"its output stays whole: {reasons[-1] if reasons else 'it has one channel'}"
+                skipped[_layer_of(tensor)] = (
+                    f"its output stays whole: {reasons[-1] if reasons else 'it has one channel'}"
+                )
     return tuple(Skip(layer, reason) for layer, reason in skipped.items())
 
 

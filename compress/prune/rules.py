@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.prune import axes
 from compress.prune.axes import ONE, Dim
@@ -336,10 +336,24 @@ def _batch_norm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: An
         t.set(statistic, [dims[1]] if list(statistic.shape) == [args[0].shape[1]] else _positions(statistic.shape))
 
 
+def note_outputs(t: _Tracer, operand: Tensor, outputs: Dim) -> None:
+    """Note of the parameters behind an operand of a product which of their dimensions number the product's outputs.
+
+    A parameter of one number for each output (a gain) is no matrix.
+    """
+    wanted = set(axes.axes_of(outputs))
+    for name in t.sources.get(operand, ()):
+        dims = t.result.tensors[name]
+        places = tuple(place for place, dim in enumerate(dims) if not wanted.isdisjoint(axes.axes_of(dim)))
+        if places and any(axes.dim_size(dim) > 1 for place, dim in enumerate(dims) if place not in places):
+            t.result.outputs.setdefault(name, places)
+
+
 @rule("convolution", "_convolution")
 def _convolution(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     x, weight, bias, transposed, groups = args[0], args[1], args[2], args[6], args[8]
     dims, kernel = t.of(x), t.of(weight)
+    note_outputs(t, weight, kernel[1] if transposed else kernel[0])
     taps = weight.shape[2:].numel()
     for dim in kernel[2:]:
         axes.freeze(dim, SPATIAL)
@@ -369,7 +383,8 @@ def _join_channels(t: _Tracer, channels: Dim, kernel: list[Dim], groups: int) ->
     axes.unify(inner_in, kernel[1])
     for inner in (inner_in, inner_out):
         axes.freeze(inner, "a grouped convolution loses whole groups, not channels of a group")
-    t.result.groups_attribute[t.module] = group_out
+    if isinstance(t.model.get_submodule(t.module), nn.modules.conv._ConvNd):
+        t.result.groups_attribute[t.module] = group_out
 
 
 def _transposed_channels(t: _Tracer, channels: Dim, kernel: list[Dim], groups: int) -> Dim:
@@ -386,6 +401,8 @@ def _transposed_channels(t: _Tracer, channels: Dim, kernel: list[Dim], groups: i
 def _mm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     a, b = args[-2:] if len(args) < 4 else args[1:3]
     left, right = t.of(a), t.of(b)
+    note_outputs(t, a, left[0])
+    note_outputs(t, b, right[1])
     axes.unify(left[1], right[0])
     t.set(out, [left[0], right[1]])
     if len(args) > 2:
@@ -395,12 +412,16 @@ def _mm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) ->
 
 @rule("bmm", "baddbmm")
 def _bmm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
-    left, right = t.of(args[-2]), t.of(args[-1])
+    (a, b) = args[-2:] if len(args) < 4 else args[1:3]
+    left, right = t.of(a), t.of(b)
+    note_outputs(t, a, left[1])
+    note_outputs(t, b, right[2])
     axes.unify(left[0], right[0])
     axes.unify(left[2], right[1])
-    axes.mark(left[0], "heads")
-    for dim in (left[1], left[2], right[2]):
-        axes.mark(dim, "head_dims")
+    if a not in t.sources and b not in t.sources:  # a product of activations: attention
+        axes.mark(left[0], "heads")
+        for dim in (left[1], left[2], right[2]):
+            axes.mark(dim, "head_dims")
     dims = [left[0], left[1], right[2]]
     if len(args) > 2:
         for a, b in zip(dims, broadcast(t, [args[0], out], 3) if out in t.dims else t.of(args[0]), strict=True):
@@ -412,6 +433,7 @@ def _bmm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -
 @rule("mv", "addmv")
 def _mv(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     left, right = t.of(args[-2]), t.of(args[-1])
+    note_outputs(t, args[-2], left[0])
     axes.unify(left[1], right[0])
     t.set(out, [left[0]])
 

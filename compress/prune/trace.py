@@ -40,9 +40,14 @@ class Operation:
 
 @dataclass
 class Trace:
-    """What one forward pass showed: axes of all tensors with a name, costs, blocks, and attributes that were read."""
+    """What one forward pass showed: axes of all tensors with a name, costs, blocks, and attributes that were read.
+
+    `outputs` names the parameters that act as the matrix of a product or as the kernel of a convolution, by themselves
+    or after operations on parameters alone (views, gains, masks), with the dimensions that number its outputs.
+    """
 
     tensors: dict[str, Dims] = field(default_factory=dict)
+    outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     groups_attribute: dict[str, Dim] = field(default_factory=dict)
     residual_blocks: list[str] = field(default_factory=list)
@@ -114,7 +119,9 @@ class _Tracer(TorchDispatchMode):
     def __init__(self, model: nn.Module, limits: Limits) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.result = Trace()
+        self.model = model
         self.dims = WeakTensorKeyDictionary()
+        self.sources = WeakTensorKeyDictionary()
         self.stack: list[str] = []
         self.adds: list[tuple[set[int], int]] = []
         self.limits = limits
@@ -122,6 +129,7 @@ class _Tracer(TorchDispatchMode):
         self.memory = peak_gigabytes()
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             self.dims[tensor] = self.result.tensors[name] = [axes.fresh(n) for n in tensor.shape]
+            self.sources[tensor] = (name,) if isinstance(tensor, nn.Parameter) else ()
 
     @property
     def module(self) -> str:
@@ -155,8 +163,20 @@ class _Tracer(TorchDispatchMode):
             rule(self, args, kwargs, out)
         else:
             self.unknown(func.overloadpacket.__name__, args, kwargs, out)
+        self._note_sources(args, kwargs, out)
         self._note_sizes(args, out)
         return out
+
+    def _note_sources(self, args: Any, kwargs: Any, out: Any) -> None:
+        """Remember of each tensor that does not depend on the input from which parameters it was computed."""
+        operands = [*_tensors_in(args), *_tensors_in(kwargs)]
+        known = all(tensor in self.sources for tensor in operands)
+        names = tuple(dict.fromkeys(name for tensor in operands for name in self.sources.get(tensor, ())))
+        for tensor in _tensors_in(out):
+            if known:
+                self.sources[tensor] = names
+            elif tensor in self.sources:
+                del self.sources[tensor]
 
     def unknown(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         """Freeze all that an operation without a rule touches."""
