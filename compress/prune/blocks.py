@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import InputError
+from compress.modes import evaluating
 from compress.prune.graph import stage_of
 
 
@@ -31,14 +32,11 @@ def block_influence(model: nn.Module, blocks: Sequence[str], batches: Iterable[T
         return hook
 
     handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in blocks]
-    training = model.training
-    model.eval()
     try:
-        with torch.no_grad():
+        with evaluating(model), torch.no_grad():
             for images in batches:
                 model(images)
     finally:
-        model.train(training)
         for handle in handles:
             handle.remove()
     return {name: change[name] / energy[name] if energy[name] else 0.0 for name in blocks}

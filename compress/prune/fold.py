@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from compress.modes import evaluating
+
 FOLDABLE = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
 
 
@@ -23,13 +25,8 @@ def foldable_pairs(model: nn.Module, example_inputs: Tensor) -> tuple[tuple[str,
     running statistics are left out.
     """
     watch = _Watch()
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad(), _hooks(model, watch), watch:
-            model(example_inputs)
-    finally:
-        model.train(training)
+    with evaluating(model), torch.no_grad(), _hooks(model, watch), watch:
+        model(example_inputs)
     runs = Counter(name for name, _ in watch.outputs.values())
     norms = Counter(norm for norm, _ in watch.norms)
     once = {tensor: name for tensor, (name, _) in watch.outputs.items() if runs[name] == watch.uses[tensor] == 1}

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from compress.modes import evaluating
+
 from compress.prune.graph import Group
 from compress.prune.units import matrices
 
@@ -25,18 +27,14 @@ def gradients(loss: Tensor, weights: Mapping[str, nn.Parameter]) -> dict[str, Te
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def differentiable(model: nn.Module) -> Iterator[None]:
     """Run the model in evaluation mode with gradients for every parameter; put both back afterwards."""
-    training = {module: module.training for module in model.modules()}
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.eval()
     try:
         for parameter in wanted:
             parameter.requires_grad_(True)
-        with torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             yield
     finally:
-        for module, mode in training.items():
-            module.training = mode
         for parameter, mode in wanted.items():
             parameter.requires_grad_(mode)

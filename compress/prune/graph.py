@@ -231,7 +231,7 @@ def _slices(found: Trace, model: nn.Module) -> dict[Axis, list[Slice]]:
             offset = 0
             at: dict[Axis, list[tuple[int, axes.Segment]]] = {}
             for segment in axes.expand(dim):
-                for axis in set(segment):
+                for axis in dict.fromkeys(segment):  # not a set: its order follows memory addresses
                     if axis.frozen is None:
                         at.setdefault(axis, []).append((offset, segment))
                         owners.setdefault(axis, []).append(_outer_of(axis, segment))

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compress.config import Config
 from compress.errors import CompressError
+from compress.modes import evaluating
 from compress.progress import track
 from compress.prune.apply import fold_batch_norms
 from compress.prune.fold import foldable_pairs
@@ -117,11 +118,8 @@ def _pair(state: GroupState, config: MergeConfig) -> tuple[int, int] | None:
 
 
 def _output(model: nn.Module, example_inputs: Tensor) -> Tensor:
-    training = model.training
-    model.eval()
-    with torch.no_grad():
+    with evaluating(model), torch.no_grad():
         output: Tensor = model(example_inputs).double()
-    model.train(training)
     return output
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from compress.modes import evaluating
 from compress.prune.graph import Graph, Size, evaluate
 from spaces.layers import Layer
 
@@ -131,12 +132,10 @@ def _output_shapes(module: nn.Module, layers: Sequence[str], images: Tensor) -> 
         return hook
 
     handles = [module.get_submodule(name).register_forward_hook(note(name)) for name in layers]
-    training = module.training
     try:
-        with torch.no_grad():
-            module.eval()(images)
+        with evaluating(module), torch.no_grad():
+            module(images)
     finally:
-        module.train(training)
         for handle in handles:
             handle.remove()
     return shapes

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from compress.prune.criteria import unit_criteria
-from compress.prune.gradients import evaluating, gradients, touched
+from compress.prune.gradients import differentiable, gradients, touched
 from compress.prune.graph import Group
 from compress.prune.units import ScoringData, UnitSums, matrices, mean_normalised, per_cost
 
@@ -26,7 +26,7 @@ def hessian_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) 
     """
     weights = touched(model, groups)
     curvature = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
-    with evaluating(model):
+    with differentiable(model):
         for images, _ in data.draws("hessian"):
             for name, slope in gradients(_probe(model(images), data.generator), weights).items():
                 curvature[name] += slope.double().square()

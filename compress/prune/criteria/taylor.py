@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.prune.criteria import unit_criteria
-from compress.prune.gradients import evaluating, gradients, touched
+from compress.prune.gradients import differentiable, gradients, touched
 from compress.prune.graph import Group
 from compress.prune.units import ScoringData, UnitSums, matrices, mean_normalised, per_cost
 
@@ -25,7 +25,7 @@ def taylor_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -
     """
     weights = touched(model, groups)
     scores = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups}
-    with evaluating(model):
+    with differentiable(model):
         for images, labels in data.draws("taylor"):
             loss = nn.functional.cross_entropy(model(images), labels)
             slopes = gradients(loss, weights)

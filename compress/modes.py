@@ -1,0 +1,40 @@
+"""Training and evaluation modes, kept for each module: a frozen batch norm in a model under training stays frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Give every module of `model` back the mode it has now when the block ends."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Run the block with all of `model` in evaluation mode."""
+    with modes_kept(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def training_flow(model: nn.Module) -> Iterator[None]:
+    """Run the block with the control flow of training (auxiliary heads), but without its effects.
+
+    Modules with children are in training mode; layers (dropout, batch norm, drop path) stay in evaluation mode, so
+    nothing is drawn at random and no statistics are renewed.
+    """
+    with modes_kept(model):
+        for module in model.modules():
+            module.training = next(module.children(), None) is not None and not hasattr(module, "running_mean")
+        yield
