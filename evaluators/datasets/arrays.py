@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,8 +130,11 @@ def _read_npz(path: str) -> dict[str, np.ndarray[Any, Any]]:
             if absent:
                 raise InputError(f"data.path: {path!r} has no {absent[0]!r}; needed: {', '.join(KEYS)}")
             return {key: archive[key] for key in KEYS}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"data.path: {path!r} cannot be read as an .npz of plain arrays ({error})") from error
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise nearly anything
+        reason = str(error) or type(error).__name__
+        raise InputError(f"data.path: {path!r} cannot be read as an .npz of plain arrays ({reason})") from error
 
 
 def _check_images(where: str, images: np.ndarray[Any, Any]) -> None:
@@ -141,11 +142,13 @@ def _check_images(where: str, images: np.ndarray[Any, Any]) -> None:
     if images.dtype != np.uint8:
         raise InputError(f"{where} is {images.dtype}; allowed: {allowed}")
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape:
-        raise InputError(f"{where} has the shape {images.shape}; allowed: {allowed}")
+        first = images.ndim == 4 and images.shape[1] in (1, 3)
+        hint = "; the channels come last: np.moveaxis(x, 1, -1)" if first else ""
+        raise InputError(f"{where} has the shape {images.shape}; allowed: {allowed}{hint}")
 
 
 def _check_labels(where: str, labels: np.ndarray[Any, Any], images: int) -> None:
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise InputError(f"{where} is {labels.dtype} of shape {labels.shape}; allowed: integers of shape (N,)")
     if len(labels) != images:
         raise InputError(f"{where} holds {len(labels)} labels for {images} images; one for each is needed")
@@ -167,10 +170,11 @@ def _count_classes(where: str, train: np.ndarray[Any, Any], test: np.ndarray[Any
                 f"{where}: {key} holds the label {lonely[-1]}, {other_key} does not; "
                 "give data.num_classes if that is meant"
             )
-    if len(np.unique(train)) != highest + 1:
-        absent = np.setdiff1d(np.arange(highest + 1), train)
+    present = np.unique(train)
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    if gaps.size:
         raise InputError(
-            f"{where}: labels go up to {highest} but no image is of class {absent[0]}; "
+            f"{where}: labels go up to {highest} but no image is of class {gaps[0]}; "
             "give data.num_classes if that is meant"
         )
     if highest < 1:

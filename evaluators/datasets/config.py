@@ -85,7 +85,12 @@ class TorchvisionConfig(_Arrays):
 
 
 class ImageFolderConfig(_Files):
-    """A directory with train/CLASS/*.jpg and val/CLASS/*.jpg (or test/)."""
+    """A directory with train/CLASS/*.jpg and val/CLASS/*.jpg (or test/).
+
+    Grey images of more than 8 bits keep their levels: 16-bit PNG, TIFF and PGM are taken as 0 (black) to 65535 (white),
+    float TIFF and PFM as 0 to 1; levels outside are refused. Hidden folders and files are left out, and so are files
+    that are no images by their ending. Of an animation the first frame counts; transparency is dropped.
+    """
 
     name: Literal["imagefolder"]
     path: str = Field(min_length=1, description="the directory that holds train/ and val/ or test/")

@@ -14,10 +14,12 @@ from torch import Tensor
 from compress.errors import InputError
 from evaluators.datasets.arrays import balanced
 from evaluators.datasets.config import HuggingFaceConfig, ImageFolderConfig
+from evaluators.datasets.decoding import ENDINGS, ToChannels, read
 from evaluators.datasets.loaders import ImageFiles
 from evaluators.datasets.preprocessing import Preprocessing
 
 _TEST_FOLDERS = ("val", "test", "validation")
+_SYSTEM = ("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
 @dataclass(frozen=True)
@@ -44,9 +46,9 @@ def limited(files: ImageFiles, limit: int | None) -> ImageFiles:
 def transform(
     config: ImageFolderConfig | HuggingFaceConfig, preprocessing: Preprocessing, training: bool
 ) -> Callable[[Any], Tensor]:
-    """Return timm's transform from a PIL image to a normalised tensor (C, H, W)."""
+    """Return timm's transform from what `decode` returns to a normalised tensor (C, H, W)."""
     from timm.data.transforms_factory import create_transform
-    from torchvision.transforms import Compose, Grayscale
+    from torchvision.transforms import Compose
 
     augmented = training and config.augment == "timm"
     try:
@@ -64,8 +66,8 @@ def transform(
         )
     except (AssertionError, KeyError, ValueError, IndexError) as error:
         raise InputError(f"data.auto_augment: timm has no policy {config.auto_augment!r} ({error})") from error
-    grey = [Grayscale(1)] if preprocessing.input_size[0] == 1 else []
-    composed: Callable[[Any], Tensor] = Compose([*grey, result])
+    bytes_only = "data.auto_augment" if augmented and config.auto_augment else None
+    composed: Callable[[Any], Tensor] = Compose([ToChannels(preprocessing.input_size[0], bytes_only), result])
     return composed
 
 
@@ -80,23 +82,50 @@ def _image_folder(config: ImageFolderConfig) -> FileSet:
     train = None
     if (root / "train").is_dir():
         train, train_classes = _folder(root / "train")
-        for name in sorted(set(train_classes) ^ set(classes)):
-            where = "train/" if name in train_classes else f"{test_folder.name}/"
-            raise InputError(f"data.path: {config.path!r} has the class {name!r} only in {where}")
+        lonely = [f"{name!r} only in train/" for name in train_classes if name not in classes]
+        lonely += [f"{name!r} only in {test_folder.name}/" for name in classes if name not in train_classes]
+        if lonely:
+            raise InputError(
+                f"data.path: {config.path!r} has the class {_some(lonely)}; both folders need the same classes"
+            )
     return FileSet(train, test, classes)
 
 
 def _folder(folder: Path) -> tuple[ImageFiles, list[str]]:
-    from torchvision.datasets import ImageFolder
+    """List the images of a folder of class folders, in the order of their names; what is hidden is left out."""
+    from torchvision.datasets.folder import make_dataset
 
+    def wanted(path: str) -> bool:
+        inside = Path(path).relative_to(folder)
+        return inside.suffix.lower() in ENDINGS and not any(_hidden(part) for part in inside.parts)
+
+    where = f"data.path: {str(folder)!r}"
     try:
-        found = ImageFolder(str(folder))
-    except (FileNotFoundError, PermissionError) as error:
-        raise InputError(f"data.path: {str(folder)!r} holds no class folders with images ({error})") from error
-    if len(found.classes) < 2:
-        raise InputError(f"data.path: {str(folder)!r} holds only the class {found.classes[0]!r}; two are needed")
-    reader = _FolderReader([path for path, _ in found.samples])
-    return ImageFiles(reader, found.targets, range(len(found))), found.classes
+        classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _hidden(entry.name))
+        numbers = {name: number for number, name in enumerate(classes)}
+        samples = make_dataset(str(folder), numbers, is_valid_file=wanted, allow_empty=True) if classes else []
+    except OSError as error:
+        raise InputError(f"{where} cannot be listed ({error.strerror or error})") from error
+    if not classes:
+        raise InputError(f"{where} holds no class folders; images are expected in {folder.name}/CLASS/")
+    labels = [label for _, label in samples]
+    empty = [repr(classes[number]) for number in sorted(set(numbers.values()) - set(labels))]
+    if empty:
+        raise InputError(f"{where} has no images of the class {_some(empty)}; allowed endings: {', '.join(ENDINGS)}")
+    if len(classes) < 2:
+        raise InputError(f"{where} holds only the class {classes[0]!r}; two are needed")
+    reader = _FolderReader([path for path, _ in samples])
+    return ImageFiles(reader, labels, range(len(labels)), reader.name), classes
+
+
+def _hidden(name: str) -> bool:
+    """Whether a file or folder is a system's or a tool's own, such as .ipynb_checkpoints or ._photo.jpg."""
+    return name.startswith(".") or name in _SYSTEM
+
+
+def _some(items: list[str], limit: int = 5) -> str:
+    """Return the first of `items` in words."""
+    return ", ".join(items[:limit]) + (f" and {len(items) - limit} more" if len(items) > limit else "")
 
 
 @dataclass(frozen=True)
@@ -104,18 +133,18 @@ class _FolderReader:
     paths: list[str]
 
     def __call__(self, index: int) -> Any:
-        from PIL import Image
+        return read(self.paths[index])
 
-        with Image.open(self.paths[index]) as image:
-            return image.convert("RGB")
+    def name(self, index: int) -> str:
+        return self.paths[index]
 
 
 @dataclass(frozen=True)
 class _HubReader:
-    dataset: Any
+    reader: Any  # not timm's data set around it, which takes the next image in place of a damaged one
 
     def __call__(self, index: int) -> Any:
-        return self.dataset[index][0].convert("RGB")
+        return read(self.reader[index][0])
 
 
 def _hugging_face(config: HuggingFaceConfig) -> FileSet:
@@ -128,7 +157,8 @@ def _hugging_face(config: HuggingFaceConfig) -> FileSet:
     names = some.reader.class_to_idx
     if not names:
         raise InputError(f"data.label_key: {config.label_key!r} of {config.dataset!r} is not a column of classes")
-    return FileSet(_hub_files(train), _hub_files(test), sorted(names, key=names.__getitem__))
+    files = [_hub_files(config, split, len(names)) for split in (train, test)]
+    return FileSet(files[0], files[1], sorted(names, key=names.__getitem__))
 
 
 def _hub_split(config: HuggingFaceConfig, key: str) -> Any:
@@ -150,8 +180,14 @@ def _hub_split(config: HuggingFaceConfig, key: str) -> Any:
         raise InputError(f"data.dataset: cannot open {key} {split!r} of {config.dataset!r}: {reason}") from error
 
 
-def _hub_files(split: Any) -> ImageFiles | None:
+def _hub_files(config: HuggingFaceConfig, split: Any, classes: int) -> ImageFiles | None:
     if split is None:
         return None
     labels = [int(label) for label in split.reader.iter_targets()]
-    return ImageFiles(_HubReader(split), labels, range(len(labels)))
+    wrong = next((label for label in labels if not 0 <= label < classes), None)
+    if wrong is not None:  # published test splits often say -1, for unknown
+        raise InputError(
+            f"data.label_key: {config.label_key!r} of {config.dataset!r} holds the label {wrong}; "
+            f"allowed: 0 to {classes - 1}; take a split with labels"
+        )
+    return ImageFiles(_HubReader(split.reader), labels, range(len(labels)), "row {}".format)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress.errors import InputError
+from evaluators.datasets.decoding import reason
 from evaluators.datasets.preprocessing import Preprocessing
 
 Batch = tuple[Tensor, Tensor]
@@ -146,11 +147,15 @@ def _shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Images that are read one by one: `read(index)` gives a PIL image, `labels` one class number each."""
+    """Images that are read one by one: `read(index)` gives what `decode` does, `labels` one class number each.
+
+    `name(index)` is what a sentence about an image calls it.
+    """
 
     read: Callable[[int], Any]
     labels: Sequence[int]
     indices: Sequence[int]
+    name: Callable[[int], str] = str
 
 
 class _View(torch.utils.data.Dataset[Any]):
@@ -163,10 +168,10 @@ class _View(torch.utils.data.Dataset[Any]):
         sample = self.files.indices[index]
         try:
             image = self.files.read(sample)
-        except (OSError, ValueError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNGs
-            return f"data: cannot read image {sample}: {error}"
-        with _seeded(seed_of(*self.seeds, index)):
-            return self.transform(image), self.files.labels[sample]
+            with _seeded(seed_of(*self.seeds, index)):
+                return self.transform(image), self.files.labels[sample]
+        except Exception as error:  # Pillow's formats raise nearly anything of a damaged file
+            return f"data: cannot read image {self.files.name(sample)}: {reason(error)}"
 
 
 @contextmanager

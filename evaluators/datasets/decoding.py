@@ -1,0 +1,90 @@
+"""Pixels of image files: every kind that Pillow opens, with the grey levels that the file holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ENDINGS = (
+    ".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2",
+)  # fmt: skip
+_WHITE = 65535  # of whole numbers above a byte
+_ROUNDING = 1e-5  # how far floats may lie outside 0..1
+
+
+def decode(image: Image) -> Image | Tensor:
+    """Return the upright first frame of an opened image: bytes as RGB, deeper grey as float32 (1, H, W) in 0..1.
+
+    The orientation that a camera wrote into the file is applied. Transparency is dropped as timm and torchvision do:
+    the colours below it count. Grey levels of more than 8 bits keep their depth: whole numbers (16-bit PNG, TIFF, PGM)
+    are taken as 0 (black) to 65535 (white), floats (TIFF, PFM) as 0 to 1. Colours of 16 bits become bytes.
+
+    Raises:
+        InputError: levels outside those ranges.
+        Exception: what Pillow raises of a damaged file, which is nearly anything.
+    """
+    from PIL import ImageOps
+
+    image.load()
+    mode = image.mode
+    upright = ImageOps.exif_transpose(image)
+    if mode == "F":
+        return _grey(np.asarray(upright, np.float32), 1, "floats")
+    if mode == "I" or mode.startswith("I;16"):
+        return _grey(np.asarray(upright, np.int64), _WHITE, "whole numbers")
+    if mode in ("P", "PA") and "transparency" in image.info:
+        upright = upright.convert("RGBA")  # Pillow warns of the direct way
+    return upright.convert("RGB")
+
+
+def _grey(values: np.ndarray[Any, Any], white: int, kind: str) -> Tensor:
+    """Return levels (H, W) from 0 to `white` as float32 (1, H, W) from 0 to 1."""
+    low, high = values.min(), values.max()
+    if not (low >= -_ROUNDING * white and high <= (1 + _ROUNDING) * white):  # NaN is refused, too
+        raise InputError(f"it holds {kind} from {low:g} to {high:g}; allowed: 0 (black) to {white} (white)")
+    return torch.from_numpy((values / white).astype(np.float32)).clamp_(0, 1).unsqueeze(0)
+
+
+@dataclass(frozen=True)
+class ToChannels:
+    """The first step of a transform: what `decode` returned, with the model's channels (1 or 3).
+
+    `bytes_only` names the key of the recipe that asks for something that works on bytes alone.
+    """
+
+    channels: int
+    bytes_only: str | None = None
+
+    def __call__(self, image: Image | Tensor) -> Image | Tensor:
+        """Return an image of bytes, or a tensor (C, H, W)."""
+        if not isinstance(image, Tensor):
+            return image.convert("L") if self.channels == 1 else image
+        if self.bytes_only:
+            raise InputError(
+                f"its grey levels have more than 8 bits, and {self.bytes_only} works on bytes; set it to null"
+            )
+        return image.expand(self.channels, -1, -1)
+
+
+def read(file: str | BinaryIO) -> Image | Tensor:
+    """Open and `decode` an image file."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        return decode(image)
+
+
+def reason(error: Exception) -> str:
+    """Return what is wrong with an image as one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
