@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from torch import Tensor, nn
 
 from compress.config import Config
 from compress.errors import InputError
+from compress.problems import validated
 from compress.prune.apply import apply
 from compress.prune.plan import Plan
 from evaluators.datasets import Data, DataConfig, DataFacts, NoneConfig, Preprocessing, describe, load_data
@@ -212,14 +213,10 @@ def _read_json(file: Path, key: str) -> Any:
 def _read_manifest(root: Path, key: str) -> tuple[_Manifest, Preprocessing]:
     content = _read_json(root / _MANIFEST, key)
     try:
-        manifest = _Manifest.model_validate(content)
+        manifest = validated(_Manifest, content)
         return manifest, Preprocessing.from_dict(manifest.preprocessing)
     except InputError as error:
-        raise InputError(f"{key}: {str(root / _MANIFEST)!r} is not a bundle's: {error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"{key}: {str(root / _MANIFEST)!r} is not a bundle's: {where}: {first['msg']}") from error
+        raise InputError(f"{key}: {str(root / _MANIFEST)!r} is not a bundle's: {'; '.join(error.problems)}") from error
 
 
 def _apply_plan(root: Path, module: nn.Module, key: str) -> tuple[Plan, nn.Module]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from compress.errors import did_you_mean
-from compress.yaml_lines import Path_
+from compress.errors import InputError, did_you_mean
+from compress.yaml_lines import Path_, dotted
+
+M = TypeVar("M", bound=BaseModel)
 
 _KINDS = {
     "int": "a whole number",
@@ -33,7 +36,27 @@ _LIMITS = {
     "minItems": "at least {} entries",
     "maxItems": "at most {} entries",
     "minLength": "at least {} characters",
+    "maxLength": "at most {} characters",
 }
+
+
+def under(prefix: str) -> Callable[[str, str], str]:
+    """Return what writes a problem of a key as `prefix key: what is wrong`, of the whole without a key."""
+    return lambda key, text: f"{prefix}{key}: {text}" if key else f"{prefix}{text}"
+
+
+def validated(schema: type[M], values: Any, say: Callable[[str, str], str] | None = None) -> M:
+    """Return `values`, which may come from Python or JSON, as a `schema`.
+
+    Raises `InputError` with every problem, each as `say(dotted key, what is wrong)` or else as `key: what is wrong`;
+    the key of the whole is empty.
+    """
+    say = say or under("")
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        problems = explain(error, schema, values, lambda path: None)
+    raise InputError(*(say(dotted(path), text) for path, text in problems))
 
 
 def explain(
@@ -42,7 +65,7 @@ def explain(
     """Return (path, sentence) for every finding, at most one per path: root causes first, then by `line`."""
     tree = schema.model_json_schema()
     found: dict[Path_, list[ErrorDetails]] = {}
-    for detail in error.errors():
+    for detail in _nearest_alternatives(error.errors(), values):
         found.setdefault(_place(detail, values), []).append(detail)
     unknown = {path for path, details in found.items() if details[0]["type"] == "extra_forbidden"}
     result = []
@@ -52,6 +75,37 @@ def explain(
             continue
         result.append((path, _sentence(path, details, tree, values)))
     return result
+
+
+def _nearest_alternatives(details: list[ErrorDetails], values: Any) -> list[ErrorDetails]:
+    """Return `details` without those of alternatives that a section was not meant as.
+
+    Where a key takes one of several kinds of section, pydantic tells what is wrong for each kind; of interest is the
+    kind whose keys are there.
+    """
+    distances: dict[Path_, dict[str | int, int]] = {}
+    places = []
+    for detail in details:
+        current, path, place = values, [], None
+        for index, part in enumerate(detail["loc"]):
+            last = index == len(detail["loc"]) - 1
+            if isinstance(current, dict) and (part in current or (last and detail["type"] == "missing")):
+                current = current.get(part)
+                path.append(part)
+            elif isinstance(current, list) and isinstance(part, int) and part < len(current):
+                current = current[part]
+                path.append(part)
+            elif isinstance(current, dict) and place is None:
+                place = (tuple(path), part)
+                distance = 2 if last else int(detail["type"] in ("missing", "extra_forbidden"))
+                kinds = distances.setdefault(place[0], {})
+                kinds[part] = max(distance, kinds.get(part, 0))
+        places.append(place)
+    return [
+        detail
+        for detail, place in zip(details, places, strict=True)
+        if place is None or distances[place[0]][place[1]] == min(distances[place[0]].values())
+    ]
 
 
 def _rank(path: Path_, detail: ErrorDetails) -> int:
@@ -92,7 +146,7 @@ def _sentence(path: Path_, details: list[ErrorDetails], tree: dict[str, Any], va
     node = _node_at(tree, path, values)
     if kind == "extra_forbidden":
         keys = sorted(_node_at(tree, path[:-1], values).get("properties", {}))
-        return f"unknown key; allowed {', '.join(keys)}{did_you_mean(str(path[-1]), keys)}"
+        return f"unknown key; allowed {', '.join(keys) or 'none'}{did_you_mean(str(path[-1]), keys)}"
     if kind == "missing":
         description = node.get("description")
         return "required, but missing" + (f": {description}" if description else "")
@@ -101,9 +155,11 @@ def _sentence(path: Path_, details: list[ErrorDetails], tree: dict[str, Any], va
         what = "required, but missing" if kind == "union_tag_not_found" else "unknown value"
         choices = [tag.strip(" '") for tag in str(expected).split(",")]
         return f"{what}{got}; allowed {', '.join(choices)}{did_you_mean(str(context.get('tag', '')), choices)}"
-    if kind == "literal_error":
+    wanted = list(dict.fromkeys(_KINDS[name] for item in details if (name := _type_name(item["type"])) in _KINDS))
+    literal = next((item for item in details if item["type"] == "literal_error"), None)
+    if literal is not None:
         choices = [str(choice) for choice in _choices(node)]
-        allowed = ", ".join(choices) or str(context.get("expected"))
+        allowed = " or ".join([", ".join(choices) or str(literal["ctx"]["expected"]), *wanted])
         return f"unknown value{got}; allowed {allowed}{did_you_mean(str(_value_at(values, path)), choices)}"
     if kind == "string_pattern_mismatch":
         return f"does not fit{got}; allowed {node.get('description', context.get('pattern'))}"
@@ -112,16 +168,15 @@ def _sentence(path: Path_, details: list[ErrorDetails], tree: dict[str, Any], va
     limits = _limits(node)
     if kind.startswith(("greater", "less", "too_", "string_too")):
         return f"out of range{got}; allowed {limits or detail['msg'].removeprefix('Input should be ')}"
-    wanted = [_KINDS[name] for item in details if (name := _type_name(item["type"])) in _KINDS]
     if wanted:
-        allowed = " or ".join(dict.fromkeys(wanted)) + (f", {limits}" if limits else "")
+        allowed = " or ".join(wanted) + (f", {limits}" if limits else "")
         return f"wrong type{got}; allowed {allowed}"
     return detail["msg"][:1].lower() + detail["msg"][1:] + got
 
 
 def _with_got(message: str, value: Any) -> str:
     """Return a validator's own sentence, with the value before what is allowed unless it names the value itself."""
-    if isinstance(value, dict) or str(value) in message or "got" in message.split():
+    if isinstance(value, dict) or (value != "" and str(value) in message) or "got" in message.split():
         return message
     what, semicolon, rest = message.partition("; allowed")
     return f"{what}; got {show(value)}{semicolon}{rest}"
@@ -162,12 +217,23 @@ def _resolve(node: dict[str, Any], tree: dict[str, Any], value: Any) -> dict[str
                 return node
             node = {"$ref": reference}
         elif alternatives := [a for a in node.get("anyOf") or node.get("oneOf") or [] if a.get("type") != "null"]:
-            wants_list = isinstance(value, list)
-            fitting = [a for a in alternatives if (a.get("type") == "array") == wants_list]
             rest = {key: text for key, text in node.items() if key not in ("anyOf", "oneOf")}
-            node = {**rest, **(fitting or alternatives)[0]}
+            nearest: dict[str, Any] = max(alternatives, key=lambda each: _fitness(each, tree, value))
+            node = {**rest, **nearest}
         else:
             return node
+
+
+def _fitness(alternative: dict[str, Any], tree: dict[str, Any], value: Any) -> tuple[bool, float]:
+    """Return how well an alternative of a schema describes `value`: whether it is of its kind, then by its keys."""
+    if "$ref" in alternative:
+        alternative = tree["$defs"][alternative["$ref"].rsplit("/", 1)[1]]
+    if not isinstance(value, dict):
+        return (alternative.get("type") == "array") == isinstance(value, list), 0.0
+    keys = alternative.get("properties", {})
+    return "properties" in alternative, sum(
+        1.0 if key in keys else 0.5 * bool(did_you_mean(key, keys)) for key in value
+    )
 
 
 def _node_at(tree: dict[str, Any], path: Path_, values: Any) -> dict[str, Any]:
@@ -190,4 +256,5 @@ def _choices(node: dict[str, Any]) -> list[Any]:
 
 
 def _limits(node: dict[str, Any]) -> str:
-    return " and ".join(text.format(node[key]) for key, text in _LIMITS.items() if key in node)
+    limits = " and ".join(text.format(node[key]) for key, text in _LIMITS.items() if key in node)
+    return re.sub(r"\bat least 1 (entries|characters)", "not empty", limits)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from compress.config import Config
-from compress.errors import CompressError
+from compress.errors import CompressError, InputError
+from compress.problems import validated
 from compress.progress import say
 from evaluators.targets import Target, ask
 
@@ -87,10 +88,10 @@ def record(onnx_path: Path | str, config: LatencyConfig) -> LatencyRecord:
     say(f"latency of {path.name}: {config.threads} thread(s), at least {config.seconds:g} s")
     answer = ask(config.target, _request("measure", config), [path])
     try:
-        return LatencyRecord(**answer["result"], environment=answer["environment"])
-    except ValidationError as error:
-        fields = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
-        raise CompressError(f"the latency target's answer for {path.name} lacks or misstates: {fields}") from error
+        return validated(LatencyRecord, {**answer["result"], "environment": answer["environment"]})
+    except InputError as error:
+        problems = "; ".join(error.problems)
+        raise CompressError(f"the latency target's answer for {path.name} is incomplete: {problems}") from error
 
 
 def measure(onnx_path: Path | str, config: LatencyConfig) -> dict[str, Any]:

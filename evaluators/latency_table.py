@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from compress.atomic import write_json
 from compress.config import Config
 from compress.errors import InputError
+from compress.problems import under, validated
 from spaces.architecture import Architecture
 from spaces.space import Space
 
@@ -119,13 +121,11 @@ class LatencyTable(Config):
     def load(cls, path: str | Path) -> LatencyTable:
         """Read a table; raises InputError where the file is absent or no table."""
         try:
-            return cls.model_validate_json(Path(path).expanduser().read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"latency table {str(path)!r} cannot be read: {error.strerror or error}") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise InputError(f"latency table {str(path)!r}: {where}: {first['msg']}") from error
+            content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a file of JSON"
+            raise InputError(f"latency table {str(path)!r} cannot be read: {reason}") from error
+        return validated(cls, content, under(f"latency table {str(path)!r}: "))
 
     def save(self, path: Path) -> None:
         """Write the table, complete or not at all."""

@@ -6,13 +6,13 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 import spaces
 from compress.errors import InputError, did_you_mean
+from compress.problems import validated
 from compress.registry import Registry
 from spaces.architecture import Architecture
 from spaces.space import Preset, Space
@@ -50,11 +50,7 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> Space:
     given = dict(options or {})
     if name.startswith("nni:"):
         given = {"model_space": name.removeprefix("nni:")} | given
-    try:
-        config = kind.Config.model_validate(given)
-    except ValidationError as error:
-        raise InputError(*(_sentence(name, kind, problem) for problem in error.errors())) from None
-    space = kind(config)
+    space = kind(validated(kind.Config, given, partial(_sentence, name)))
     space.name = name
     return space
 
@@ -108,11 +104,5 @@ def _load() -> None:
         importlib.import_module(f"spaces.{module.name}")
 
 
-def _sentence(name: str, kind: type[Space], problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        allowed = ", ".join(kind.Config.model_fields) or "none"
-        return f"space {name} has no option {key!r}; allowed: {allowed}{did_you_mean(key, kind.Config.model_fields)}"
-    got = "" if problem["type"] == "missing" else f"; got {problem['input']!r}"
-    where = f", option {key}" if key else ""
-    return f"space {name}{where}: {problem['msg'].removeprefix('Value error, ')}{got if key else ''}"
+def _sentence(name: str, key: str, text: str) -> str:
+    return f"space {name}, option {key}: {text}" if key else f"space {name}: {text}"

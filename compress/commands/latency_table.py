@@ -92,25 +92,16 @@ def _open(name: str, preset: str | None, options: dict[str, Any]) -> Space:
 
 
 def _settings(values: dict[str, Any]) -> Any:
-    from pydantic import ValidationError
-
+    from compress.problems import validated
     from evaluators.meter import SearchLatency
 
-    try:
-        return SearchLatency.model_validate(values)
-    except ValidationError as error:
-        problems = error.errors()
-        own = [each for each in problems if "target" not in each["loc"] or each["type"] == "value_error"]
-        raise InputError(*map(_sentence, own or problems)) from None  # not what is wrong for other kinds of targets
+    return validated(SearchLatency, values, _sentence)
 
 
-def _sentence(problem: Any) -> str:
-    """Return what is wrong with a flag; one pydantic problem."""
-    keys = [str(part) for part in problem["loc"] if part != "measure"]
-    message = problem["msg"].removeprefix("Value error, ")
-    if not keys:  # several flags together
-        return f"--statistic, --threads  {message}"
-    return f"--{keys[0]}  {message}; got {problem['input']!r}"
+def _sentence(key: str, text: str) -> str:
+    """Return what is wrong with a flag; without a key, with several together."""
+    flag = key.removeprefix("measure.").partition(".")[0]
+    return f"--{flag}  {text}" if flag else f"--statistic, --threads  {text}"
 
 
 def _line(path: Path, table: LatencyTable) -> str:

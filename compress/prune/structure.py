@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compress.config import Config
 from compress.errors import InputError, did_you_mean
+from compress.problems import validated
 from compress.prune.apply import apply
 from compress.prune.blocks import block_influence, least_influential
 from compress.prune.budget import BudgetConfig, meet_budget
@@ -220,13 +221,7 @@ def plan(
     Raises:
         InputError: the model, a name or a value does not allow it.
     """
-    from pydantic import ValidationError
-
-    try:
-        config = StructureConfig(kind="structure", criterion=criterion, budget=budget, **options)
-    except ValidationError as error:
-        problems = (f"{'.'.join(map(str, e['loc'])) or 'plan'}: {e['msg']}; got {e['input']!r}" for e in error.errors())
-        raise InputError(*problems) from None
+    config = validated(StructureConfig, {"kind": "structure", "criterion": criterion, "budget": budget, **options})
     if config.budget is not None and config.budget.kind == "latency":
         raise InputError("budget.latency: a recipe measures latency; allowed here: macs, params")
     device = str(example_inputs.device)

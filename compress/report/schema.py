@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from compress.errors import InputError
+from compress.problems import under, validated
 
 
 def _finite(value: Any) -> Any:
@@ -203,13 +203,4 @@ R = TypeVar("R", bound=Record)
 
 def parse(model: type[R], value: Any, source: str) -> R:
     """Return `value` as a `model`; what does not fit is an `InputError` naming `source` and each key."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        raise InputError(*(f"{source}  {_sentence(problem)}" for problem in error.errors())) from error
-
-
-def _sentence(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "the whole file"
-    got = "" if problem["type"] == "missing" else f"; got {str(problem['input'])[:60]!r}"
-    return f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}{got}"
+    return validated(model, value, under(f"{source}  "))

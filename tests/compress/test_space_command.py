@@ -127,7 +127,7 @@ CHOICES = {f"layer{number}": "identity" for number in range(1, 9)}
         (["nas_bench_makro"], "did you mean 'nas_bench_macro'?"),
         (["nni:nowhere.Space"], "nowhere"),
         ([SPACE, "--preset", "bset"], "no preset 'bset'; allowed: best; did you mean 'best'?"),
-        ([SPACE, "--set", "dephts=[1]"], "no option 'dephts'; allowed: stem, depths; did you mean 'depths'?"),
+        ([SPACE, "--set", "dephts=[1]"], "option dephts: unknown key; allowed depths, stem; did you mean 'depths'?"),
         ([SPACE, "--set", "stem=0"], "option stem"),
         ([SPACE, "--set", "stem"], "--set"),
         ([SPACE, "--arch", "missing.json"], "missing.json: cannot be read"),

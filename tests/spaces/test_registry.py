@@ -82,9 +82,9 @@ def test_an_unknown_space_is_named_with_the_nearest() -> None:
 
 def test_every_wrong_option_is_reported() -> None:
     assert problems(create, "toy", {"widht": 3, "width": 0, "kernels": "all"}) == [
-        "space toy, option width: Input should be greater than or equal to 1; got 0",
-        "space toy, option kernels: Input should be a valid tuple; got 'all'",
-        "space toy has no option 'widht'; allowed: width, kernels; did you mean 'width'?",
+        "space toy, option widht: unknown key; allowed kernels, width; did you mean 'width'?",
+        "space toy, option width: out of range; got 0; allowed at least 1",
+        'space toy, option kernels: wrong type; got "all"; allowed a list',
     ]
 
 

@@ -172,8 +172,8 @@ def test_writing_twice_gives_the_same_page_and_leaves_no_other_file(long_run: Pa
         ("[]", "schema: missing"),
         ('{"trials": []}', "schema: missing"),
         ('{"schema": 2, "name": "x"}', "got 2; allowed 1"),
-        ('{"schema": 1, "name": "x"}', "baseline: field required"),
-        ('{"schema": 1, "name": "x", "baseline": {"macs": "many"}, "final": {}}', "baseline.macs.*got 'many'"),
+        ('{"schema": 1, "name": "x"}', "baseline: required, but missing"),
+        ('{"schema": 1, "name": "x", "baseline": {"macs": "many"}, "final": {}}', 'baseline.macs.*got "many"'),
     ],
 )
 def test_a_report_that_is_missing_or_foreign_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
