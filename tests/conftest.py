@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from compress.progress import set_quiet
+from compress.prune import trace
 
 # A Swin of two blocks on a few digits: every stage of a run in seconds.
 QUICK: dict[str, Any] = {
@@ -24,6 +25,9 @@ QUICK: dict[str, Any] = {
     "latency.seconds": 0,
     "latency.max_seconds": 2,
 }
+
+
+trace.STRICT = True  # a rule that fails is an error in tests
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from compress.modes import evaluating
-
 from compress.prune.graph import Group
 from compress.prune.units import matrices
 

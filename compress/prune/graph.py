@@ -270,7 +270,7 @@ def _output_dims(found: Trace, model: nn.Module, tensor: str) -> tuple[int, ...]
     owner, _, leaf = tensor.rpartition(".")
     module = model.get_submodule(owner)
     if leaf == "weight" and isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-        return (1,) if getattr(module, "transposed", False) else (0,)
+        return (1,) if getattr(module, "transposed", False) and module.groups == 1 else (0,)
     return found.outputs.get(tensor, ())
 
 
@@ -337,8 +337,8 @@ def _attributes(
             if f"{prefix}{leaf}" in found.tensors
         }
         result[name] = dict(_layer_attributes(module, sizes))
-        if name in found.groups_attribute:
-            result[name]["groups"] = _formula(found.groups_attribute[name], names)
+    for (name, attribute), dim in found.counts.items():
+        result[name][attribute] = _formula(dim, names)
     for name, attribute in sorted(found.attributes_read):
         formula = _read_attribute(found, model, names, name, attribute)
         if formula is not None and attribute not in result[name]:
@@ -360,7 +360,7 @@ def _layer_attributes(module: nn.Module, sizes: Mapping[str, tuple[Size, ...]]) 
         return {"out_channels": weight[0]}
     if isinstance(module, nn.LayerNorm) and weight:
         return {"normalized_shape": weight}
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and (weight or "running_mean" in sizes):
+    if isinstance(module, nn.modules.batchnorm._NormBase) and (weight or "running_mean" in sizes):
         return {"num_features": (weight or sizes["running_mean"])[0]}
     if isinstance(module, nn.GroupNorm) and weight:
         return {"num_channels": weight[0]}

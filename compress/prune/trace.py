@@ -28,6 +28,9 @@ from compress.prune.axes import Dim
 
 Dims = list[Dim]
 
+STRICT = False
+"""Whether an operation whose rule fails is an error (in tests) or an operation that is not known."""
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -43,13 +46,14 @@ class Trace:
     """What one forward pass showed: axes of all tensors with a name, costs, blocks, and attributes that were read.
 
     `outputs` names the parameters that act as the matrix of a product or as the kernel of a convolution, by themselves
-    or after operations on parameters alone (views, gains, masks), with the dimensions that number its outputs.
+    or after operations on parameters alone (views, gains, masks), with the dimensions that number its outputs. `counts`
+    are attributes (layer, name) of torch's own layers that are the size of an axis: numbers of groups and features.
     """
 
     tensors: dict[str, Dims] = field(default_factory=dict)
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
-    groups_attribute: dict[str, Dim] = field(default_factory=dict)
+    counts: dict[tuple[str, str], Dim] = field(default_factory=dict)
     residual_blocks: list[str] = field(default_factory=list)
     attributes_read: set[tuple[str, str]] = field(default_factory=set)
     seen: dict[str, list[Dim]] = field(default_factory=dict)
@@ -70,6 +74,8 @@ def trace(model: nn.Module, example_inputs: Tensor, limits: Limits | None = None
     Raises:
         InputError: the forward pass fails, or takes longer or more memory than `limits` allow; the layer is named.
     """
+    from compress.prune.rules import freeze_means
+
     limits = limits or Limits()
     tracer = _Tracer(model, limits)
     training = model.training
@@ -99,6 +105,7 @@ def trace(model: nn.Module, example_inputs: Tensor, limits: Limits | None = None
     for tensor in _tensors_in(output):
         for dim in tracer.of(tensor):
             axes.freeze(dim, "it is an output of the model")
+    freeze_means(tracer, _tensors_in(output))
     return tracer.result
 
 
@@ -122,6 +129,8 @@ class _Tracer(TorchDispatchMode):
         self.model = model
         self.dims = WeakTensorKeyDictionary()
         self.sources = WeakTensorKeyDictionary()
+        self.means = WeakTensorKeyDictionary()
+        self.operation = ""
         self.stack: list[str] = []
         self.adds: list[tuple[set[int], int]] = []
         self.limits = limits
@@ -151,18 +160,25 @@ class _Tracer(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        from compress.prune.rules import POINTWISE, RULES
+        from compress.prune.rules import POINTWISE, RULES, follow_means
 
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self._check_limits()
-        rule: Callable[..., None] | None = RULES.get(func.overloadpacket.__name__)
+        self.operation = func.overloadpacket.__name__
+        rule: Callable[..., None] | None = RULES.get(self.operation)
         if rule is None and torch.Tag.pointwise in func.tags:
             rule = POINTWISE
-        if rule is not None:
-            rule(self, args, kwargs, out)
-        else:
-            self.unknown(func.overloadpacket.__name__, args, kwargs, out)
+        try:
+            if rule is not None:
+                rule(self, args, kwargs, out)
+            else:
+                self.unknown(self.operation, args, kwargs, out)
+            follow_means(self, args, kwargs, out)
+        except Exception:  # an input that the rule did not think of: nothing is known then, and nothing narrowed
+            if STRICT:
+                raise
+            self.unknown(self.operation, args, kwargs, out)
         self._note_sources(args, kwargs, out)
         self._note_sizes(args, out)
         return out
@@ -184,6 +200,9 @@ class _Tracer(TorchDispatchMode):
         for tensor in [*_tensors_in(args), *_tensors_in(kwargs)]:
             for dim in self.of(tensor):
                 axes.freeze(dim, reason)
+            for source in self.sources.get(tensor, ()):
+                if len(self.result.tensors[source]) > 1:
+                    self.result.outputs.setdefault(source, (0,))
         for tensor in _tensors_in(out):
             self.set(tensor, [axes.fresh(n, reason) for n in tensor.shape])
 

@@ -1,0 +1,74 @@
+"""What becomes of a mean (or variance) over a width: a normalisation of that width, or something else.
+
+Leaving out units changes a mean, since it is divided by their number. Where it only centres or scales the axis it was
+taken over (layer norm written out, response normalisation), the axis may be narrowed and is marked `normalised`.
+Everywhere else the axis stays whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from compress.prune import axes
+from compress.prune.axes import Dim
+from compress.prune.rules.base import freeze
+from compress.prune.trace import _tensors_in as tensors_in
+from compress.prune.trace import _Tracer
+
+REASON = "a mean is taken over it, which changes with its width"
+_TAKES = {"mean", "nanmean", "var", "std", "var_mean", "std_mean"}
+_CENTRES = {"sub", "sub_", "rsub", "div", "div_"}
+_INVERTS = {"rsqrt", "rsqrt_", "reciprocal", "reciprocal_"}
+_COMPARES = {"gt", "ge", "lt", "le", "eq", "ne"}  # what follows from a threshold is left to the check of the plan
+_CARRIES = _CENTRES | _INVERTS | {
+    "add", "add_", "mul", "mul_", "neg", "pow", "pow_", "sqrt", "sqrt_", "square", "abs", "clamp", "clamp_",
+    "clamp_min", "clamp_min_", "maximum", "expand", "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze",
+    "permute", "transpose", "_to_copy", "clone", "detach", "alias",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Mean:
+    """A mean over the product of some dimensions."""
+
+    dims: tuple[Dim, ...]
+
+
+def follow_means(t: _Tracer, args: Any, kwargs: Any, out: Any) -> None:
+    """See what the operation that just ran does to the means among its operands.
+
+    `t.means` holds of every tensor the means in it, each with whether its inverse is meant.
+    """
+    operands = [*tensors_in(args), *tensors_in(kwargs)]
+    found: dict[Mean, bool] = {}
+    for operand in operands:
+        found.update(t.means.get(operand, {}))
+    if not found:
+        return
+    carried = {}
+    for mean, inverse in found.items():
+        own = {axis for dim in mean.dims for axis in axes.axes_of(dim)}
+        others = (operand for operand in operands if mean not in t.means.get(operand, {}))
+        meets = any(not own.isdisjoint(axes.axes_of(dim)) for operand in others for dim in t.of(operand))
+        if meets and (t.operation in _CENTRES or (inverse and t.operation in ("mul", "mul_"))):
+            for dim in mean.dims:
+                axes.mark(dim, "normalised")
+        elif not meets and t.operation in _CARRIES:
+            carried[mean] = inverse or t.operation in _INVERTS or _negative_power(t, args)
+        elif t.operation not in _COMPARES:
+            freeze(mean.dims, REASON)
+    for result in tensors_in(out):
+        t.means[result] = {**carried, **(t.means.get(result, {}) if t.operation in _TAKES else {})}
+
+
+def _negative_power(t: _Tracer, args: Any) -> bool:
+    return t.operation in ("pow", "pow_") and isinstance(args[1], (int, float)) and args[1] < 0
+
+
+def freeze_means(t: _Tracer, tensors: Iterable[Any]) -> None:
+    """Keep whole what the means in these tensors (the outputs of the model) were taken over."""
+    for tensor in tensors:
+        for mean in t.means.get(tensor, {}):
+            freeze(mean.dims, REASON)
