@@ -39,8 +39,8 @@ def estimate(
         if recipe.export is not None and (stage.name == "export" or (stage.name == "dense" and recipe.compares)):
             parts.append(("export", _export_seconds(bundle, recipe.export)))
         if isinstance(stage.config, LatencyConfig):
-            both = stage.config.seconds + stage.config.max_seconds / 2 if recipe.compares else 0.0
-            parts.append(("latency", stage.config.seconds + both))
+            alone, in_turns = stage.config.seconds, 2 * stage.config.seconds + stage.config.max_seconds / 2
+            parts.append(("latency", in_turns if recipe.compares else alone))
     return _summed(parts)
 
 

@@ -24,7 +24,7 @@ from compress.train import FinetuneConfig, TrainConfig, fit
 from evaluators.accuracy import evaluate
 from evaluators.cost import count_macs, count_params, nonzero_macs
 from evaluators.datasets import Data
-from evaluators.latency import LatencyConfig, compare, record
+from evaluators.latency import LatencyConfig, interleave, record
 
 METRICS = (
     "top1", "top5", "loss", "params", "nonzero_params", "macs", "nonzero_macs",
@@ -141,24 +141,16 @@ def export(bundle: Bundle, config: ExportConfig, context: Context) -> Bundle:
 
 
 def latency(bundle: Bundle, config: LatencyConfig, context: Context) -> Bundle:
-    """Time the baseline and the winner on the target, each by itself and then interleaved; one model by itself."""
-    if not context.recipe.compares:
-        alone = record(context.final_onnx, config)
-        context.details |= {"records": {"final": alone.model_dump(exclude={"samples"})}}
-        write_json(context.directory / "samples.json", {"final_ms": alone.samples})
-        return _with_metrics(bundle, latency_ms=alone.latency_ms)
-    baseline, final = record(context.dense_onnx, config), record(context.final_onnx, config)
-    ratio = compare(context.dense_onnx, context.final_onnx, config)
-    context.details |= {
-        "baseline_latency_ms": baseline.latency_ms,
-        "latency_ratio": ratio,
-        "records": {
-            name: each.model_dump(exclude={"samples"}) for name, each in (("baseline", baseline), ("final", final))
-        },
-    }
-    samples = {"baseline_ms": baseline.samples, "final_ms": final.samples}
-    write_json(context.directory / "samples.json", samples)
-    return _with_metrics(bundle, latency_ms=final.latency_ms)
+    """Time the baseline and the winner in turns on the target, one model by itself; figures and ratio are of one go."""
+    if context.recipe.compares:
+        both = interleave([context.dense_onnx, context.final_onnx], config)
+        records = dict(zip(("baseline", "final"), both.records, strict=True))
+        context.details |= {"baseline_latency_ms": records["baseline"].latency_ms, "latency_ratio": both.ratios[0]}
+    else:
+        records = {"final": record(context.final_onnx, config)}
+    context.details["records"] = {name: each.model_dump(exclude={"samples"}) for name, each in records.items()}
+    write_json(context.directory / "samples.json", {f"{name}_ms": each.samples for name, each in records.items()})
+    return _with_metrics(bundle, latency_ms=records["final"].latency_ms)
 
 
 def _fit(bundle: Bundle, config: TrainConfig, context: Context, label: str, teacher: nn.Module | None) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from compress.config import Config
 from compress.errors import CompressError, InputError
@@ -22,8 +24,8 @@ class LatencyConfig(Config):
     target: Target = Field("local", description="local, {command: 'ssh host python3 -'}, or {ray: LABEL} of a node")
     threads: int = Field(1, ge=1, le=256, description="threads within an operator; the same for every candidate")
     batch: int = Field(1, ge=1, description="images per run, where the file leaves it open")
-    input_size: tuple[int, int, int] | None = Field(
-        None, description="channels, height, width, where the file leaves them open"
+    input_size: tuple[PositiveInt, ...] | None = Field(
+        None, description="sizes after the batch, such as channels, height, width, where the file leaves them open"
     )
     runs: int = Field(100, ge=3, description="timed runs, at least")
     seconds: float = Field(3.0, ge=0, description="seconds of timed runs, at least")
@@ -57,6 +59,8 @@ class LatencyRecord(Config):
     cpu_p50: float | None
     cpu_p90: float | None
     contention: float | None
+    waited: float | None
+    stolen: float | None
     contended: bool
     runs: int
     threads: int
@@ -74,11 +78,26 @@ class LatencyRecord(Config):
         return {key: getattr(self, key) for key in METRICS}
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Several models timed in turns: the record of each, and how many times as long the first takes as each other one.
+
+    A ratio is {"median", "ci95": [lo, hi], "blocks", "clock"}: over the ratios of neighbouring blocks of about 10 runs,
+    with a bootstrap interval over sessions and the blocks within them; of wall times, or of CPU times ("cpu") where
+    the machine was busy and one thread runs, since other work moves them far less.
+    """
+
+    records: list[LatencyRecord]
+    ratios: list[dict[str, Any]]
+
+
 def record(onnx_path: Path | str, config: LatencyConfig) -> LatencyRecord:
     """Time one ONNX file after a warm-up; `samples` holds up to 1000 of its runs in order of time.
 
-    `contended` is set where other work on the machine disturbed the wall clock (CV of 5 % and more, and wall time
-    10 % above CPU time); rank by `cpu_p50` or `min` then. With several threads CPU time is that of the whole process.
+    `contended` is set where other work on the machine disturbed the wall clock: the runs `waited` for a processor
+    a tenth of the time (with one thread the share of wall time without CPU time, else what Linux tells of the threads
+    in its queues), the host of a virtual machine took (`stolen`) as much, or p90 is 1.5 times p50. Rank by `cpu_p50`
+    or `min` then. `contention` is wall time over CPU time. With several threads CPU time is the whole process'.
 
     Raises:
         InputError: the file is missing, corrupt, or does not take the asked batch, size or provider.
@@ -87,8 +106,12 @@ def record(onnx_path: Path | str, config: LatencyConfig) -> LatencyRecord:
     path = Path(onnx_path)
     say(f"latency of {path.name}: {config.threads} thread(s), at least {config.seconds:g} s")
     answer = ask(config.target, _request("measure", config), [path])
+    return _record(answer["result"], answer, path)
+
+
+def _record(found: dict[str, Any], answer: dict[str, Any], path: Path) -> LatencyRecord:
     try:
-        return validated(LatencyRecord, {**answer["result"], "environment": answer["environment"]})
+        return validated(LatencyRecord, {**found, "environment": answer["environment"]})
     except InputError as error:
         problems = "; ".join(error.problems)
         raise CompressError(f"the latency target's answer for {path.name} is incomplete: {problems}") from error
@@ -99,18 +122,23 @@ def measure(onnx_path: Path | str, config: LatencyConfig) -> dict[str, Any]:
     return record(onnx_path, config).latency_ms
 
 
-def compare(onnx_a: Path | str, onnx_b: Path | str, config: LatencyConfig) -> dict[str, Any]:
-    """Return how many times as long `onnx_a` takes as `onnx_b`: {"median", "ci95": [lo, hi], "blocks", "clock"}.
+def interleave(onnx_paths: Sequence[Path | str], config: LatencyConfig) -> Comparison:
+    """Time ONNX files in one process, in random order in blocks of about 10 runs; records and ratios agree so.
 
-    Both run in one process in random order, in blocks of about 10 runs; `median` is over the ratios of neighbouring
-    blocks, `ci95` a bootstrap interval over sessions and the blocks within them. The ratio is of wall times where
-    neither model was contended, else, with one thread, of CPU times, which other work on the machine moves far less;
-    `clock` says which ("wall" or "cpu"). Raises as `record` does.
+    Stops once each has its `runs` and `seconds` and every interval is as narrow as `precision` asks, at the latest
+    after `max_seconds` for each ratio. Raises as `record` does.
     """
-    paths = [Path(onnx_a), Path(onnx_b)]
-    say(f"comparing {paths[0].name} with {paths[1].name}: up to {config.max_seconds:g} s")
-    result = ask(config.target, _request("compare", config), paths)["result"]
-    return {key: result[key] for key in ("median", "ci95", "blocks", "clock")}
+    paths = [Path(each) for each in onnx_paths]
+    say(f"timing {len(paths)} files in turns: up to {config.max_seconds * max(1, len(paths) - 1):g} s")
+    answer = ask(config.target, _request("compare", config), paths)
+    result = answer["result"]
+    records = [_record(found, answer, path) for found, path in zip(result["records"], paths, strict=True)]
+    return Comparison(records, result["ratios"])
+
+
+def compare(onnx_a: Path | str, onnx_b: Path | str, config: LatencyConfig) -> dict[str, Any]:
+    """Return how many times as long `onnx_a` takes as `onnx_b`: the ratio of a `Comparison`; raises like `record`."""
+    return interleave([onnx_a, onnx_b], config).ratios[0]
 
 
 def _request(action: str, config: LatencyConfig) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pydantic import Field, field_validator
 
 from compress.config import Config
 from compress.errors import CompressError, InputError
-from evaluators import ray_target
+from evaluators import agent, ray_target
 from evaluators.ray_target import RayTarget
 
 PIECE_BYTES = 3 * 2**18
@@ -87,11 +87,26 @@ def ask(target: Target, request: dict[str, Any], models: Sequence[Path] = ()) ->
         names = [f"{index}/{path.name}" for index, path in enumerate(models)]
         parts = b"".join(_parts(f"{index}/{file.name}", file) for index, each in enumerate(files) for file in each)
     call = f"main({json.dumps(request | {'models': names})!r})\n"
-    source = resources.files("evaluators").joinpath("agent.py").read_bytes()
-    reply = _read(_run_on(target, source + b"\n" + parts + call.encode()), name_of(target))
+    reply = _read(_run_on(target, program() + parts + call.encode()), name_of(target))
     if "error" in reply:
         raise (InputError if reply.get("input") else CompressError)(f"latency: {reply['error']}{where}")
     return reply
+
+
+LOADER = """import sys, types
+def _load(name, source):
+    sys.modules[name] = module = types.ModuleType(name)
+    exec(compile(source, name, "exec"), module.__dict__)
+"""
+
+
+@functools.cache
+def program() -> bytes:
+    """Return Python that brings `main` and `part` of the agent to an interpreter without this project."""
+    folder = resources.files("evaluators").joinpath("agent")
+    names = {f"evaluators.agent.{name}": f"{name}.py" for name in agent.MODULES} | {"evaluators.agent": "__init__.py"}
+    loads = [f"_load({name!r}, {folder.joinpath(file).read_text('utf-8')!r})\n" for name, file in names.items()]
+    return (LOADER + "".join(loads) + "from evaluators.agent import main, part\n").encode()
 
 
 def _files(path: Path) -> list[Path]:
@@ -189,14 +204,14 @@ def measured_width_multiple(target: Target) -> WidthMultiple:
     """Return the smallest m of 4, 8, 16 at which 64 + m channels cost as little per MAC as 64 do; else 32."""
     request = {
         "action": "compare", "threads": 1, "batch": 1, "input_size": None, "provider": "CPUExecutionProvider",
-        "optimization": "all", "seconds": 0, "max_seconds": 10, "precision": 0.1, "seed": 0,
+        "optimization": "all", "runs": 1, "seconds": 0, "max_seconds": 10, "precision": 0.1, "seed": 0,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         base = conv_chain(BASE_WIDTH, Path(folder))
         for multiple in WIDTHS_TRIED:
             width = BASE_WIDTH + multiple
             answer = ask(target, request, [base, conv_chain(width, Path(folder))])
-            speed = answer["result"]["median"] * (width / BASE_WIDTH) ** 2
+            speed = answer["result"]["ratios"][0]["median"] * (width / BASE_WIDTH) ** 2
             if speed >= UNHINDERED:
                 return WidthMultiple(
                     multiple, f"measured: per MAC, {width} channels run at {speed:.2f} of the speed of 64"

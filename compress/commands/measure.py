@@ -67,21 +67,21 @@ def latency(
 ) -> None:
     """Time models with ONNX Runtime.
 
-    Several are also timed in turns with the first. Settings are those of a recipe: --set latency.threads=2.
+    Several are timed in turns, and compared with the first. Settings are those of a recipe: --set latency.threads=2.
     """
     set_quiet(quiet)
     from compress.recipe_file import section
-    from evaluators.latency import LatencyConfig, compare, measure
+    from evaluators.latency import Comparison, LatencyConfig, interleave, record
 
     config = section("latency", LatencyConfig, overrides_of(set_))
     with tempfile.TemporaryDirectory() as folder:
         files = [_onnx_of(model, Path(folder) / f"{index}.onnx") for index, model in enumerate(models)]
-        rows: list[dict[str, Any]] = [
-            {"model": str(model), "latency_ms": measure(file, config)}
-            for model, file in zip(models, files, strict=True)
-        ]
-        for row, file in zip(rows[1:], files[1:], strict=True):
-            row["latency_ratio"] = compare(files[0], file, config)
+        found = interleave(files, config) if len(files) > 1 else Comparison([record(files[0], config)], [])
+    rows: list[dict[str, Any]] = [
+        {"model": str(model), "latency_ms": each.latency_ms} for model, each in zip(models, found.records, strict=True)
+    ]
+    for row, ratio in zip(rows[1:], found.ratios, strict=True):
+        row["latency_ratio"] = ratio
     if json:
         print_json(rows)
         return
@@ -95,7 +95,10 @@ def _latency_line(row: dict[str, Any]) -> str:
     if ratio is not None:
         low, high = ratio["ci95"]
         text += f"  {ratio['median']:.2f}× (95 % interval {low:.2f} to {high:.2f}) as fast as the first"
-    return text + ("  contended" if times["contended"] else "")
+    if times["contended"]:
+        cpu = "" if times["cpu_p50"] is None else f"; CPU p50 {times['cpu_p50']:.3f} ms"
+        text += f"  contended: the machine was busy meanwhile{cpu}"
+    return text
 
 
 def _onnx_of(model: Path, temporary: Path) -> Path:

@@ -120,7 +120,7 @@ def test_an_unknown_processor_is_measured(monkeypatch, free_from, value):
         if request["action"] == "cpu":
             return {"vector_extension": None}
         rounded = [-(-int(path.stem.removeprefix("conv")) // free_from) * free_from for path in models]
-        return {"result": {"median": (rounded[0] / rounded[1]) ** 2}}
+        return {"result": {"ratios": [{"median": (rounded[0] / rounded[1]) ** 2}]}}
 
     monkeypatch.setattr(evaluators.targets, "ask", answer)
     found = width_multiple("local")
