@@ -78,7 +78,12 @@ def _strategies() -> list[str]:
 
 
 def _targets() -> list[str]:
-    return ["command", "local"]
+    from typing import get_args
+
+    from evaluators.targets import Target
+
+    here, *sections = get_args(Target)
+    return sorted([*get_args(here), *(next(iter(section.model_fields)) for section in sections)])
 
 
 KINDS: dict[str, Callable[[], list[str]]] = {
@@ -94,7 +99,14 @@ KINDS: dict[str, Callable[[], list[str]]] = {
 
 
 def names(kind: str, glob: str = "*") -> list[str]:
-    """Return the names of `kind` that match `glob`; an unknown kind is an `InputError`."""
+    """Return the names of `kind` that match `glob`, with their source (`timm:`) or without it.
+
+    An unknown kind is an `InputError`.
+    """
     if kind not in KINDS:
         raise InputError(f"nothing is listed as {kind!r}; allowed {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
-    return fnmatch.filter(KINDS[kind](), glob)
+    return [
+        name
+        for name in KINDS[kind]()
+        if fnmatch.fnmatchcase(name, glob) or fnmatch.fnmatchcase(name.partition(":")[2], glob)
+    ]

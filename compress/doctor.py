@@ -6,7 +6,7 @@ import os
 from importlib import metadata
 from typing import Any
 
-from compress.environment import choose_device, environment
+from compress.environment import choose_device, environment, version_of
 
 OURS = ("compress", "search", "spaces", "evaluators")
 
@@ -36,8 +36,30 @@ def foreign_owners() -> dict[str, list[str]]:
     }
 
 
+def unmet_requirements() -> list[str]:
+    """Return a sentence for each required package that is missing or has a version that is not supported."""
+    from packaging.requirements import Requirement
+
+    try:
+        required = [Requirement(line) for line in metadata.requires("compress") or ()]
+    except metadata.PackageNotFoundError:  # a source tree that was never installed
+        return []
+    sentences = []
+    for requirement in required:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        version = version_of(requirement.name)
+        if version is None:
+            sentences.append(
+                f"{requirement.name} is not installed; {requirement.name}{requirement.specifier} is needed"
+            )
+        elif not requirement.specifier.contains(version, prereleases=True):
+            sentences.append(f"{requirement.name} is {version}; {requirement.name}{requirement.specifier} is needed")
+    return sentences
+
+
 def _warnings(found: dict[str, Any]) -> list[str]:
-    warnings = []
+    warnings = unmet_requirements()
     for name, owners in foreign_owners().items():
         warnings.append(f"the import name {name!r} also belongs to {', '.join(owners)}: install them apart")
     if found["torch_threads"] > found["cores"]:

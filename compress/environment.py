@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "optuna")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "optuna",
+    "torch-pruning",
+    "ray",
+    "nni",
+)
 SMALL_BATCH_MACS = 4e9  # below this a second thread gains less than it loses on a busy machine
 CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "asimddp", "sve")
 

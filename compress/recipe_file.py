@@ -80,7 +80,7 @@ def read(
     `checks` gets the sections that are valid by themselves and yields further findings. Raises `InputError` with
     every problem, one line each: `file:line  dotted.key: what is wrong; got ...; allowed ...; did you mean ...`.
     """
-    document = parse(_read_text(file))
+    document = parse(read_text(file))
     return resolve(document, str(file), schema, overrides or {}, checks, flag)
 
 
@@ -135,7 +135,8 @@ def split_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     return result
 
 
-def _read_text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """Return what a recipe says, comments and all; raises InputError for a file that is no text."""
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

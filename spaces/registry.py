@@ -79,7 +79,7 @@ def read_architecture(
     A file that names its space needs no `name`; where both are given they must agree; `options` win over the file's.
     """
     try:
-        content = json.loads(Path(path).read_text())
+        content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from None
     inside = content if isinstance(content, dict) and {"space", "choices"} & content.keys() else {}

@@ -46,8 +46,9 @@ class Preset:
 class Space(ABC):
     """Named categorical decisions, and the networks that they describe.
 
-    A space is one file that registers a subclass with `@spaces.register(name)`. The subclass has a `Config` with its
-    options and implements `_decisions`, `_build` and, where it can, `_layers`, `_supernet`, `from_code`, `to_code`.
+    A space is one file that registers a subclass with `@register(name)` of `spaces.registry`. The subclass has a
+    `Config` with its options and implements `_decisions`, `_build` and, where it can, `_layers`, `_supernet`,
+    `from_code`, `to_code`.
     The public methods check architectures and fill in the task; the underscored ones get checked ones.
     """
 
@@ -56,7 +57,7 @@ class Space(ABC):
     presets: ClassVar[Mapping[str, Preset]] = {}
     """Named architectures and option sets."""
     name: str = ""
-    """As registered; set by `spaces.create`."""
+    """As registered; set by `spaces.registry.create`."""
     default_task: Task = Task()
     """What networks are built for where the caller does not say."""
     candidates: Sequence[Architecture] | None = None

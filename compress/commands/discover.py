@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from compress.atomic import write_text
+from compress.catalog import KINDS, find_recipe, names
 from compress.commands.options import JsonFlag, QuietFlag, SetFlag, overrides_of, print_json
 from compress.errors import InputError
 from compress.progress import set_quiet
@@ -43,14 +44,12 @@ def inspect(
 def ls(
     kind: Annotated[
         str,
-        typer.Argument(metavar="[KIND]", help="What to list: recipes, models, spaces, strategies, ..."),
+        typer.Argument(metavar="KIND", help=f"What to list: {', '.join(KINDS)}."),
     ] = "recipes",
-    glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Show only names that match.")] = "*",
+    glob: Annotated[str, typer.Argument(metavar="GLOB", help="Show only names that match, such as '*swin*'.")] = "*",
     json: JsonFlag = False,
 ) -> None:
     """List what there is."""
-    from compress.catalog import names
-
     found = names(kind, glob)
     if json:
         print_json(found)
@@ -67,10 +66,10 @@ def cat(
     json: JsonFlag = False,
 ) -> None:
     """Print a recipe."""
-    if not resolved and not set_ and not json:
-        from compress.catalog import find_recipe
+    from compress.recipe_file import read_text
 
-        print(find_recipe(recipe).read_text(encoding="utf-8"), end="")
+    if not resolved and not set_ and not json:
+        print(read_text(find_recipe(recipe)), end="")
         return
     from compress.recipe import load_recipe
 
@@ -86,17 +85,13 @@ def cp(
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="File or folder to copy it to.")],
 ) -> None:
     """Copy a recipe, to edit it."""
-    from compress.catalog import find_recipe
+    from compress.recipe_file import read_text
 
     source = find_recipe(recipe)
     target = destination / source.name if destination.is_dir() else destination
     if target.exists():
         raise InputError(f"{target} exists and stays as it is; name another destination")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, target)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror}") from error
+    write_text(target, read_text(source))
     print(target)
 
 

@@ -159,7 +159,8 @@ def test_ls_cat_cp_and_schema_show_what_there_is(tmp_path: Path) -> None:
     assert "dimap" in json.loads(invoke("ls", "criteria", "--json").stdout)
     assert invoke("ls", "losses").stdout.split() == ["kd"]
     assert "digits" in invoke("ls", "datasets").stdout.split()
-    assert "local" in invoke("ls", "targets").stdout.split()
+    assert invoke("ls", "targets").stdout.split() == ["command", "local", "ray"]
+    assert invoke("ls", "models", "resnet50").stdout.split() == ["timm:resnet50", "torchvision:resnet50"]
     wrong = invoke("ls", "recipe")
     assert wrong.exit_code == 2
     assert "did you mean 'recipes'?" in wrong.stderr
@@ -167,6 +168,11 @@ def test_ls_cat_cp_and_schema_show_what_there_is(tmp_path: Path) -> None:
     assert invoke("cp", "dimap_swin.yaml", str(copied)).exit_code == 0
     assert invoke("cp", "dimap_swin.yaml", str(copied)).exit_code == 2
     assert invoke("cat", "dimap_swin").stdout == copied.read_text()
+    (tmp_path / "picture.yaml").write_bytes(bytes(range(256)))
+    for command in (["cat"], ["validate"], ["cp", str(tmp_path / "copy.yaml")]):
+        result = invoke(command[0], str(tmp_path / "picture.yaml"), *command[1:])
+        assert result.exit_code == 2 and "not a text file" in result.stderr
+    assert not (tmp_path / "copy.yaml").exists()
     resolved = invoke("cat", "dimap_swin.yaml", "--resolved", "--set", "seed=7").stdout
     copied.write_text(resolved)
     assert yaml.safe_load(invoke("cat", str(copied), "--resolved").stdout) == yaml.safe_load(resolved)

@@ -51,3 +51,15 @@ def test_peak_memory_is_told_in_gigabytes_whatever_unit_the_system_counts_in(mon
     assert peak_gigabytes() == 3 / 2**10
     monkeypatch.setitem(sys.modules, "resource", None)  # Windows has no such module
     assert peak_gigabytes() == 0.0
+
+
+def test_doctor_names_packages_that_are_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.unmet_requirements() == []
+    needed = ["torch>=99", "absent-package>=1.0", "numpy>=1.0", "ray>=99; extra == 'ray'"]
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: needed)
+    torch_too_old, absent = doctor.unmet_requirements()
+    assert (
+        torch_too_old.startswith(f"torch is {torch.__version__.partition('+')[0]}")
+        and "torch>=99 is needed" in torch_too_old
+    )
+    assert absent == "absent-package is not installed; absent-package>=1.0 is needed"
