@@ -28,8 +28,8 @@ def clean(source: Path, target: Path, data_name: str) -> int:
     """Copy the ONNX file `source` to `target` without denormal weights and notes; return how many were zeroed.
 
     Below 1.5 GB everything is in one file, above it weights are in `data_name` beside `target`. Denormal numbers, which
-    weight decay and pruning leave behind, slow processors down up to 30-fold (specs/onnx_latency.md, 1.4). The notes
-    are source lines and paths of this machine.
+    weight decay and pruning leave behind, slow processors down up to 30-fold (ONNX Runtime, issues 5117 and 7448). The
+    notes are source lines and paths of this machine.
     """
     import onnx
 

@@ -1,4 +1,4 @@
-"""Latency of ONNX files with ONNX Runtime, by the protocol of specs/onnx_latency.md, section 1."""
+"""Latency of ONNX files with ONNX Runtime: how long and where they are timed, and what is written down of it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LatencyConfig(Config):
 
 
 class LatencyRecord(Config):
-    """One measurement with all that its meaning depends on (specs/onnx_latency.md, 1.1); times in ms per batch."""
+    """One measurement with all that its meaning depends on; times in ms per batch."""
 
     p10: float
     p50: float

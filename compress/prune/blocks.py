@@ -17,8 +17,8 @@ from compress.prune.graph import stage_of
 def block_influence(model: nn.Module, blocks: Sequence[str], batches: Iterable[Tensor]) -> dict[str, float]:
     """Return for each residual block the relative change of the stream, ||out - in||^2 / ||out||^2 over all batches.
 
-    It is DIMAP's relative distortion (pruning.md 1.3) one level up: what the stream loses, as a share of its energy,
-    when the block becomes the identity. `batches` yields images (N, C, H, W) on the model's device.
+    It is DIMAP's relative distortion (see `criteria/dimap.py`) one level up: what the stream loses, as a share of its
+    energy, when the block becomes the identity. `batches` yields images (N, C, H, W) on the model's device.
     """
     change = dict.fromkeys(blocks, 0.0)
     energy = dict.fromkeys(blocks, 0.0)

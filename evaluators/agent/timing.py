@@ -24,7 +24,7 @@ SAMPLES_KEPT, RESAMPLES = 1000, 1000
 
 
 def measure(path: Path, request: Request) -> dict[str, Any]:
-    """Return the distribution of a model's latency with every field of specs/onnx_latency.md 1.1, in ms per batch."""
+    """Return the distribution of a model's latency, in ms per batch, and what it depends on (see `LatencyRecord`)."""
     session, feed = ready(path, request)
     clock, watch = cpu_clock(request["threads"]), Watch()
     warm_up(session, feed, WARMUP_RUNS, WARMUP_SECONDS)
