@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from compress.errors import InputError
 from compress.progress import track
 
 
@@ -28,26 +29,46 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], limit: int, device: st
 
     Args:
         model: on `device`; changed in place.
-        batches: images (batch, C, H, W), or tuples whose first item they are.
+        batches: images (batch, C, H, W), or tuples whose first item they are; left as they are.
         limit: most batches to use.
         device: where images go.
 
     Returns:
         How many batches were used; 0 for a model without batch normalisation.
+
+    Raises:
+        InputError: the batches are too small, see `enough_values`.
     """
     layers = norm_layers(model)
     if not layers or limit <= 0:
         return 0
     used = 0
-    with _averaging(model, layers):
+    with _averaging(model, layers), enough_values():
         for batch in track(islice(batches, limit), "recalibrating batch norm", total=limit):
             images = batch if isinstance(batch, Tensor) else batch[0]
             if used == 0:
                 for layer in layers:
                     layer.reset_running_stats()
-            model(images.to(device, non_blocking=True))
+            model(images.to(device, copy=True))  # the model may change them, and who gave them may need them again
             used += 1
     return used
+
+
+@contextmanager
+def enough_values() -> Iterator[None]:
+    """Raise an `InputError` where a batch normalisation in training mode sees but one value per channel.
+
+    One image, at a layer whose maps are 1x1, has no variance: PyTorch refuses it.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            "data.batch_size: batch norm needs more than one value per channel, and a batch of one image has one "
+            "where maps are 1x1; got 1 image; allowed: 2 and up (of 2 training images and up)"
+        ) from error
 
 
 @contextmanager

@@ -156,3 +156,25 @@ def on_device(model: nn.Module, device: str) -> Iterator[None]:
         yield
     finally:
         model.to(home)
+
+
+@contextmanager
+def convolutions(device: str, deterministic: bool) -> Iterator[None]:
+    """Decide for the block how a GPU computes: as fast as it can, or with the same bits every time.
+
+    Fast: cuDNN tries its algorithms on the first batch of every shape and keeps the fastest. Deterministic: no trying,
+    and only operations that add up in a fixed order, where there is one. The CPU is exact either way.
+    """
+    import torch
+
+    cudnn: Any = torch.backends.cudnn  # not its `flags`: those switch cuDNN off where they are not told to leave it on
+    before = cudnn.benchmark, cudnn.deterministic, torch.get_deterministic_debug_mode()
+    cudnn.benchmark, cudnn.deterministic = not deterministic, deterministic
+    if deterministic and device.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.deterministic = before[:2]
+        torch.set_deterministic_debug_mode(before[2])

@@ -15,6 +15,7 @@ from compress.recipe import Recipe
 from compress.stages import Stage
 from compress.train import FinetuneConfig, TrainConfig, estimate_seconds
 from compress.units import duration
+from evaluators.accuracy import logits_of
 from evaluators.datasets import Data
 from evaluators.latency import LatencyConfig
 
@@ -76,7 +77,7 @@ def _evaluation_seconds(bundle: Bundle, data: Data | None, device: str) -> float
     with on_device(bundle.model, device):
         bundle.model(images[:8])
         started = time.perf_counter()
-        bundle.model(images).sum().item()
+        logits_of(bundle.model(images)).sum().item()
     return (time.perf_counter() - started) * len(data.test)
 
 

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from compress.bn import norm_layers, recalibrate
 from compress.distill import DistillConfig
+from compress.environment import convolutions
 from compress.errors import CompressError, Diverged, InputError
 from compress.progress import track
 from compress.train_state import FILE_NAME, Position, discard, read_checkpoint, sweep, write_checkpoint
 from compress.train_step import Stepper, TrainConfig
-from evaluators.accuracy import evaluate
+from evaluators.accuracy import evaluate, logits_of
+from evaluators.datasets.loaders import placed
 
 if TYPE_CHECKING:
     from evaluators.datasets import Data, Loader
@@ -76,7 +78,8 @@ def fit(
 
     A run killed at any moment and resumed ends with the weights of an uninterrupted one, bit for bit, on the CPU of
     the same machine with the same number of threads: everything random depends on the seed and the number of the
-    update (a `minutes` budget depends on the clock, of course). The process' random state is left as it was.
+    update (a `minutes` budget depends on the clock, of course). On a GPU `deterministic` asks for that. The process'
+    random state is left as it was.
 
     Args:
         model: gives logits (batch, classes).
@@ -97,7 +100,7 @@ def fit(
         CompressError: memory is short.
     """
     home = next(model.parameters()).device
-    with _isolated(device):
+    with _isolated(device, config.deterministic):
         run = _Run(model, data, config, device, seed, masks, teacher, checkpoint_dir, log, label)
         try:
             run.start(resume)
@@ -127,8 +130,10 @@ class _Run:
         log: Callable[[dict[str, Any]], None] | None,
         label: str,
     ) -> None:
-        self.loader, self.test = _training_split(data), data.test
+        self.loader = placed(_training_split(data), device)
+        self.test = None if data.test is None else placed(data.test, device)
         self.stepper = _stepper(model, data, config, device, seed, masks, teacher)
+        self.reads = _reads(self.stepper.device)
         self.config, self.label, self.log = config, label, log
         if data.test is None and (config.keep == "best" or config.patience):
             raise InputError("keep: best and patience need test data, and there is none")
@@ -136,7 +141,7 @@ class _Run:
         self.settings = {**config.neutral(), "seed": seed, "batches per epoch": len(self.loader)}
         self.position = Position()
         self.best: dict[str, Tensor] | None = None
-        self.pending: Tensor | None = None
+        self.pending: list[Tensor] = []
 
     def start(self, resume: bool) -> None:
         """Take up the checkpoint, or clear the way for a new one."""
@@ -167,11 +172,11 @@ class _Run:
         name = f"{self.label} {here.epoch + 1}/{self.config.epochs}"
         self.stepper.model.train()
         for images, labels in track(batches, name, total=len(self.loader) - here.batch):
-            loss = self.stepper.step(images, labels, here.update)
-            self._settle()
-            self.pending = loss
+            self.pending.append(self.stepper.step(images, labels, here.update))
             here.batch += 1
             here.update += 1
+            if len(self.pending) >= self.reads:
+                self._settle()
             here.seconds = time.monotonic() - self.started
             if self.config.minutes is not None and here.seconds >= 60 * self.config.minutes:
                 here.stopped_by = "minutes"
@@ -181,28 +186,30 @@ class _Run:
         self._close_epoch()
 
     def _settle(self) -> None:
-        """Read the loss of the update before: one update late, so that a GPU never waits for this process."""
-        if self.pending is None:
+        """Read the losses of the last updates, all at once: reading one makes this process wait for the device."""
+        if not self.pending:
             return
-        loss, self.pending = self.pending.item(), None
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss is {loss}")
-        self.position.loss_sum += loss
+        losses, self.pending = torch.stack(self.pending).tolist(), []
+        for update, loss in enumerate(losses, self.position.update - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise self._diverged(f"the loss is {loss}", update)
+            self.position.loss_sum += loss
 
-    def _diverged(self, what: str) -> Diverged:
-        here = self.position
+    def _diverged(self, what: str, update: int) -> Diverged:
         kept = f"; the last checkpoint before it is {self.path}" if self.path is not None and self.path.exists() else ""
         return Diverged(
-            f"{self.label}: {what} in epoch {here.epoch + 1}, update {here.update}: "
+            f"{self.label}: {what} in epoch {self.position.epoch + 1}, update {update}: "
             f"try a lower lr (it is {self.config.lr:g}) or clip_grad: 1.0{kept}"
         )
 
     def _check(self) -> None:
-        """Make sure that what is about to be evaluated or kept is sound."""
+        """Make sure that what is about to be evaluated or kept is sound: weights and running statistics."""
         self._settle()
-        state = self.stepper.model.state_dict().values()
-        if not all(bool(torch.isfinite(value).all()) for value in state):
-            raise self._diverged("a weight is not finite")
+        model = self.stepper.model
+        statistics = (buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2].startswith("running"))
+        finite = [torch.isfinite(value).all() for value in (*model.parameters(), *statistics)]
+        if not bool(torch.stack(finite).all()):
+            raise self._diverged("a weight is not finite", self.position.update)
 
     def _close_epoch(self) -> None:
         here = self.position
@@ -264,6 +271,11 @@ class _Run:
         return FitResult(here.epoch, here.seconds, here.history, stopped_by, best_epoch)
 
 
+def _reads(device: torch.device) -> int:
+    """Return after how many updates the losses are read; at each reading a GPU catches up with this process."""
+    return 1 if device.type == "cpu" else 50
+
+
 def _training_split(data: Data) -> Loader:
     if data.train is None or len(data.train) == 0:
         raise InputError("there is no training data; name a data set in `data`")
@@ -293,13 +305,13 @@ def _stepper(
 
 
 @contextmanager
-def _isolated(device: str | torch.device) -> Iterator[None]:
-    """Leave the random state of this process, and cuDNN's choice of algorithms, as they were."""
+def _isolated(device: str | torch.device, deterministic: bool) -> Iterator[None]:
+    """Leave the random state of this process, and how a GPU chooses its algorithms, as they were."""
     where = torch.device(device)
     gpus = [where.index or 0] if where.type == "cuda" else []
     numpy_state = np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=gpus), torch.backends.cudnn.flags(benchmark=False, deterministic=True):
+        with torch.random.fork_rng(devices=gpus), convolutions(str(where), deterministic):
             yield
     finally:
         np.random.set_state(numpy_state)
@@ -318,10 +330,10 @@ def estimate_seconds(
 
     Weights, buffers, modes and the process' random state are afterwards as they were.
     """
-    with _isolated(device), _unchanged(model):
+    with _isolated(device, config.deterministic), _unchanged(model):
         stepper = _stepper(model, data, config, device, 0, masks, teacher)
         model.train()
-        loader = _training_split(data)
+        loader = placed(_training_split(data), device)
         batches = cycle(islice(loader.epoch(0), 5))
         update = median([_timed_update(stepper, batches, number) for number in range(5)][2:])
         total = update * len(loader) * config.epochs
@@ -343,7 +355,7 @@ def _timed_forward(stepper: Stepper, test: Loader) -> float:
     model = stepper.result.eval()
     start = time.perf_counter()
     images, _ = next(iter(test.batches()))
-    model(images.to(stepper.device)).sum().item()
+    logits_of(model(images.to(stepper.device))).sum().item()
     return time.perf_counter() - start
 
 

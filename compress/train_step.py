@@ -16,13 +16,18 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from compress.bn import enough_values
 from compress.config import Config
 from compress.distill import LossConfig
 from compress.errors import InputError, did_you_mean
 from compress.prune.masks import MaskKeeper
+from evaluators.accuracy import logits_of
+from evaluators.datasets.loaders import moved
 
 # bnb* and fused* are other packages' kernels, kron* needs a C++ compiler, adahessian second derivatives.
 OPTIMIZERS = list_optimizers(exclude_filters=["bnb*", "fused*", "kron*", "adahessian"])
+# Of torchvision's heads that only training has: GoogLeNet (2015), section 5; Inception v3 as torchvision's guide trains.
+AUXILIARY_WEIGHTS = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
     "bf16": "bf16-mixed",
@@ -52,6 +57,9 @@ class TrainConfig(Config):
     ema: float | None = Field(None, ge=0, lt=1, description="decay of averaged weights, which are then the result")
     precision: Literal["32", "bf16", "16"] = Field("32", description="32, or mixed with bf16 or (GPU only) 16 bits")
     channels_last: bool = Field(False, description="keep images and weights channels last: convolutions may run faster")
+    deterministic: bool = Field(
+        False, description="on a GPU: the same bits in every run, at a price in speed; the CPU is always exact"
+    )
     bn_recalibrate: int = Field(0, ge=0, description="batches that renew batch-norm statistics after the last epoch")
     evaluate_every: int = Field(1, ge=0, description="epochs between evaluations on the test data; 0 is never")
     keep: Literal["last", "best"] = Field(
@@ -85,7 +93,7 @@ class TrainConfig(Config):
 
     def neutral(self) -> dict[str, Any]:
         """Return the settings that decide the result: a run may go on only if these are the same."""
-        return self.model_dump(mode="json", exclude={"minutes", "patience", "checkpoint_seconds"})
+        return self.model_dump(mode="json", exclude={"minutes", "patience", "checkpoint_seconds", "deterministic"})
 
 
 def make_schedule(config: TrainConfig, optimizer: torch.optim.Optimizer, batches: int) -> Scheduler:
@@ -151,9 +159,10 @@ class Stepper:
         """Take hold of `model`.
 
         Args:
-            model: gives logits (batch, classes); of several outputs the first is used. A second one, the logits of an
-                auxiliary head, joins the loss with the model's attribute `auxiliary_weight`, if it has that. Modules
-                with `set_training_progress(fraction)` are told before each update how much of the training is done.
+            model: gives logits (batch, classes); of several outputs the first is used. The others, the logits of
+                auxiliary heads, join the loss with the model's attribute `auxiliary_weight`, if it has that, and those
+                of torchvision's GoogLeNet and Inception with the published weight. Modules with
+                `set_training_progress(fraction)` are told before each update how much of the training is done.
             config: the settings.
             device: "cpu", "cuda", "cuda:1", "mps".
             seed: of dropout, drop path and mixing.
@@ -173,7 +182,9 @@ class Stepper:
         self.device: torch.device = self.fabric.device
         self.layout = torch.channels_last if config.channels_last else torch.contiguous_format
         model.to(self.device).to(memory_format=self.layout)
-        self.teacher = teacher.to(self.device).eval() if teacher is not None and distill is not None else None
+        self.teacher = None
+        if teacher is not None and distill is not None:
+            self.teacher = teacher.to(self.device).to(memory_format=self.layout).eval()
         self.optimizer = create_optimizer_v2(
             model,
             config.optimizer,
@@ -196,14 +207,20 @@ class Stepper:
         return self.model if self.ema is None else self.ema.module
 
     def step(self, images: Tensor, labels: Tensor, update: int) -> Tensor:
-        """Make update number `update` (from 0) on images (batch, C, H, W) and labels (batch,); return the loss."""
+        """Make update number `update` (from 0) on images (batch, C, H, W) and labels (batch,); return the loss.
+
+        The loss stays on the device, so that nobody waits for it. A model that works in place changes the images.
+
+        Raises:
+            InputError: the model gives no logits, or its batch norms cannot learn from one image.
+        """
         self._seed(update)
         self.schedule.step_update(update)
         for part in self.scheduled:
             part.set_training_progress(min(1.0, update / self.updates))
         self._optimizer.zero_grad()
-        images = images.to(self.device, non_blocking=True, memory_format=self.layout)
-        loss = self._loss(images, labels.to(self.device, non_blocking=True))
+        images = moved(images, self.device).contiguous(memory_format=self.layout)
+        loss = self._loss(images, moved(labels, self.device))
         self.fabric.backward(loss)
         if self.keeper is not None:
             self.keeper.before_step()
@@ -220,7 +237,11 @@ class Stepper:
 
     def _seed(self, update: int) -> None:
         mixed = (self.seed * 1_000_003 + update) % 2**63
-        torch.manual_seed(mixed)
+        torch.default_generator.manual_seed(mixed)  # torch.manual_seed takes longer: it looks for every kind of device
+        if self.device.type == "cuda":
+            torch.cuda.default_generators[self.device.index].manual_seed(mixed)
+        elif self.device.type == "mps":
+            torch.mps.manual_seed(mixed)
         if self.mixing is not None:
             np.random.seed(mixed % 2**32)  # timm's Mixup draws from numpy's global generator
 
@@ -231,19 +252,29 @@ class Stepper:
             even = len(images) // 2 * 2  # Mixup pairs an image with another: an odd one is left out
             images, targets = self.mixing(images[:even].clone(), labels[:even])
             smoothing = 0.0  # is in the mixed targets already
-        output = self._forward(images)
-        logits = _logits(output)
+        guidance = self._guidance(images)
+        with enough_values():
+            output = self._forward(images)
+        logits = logits_of(output)
+        if logits.ndim != 2:
+            raise InputError(f"model: it returns {tuple(logits.shape)}; training needs logits (N, classes)")
         loss = F.cross_entropy(logits, targets, label_smoothing=smoothing)
-        weight = getattr(self.model, "auxiliary_weight", 0.0)
-        if weight and not isinstance(output, Tensor):
-            loss = loss + weight * F.cross_entropy(output[1], targets, label_smoothing=smoothing)
-        if self.distill is None or self.teacher is None:
+        weight = getattr(self.model, "auxiliary_weight", AUXILIARY_WEIGHTS.get(type(output).__name__, 0.0))
+        for auxiliary in output[1:] if weight and not isinstance(output, Tensor) else ():
+            loss = loss + weight * F.cross_entropy(auxiliary, targets, label_smoothing=smoothing)
+        if self.distill is None or guidance is None:
             return loss
-        with torch.no_grad(), self.fabric.autocast():
-            guidance = _logits(self.teacher(images)).to(logits.dtype)
         if guidance.shape != logits.shape:
             raise InputError(f"the teacher gives {guidance.shape[1]} classes, the model {logits.shape[1]}")
-        return self.distill.combine(logits, guidance, loss)
+        return self.distill.combine(logits, guidance.to(logits.dtype), loss)
+
+    @torch.no_grad()
+    def _guidance(self, images: Tensor) -> Tensor | None:
+        """Return the teacher's logits; it gets images of its own, since a model may change them in place."""
+        if self.teacher is None:
+            return None
+        with self.fabric.autocast():
+            return logits_of(self.teacher(images.clone()))
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next update depends on, by reference."""
@@ -271,8 +302,3 @@ def _mixing(config: TrainConfig, num_classes: int) -> Mixup | None:
     if config.mixup == 0 and config.cutmix == 0:
         return None
     return Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=num_classes)
-
-
-def _logits(output: Any) -> Tensor:
-    """Return the logits of a model that may give more in training (torchvision's Inception, distilled DeiT)."""
-    return output if isinstance(output, Tensor) else output[0]

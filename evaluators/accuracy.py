@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.errors import CompressError, Diverged, InputError
 from compress.progress import track
+from evaluators.datasets.loaders import placed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,14 +29,17 @@ def evaluate(
     """Return `top1` and `top5` (0-100; top5 None below six classes) and the mean cross-entropy `loss`.
 
     `model` is a module (evaluated in eval mode on `device`, then put back in its mode) or any callable from images
-    float32 (N, C, H, W) to logits (N, classes), tensor or ndarray, such as an ONNX session.
-    Raises Diverged when the logits are not finite, InputError when a label has no logit.
+    float32 (N, C, H, W) to logits (N, classes), tensor or ndarray, such as an ONNX session; of several outputs the
+    first counts. It gets images of its own, which it may change.
+    Raises Diverged when the logits are not finite, InputError when a label has no logit or the output is no logits.
     """
+    loader = placed(loader, device)
     total, top1, top5, loss = 0, 0, 0, 0.0
     classes = 0
     with torch.no_grad(), _evaluating(model) if isinstance(model, nn.Module) else nullcontext():
         for images, labels in track(loader.batches(), "evaluating", total=-(-loader.num_samples // loader.batch_size)):
-            logits = torch.as_tensor(model(images.to(device))).float().cpu()
+            logits = logits_of(model(images.to(device, copy=True))).float().cpu()
+            labels = labels.cpu()
             classes = _check(logits, labels)
             ranked = logits.topk(min(5, classes), dim=1).indices == labels.unsqueeze(1)
             top1 += int(ranked[:, 0].sum())
@@ -48,6 +53,22 @@ def evaluate(
         "top5": 100 * top5 / total if classes >= TOP5_FROM else None,
         "loss": loss / total,
     }
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in what a model gave: a tensor or ndarray, or the first of several (a head and auxiliary ones).
+
+    Raises InputError for anything else, such as a dict.
+    """
+    if isinstance(output, tuple | list) and output:
+        output = output[0]
+    if isinstance(output, Tensor | np.ndarray):
+        return torch.as_tensor(output)
+    keys = f" with the keys {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
+    raise InputError(
+        f"model: it returns a {type(output).__name__}{keys}; training and evaluation need logits (N, classes), "
+        "or a tuple that begins with them"
+    )
 
 
 def _check(logits: Tensor, labels: Tensor) -> int:

@@ -89,7 +89,8 @@ def jacov(model: nn.Module, images: Tensor) -> float:
     """
     images = images.detach().clone().requires_grad_(True)
     with _batch_statistics(model):
-        (jacobian,) = torch.autograd.grad(model(images).sum(), images)
+        # The network gets a copy, which it may change in place: autograd forbids that for the images themselves.
+        (jacobian,) = torch.autograd.grad(model(images.clone()).sum(), images)
     rows = jacobian.flatten(1).double().cpu()
     rows = rows - rows.mean(1, keepdim=True)
     lengths = rows.norm(dim=1)

@@ -33,7 +33,6 @@ __all__ = [
     "TorchvisionConfig",
     "describe",
     "load_data",
-    "num_classes_of",
 ]
 
 
@@ -60,11 +59,6 @@ def describe(config: DataConfig) -> DataFacts:
     return DataFacts(
         found.num_classes, config.image_size or found.image_size, config.channels or int(found.test_images.shape[-1])
     )
-
-
-def num_classes_of(config: DataConfig) -> int | None:
-    """Return the number of classes, or None for `name: none`."""
-    return describe(config).num_classes
 
 
 def load_data(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,10 +20,14 @@ from evaluators.datasets.preprocessing import Preprocessing
 
 Batch = tuple[Tensor, Tensor]
 _GREY = (0.299, 0.587, 0.114)
+_SMALL = 2**30  # bytes of images that any accelerator has room for
 
 
 class Loader(Protocol):
-    """A split of a data set: images float32 (N, C, H, W), normalised, and labels int64 (N,)."""
+    """A split of a data set: images float32 (N, C, H, W), normalised, and labels int64 (N,).
+
+    The images of a training batch are a tensor of their own, which whoever takes the batch may change.
+    """
 
     batch_size: int
     num_samples: int
@@ -91,6 +96,14 @@ class ArrayLoader:
         self.num_samples = len(images)
         self._mean = 255 * torch.tensor(preprocessing.mean).view(-1, 1, 1)
         self._std = 255 * torch.tensor(preprocessing.std).view(-1, 1, 1)
+        self._grey = torch.tensor(_GREY).view(3, 1, 1)
+
+    def on(self, device: torch.device) -> ArrayLoader:
+        """Return a loader of the same batches whose images lie on `device`, and are prepared there."""
+        part = copy.copy(self)
+        for name in ("images", "labels", "_mean", "_std", "_grey"):
+            setattr(part, name, getattr(self, name).to(device))
+        return part
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -103,34 +116,68 @@ class ArrayLoader:
         order = _order(self.num_samples, self.batch_size, self.seed, epoch)
         for number in range(start, len(order)):
             generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, number))
-            images = augment(self._resized(order[number]), self.augment or "none", generator)
-            yield self._normalised(images), self.labels[order[number]]
+            rows = moved(order[number], self.images.device)
+            images = augment(self._resized(rows), self.augment or "none", generator)
+            yield self._normalised(images), self.labels[rows]
 
     def batches(self) -> Iterator[Batch]:
         """Yield every sample once, in order, without augmentation."""
-        for indices in torch.split(torch.arange(self.num_samples), self.batch_size):
-            yield self._normalised(self._resized(indices)), self.labels[indices]
+        for rows in torch.split(torch.arange(self.num_samples, device=self.images.device), self.batch_size):
+            yield self._normalised(self._resized(rows)), self.labels[rows]
 
-    def _resized(self, indices: Tensor) -> Tensor:
-        """Return images as float32 (N, C, H, W) in 0..255 with the model's size and channels."""
+    def _resized(self, rows: Tensor) -> Tensor:
+        """Return images (N, C, H, W) in 0..255 of the model's size: bytes where they are stored like that."""
         channels, *size = self.preprocessing.input_size
-        images = self.images[indices].permute(0, 3, 1, 2).float()
+        images = self.images[rows].permute(0, 3, 1, 2)
         if images.shape[1] == 3 and channels == 1:
-            images = (images * torch.tensor(_GREY).view(3, 1, 1)).sum(1, keepdim=True)
+            images = (images * self._grey).sum(1, keepdim=True)
         if list(images.shape[2:]) != size:
-            images = F.interpolate(images, size, mode=self.preprocessing.interpolation, antialias=True).clamp_(0, 255)
-        return images.expand(-1, channels, -1, -1)
+            mode = self.preprocessing.interpolation
+            images = F.interpolate(images.float(), size, mode=mode, antialias=True).clamp_(0, 255)
+        return images
 
     def _normalised(self, images: Tensor) -> Tensor:
+        """Return float32 (N, C, H, W) with the model's channels."""
         return ((images - self._mean) / self._std).contiguous()
 
 
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return `tensor` on `device`; a GPU copies it in turn, and this process goes on without waiting for that."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # from other memory a copy waits for all work that is under way
+    return tensor.to(device, non_blocking=True)
+
+
+def placed(loader: Loader, device: str | torch.device) -> Loader:
+    """Return a loader of the same batches that feeds `device` fast; on the CPU it is `loader`.
+
+    Images in memory move to the device, once, where they take at most a quarter of what is free there; files are read
+    into memory that a GPU copies from without a wait.
+    """
+    where = torch.device(device)
+    if isinstance(loader, ArrayLoader) and loader.images.device.type != where.type and _fits(loader.images, where):
+        return loader.on(where)
+    if isinstance(loader, FileLoader) and where.type == "cuda":
+        part = copy.copy(loader)
+        part.pinned = True
+        return part
+    return loader
+
+
+def _fits(images: Tensor, device: torch.device) -> bool:
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 4 * _SMALL
+    return 4 * images.nbytes <= free
+
+
 def augment(images: Tensor, how: str, generator: torch.Generator) -> Tensor:
-    """Shift and mirror the images (N, C, H, W) of a batch at random, each by itself; what moves in is black."""
+    """Shift and mirror the images (N, C, H, W) of a batch at random, each by itself; what moves in is black.
+
+    The draws are made by `generator` on the CPU, so that they are the same on every device.
+    """
     if how in ("shift", "crop_flip"):
         images = _shifted(images, max(1, images.shape[-1] // 8), generator)
     if how in ("flip", "crop_flip"):
-        mirrored = torch.rand(len(images), generator=generator) < 0.5
+        mirrored = moved(torch.rand(len(images), generator=generator) < 0.5, images.device)
         images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
     return images
 
@@ -139,9 +186,10 @@ def _shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
     """Move every image by up to `reach` pixels along both axes: a crop of the padded image."""
     count, _, height, width = images.shape
     padded = F.pad(images, (reach, reach, reach, reach))
-    top, left = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator)
-    rows, columns = top + torch.arange(height), left + torch.arange(width)
-    picked = padded.permute(0, 2, 3, 1)[torch.arange(count).view(-1, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1)]
+    top, left = moved(torch.randint(0, 2 * reach + 1, (2, count, 1), generator=generator), images.device)
+    each, down, along = (torch.arange(length, device=images.device) for length in (count, height, width))
+    rows, columns = top + down, left + along
+    picked = padded.permute(0, 2, 3, 1)[each.view(-1, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1)]
     return picked.permute(0, 3, 1, 2)
 
 
@@ -215,6 +263,7 @@ class FileLoader:
         self.files, self.training, self.evaluation = files, training, evaluation
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
         self.num_samples = len(files.indices)
+        self.pinned = False
 
     def __len__(self) -> int:
         """Return the number of batches."""
@@ -238,6 +287,7 @@ class FileLoader:
             batch_sampler=[batch.tolist() for batch in order],
             num_workers=self.workers,
             collate_fn=_collate,
+            pin_memory=self.pinned,
             generator=torch.Generator(),  # its own, or the loader draws from the global one
         )
         for batch in loader:

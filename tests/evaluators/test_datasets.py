@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from compress.errors import InputError
-from evaluators.datasets import Data, DataFacts, Loader, Preprocessing, describe, load_data, num_classes_of
+from evaluators.datasets import Data, DataFacts, Loader, Preprocessing, describe, load_data
 from evaluators.datasets import DataConfig as DataConfigType
 from evaluators.datasets.arrays import balanced
 from evaluators.datasets.loaders import augment
@@ -258,15 +258,13 @@ def test_torchvision_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_image_folder_is_read_with_the_models_preprocessing(folder: Path) -> None:
     hint = IMAGENET | {"input_size": (3, 32, 32), "interpolation": "bicubic", "crop_pct": 0.9}
     data = opened(hint, name="imagefolder", path=str(folder), workers=0, batch_size=4)
-    assert data.class_names == ["cat", "dog"] and data.num_classes == num_classes_of_folder(folder) == 2
+    assert data.class_names == ["cat", "dog"] and data.num_classes == 2
+    facts = describe(adapter.validate_python({"name": "imagefolder", "path": str(folder)}))
+    assert (facts.num_classes, facts.image_size) == (2, None)
     assert data.preprocessing == Preprocessing((3, 32, 32), IMAGENET["mean"], IMAGENET["std"], "bicubic", 0.9)  # type: ignore[arg-type]
     assert split(data.train).num_samples == 10 and len(split(data.train)) == 2
     images, labels = next(iter(split(data.test).batches()))
     assert images.shape == (6, 3, 32, 32) and labels.tolist() == [0, 0, 0, 1, 1, 1]
-
-
-def num_classes_of_folder(folder: Path) -> int | None:
-    return num_classes_of(adapter.validate_python({"name": "imagefolder", "path": str(folder)}))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
