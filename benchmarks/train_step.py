@@ -1,7 +1,7 @@
 """Updates per second of `compress.train.fit` beside a plain PyTorch loop of the same model, data and precision.
 
-    python benchmarks/train_step.py                                            # a small case, on the CPU
-    python benchmarks/train_step.py --device cuda --model builtin:cifar_resnet44 --precision bf16 --channels-last --rounds 6
+    python benchmarks/train_step.py                     # ResNet-20 on the CPU, about two minutes
+    python benchmarks/train_step.py --device cuda --model builtin:cifar_resnet44 --precision bf16 --channels-last
 
 Both train on random images of CIFAR's shape, cropped and mirrored, with AdamW, a cosine schedule and the logits of a
 teacher of the same architecture. `fit` runs once; after each of its epochs the plain loop runs one, so that both meet
@@ -99,6 +99,7 @@ class Clock:
         self.device, self.last = device, 0.0
 
     def read(self) -> float:
+        """Return them and start anew."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.process_time() if self.device.type == "cpu" else time.perf_counter()

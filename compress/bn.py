@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.errors import InputError
+from compress.modes import evaluating
 from compress.progress import track
 
 
@@ -74,15 +75,14 @@ def enough_values() -> Iterator[None]:
 @contextmanager
 def _averaging(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
     """Let `layers` average what they see inside the block; statistics from before return after an error."""
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [layer.momentum for layer in layers]
     before = [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers(recurse=False)]
-    model.eval()
-    for layer in layers:
-        layer.training = True  # not .train(): the activation inside a BatchNormAct2d keeps its mode
-        layer.momentum = None  # PyTorch: a cumulative average over batches
     try:
-        yield
+        with evaluating(model):
+            for layer in layers:
+                layer.training = True  # not .train(): the activation inside a BatchNormAct2d keeps its mode
+                layer.momentum = None  # PyTorch: a cumulative average over batches
+            yield
     except BaseException:
         for buffer, old in before:
             buffer.copy_(old)
@@ -90,5 +90,3 @@ def _averaging(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for module, mode in modes:
-            module.training = mode

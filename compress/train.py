@@ -21,6 +21,7 @@ from compress.bn import norm_layers, recalibrate
 from compress.distill import DistillConfig
 from compress.environment import convolutions
 from compress.errors import CompressError, Diverged, InputError
+from compress.modes import modes_kept
 from compress.progress import track
 from compress.train_state import FILE_NAME, Position, discard, read_checkpoint, sweep, write_checkpoint
 from compress.train_step import Stepper, TrainConfig
@@ -363,13 +364,11 @@ def _timed_forward(stepper: Stepper, test: Loader) -> float:
 def _unchanged(model: nn.Module) -> Iterator[None]:
     """Put weights, buffers, gradients, modes and device back after the block."""
     home = next(model.parameters()).device
-    modes = [(module, module.training) for module in model.modules()]
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try:
-        yield
+        with modes_kept(model):
+            yield
     finally:
         model.to(home).to(memory_format=torch.contiguous_format)
         model.load_state_dict(before)
         model.zero_grad(set_to_none=True)
-        for module, mode in modes:
-            module.training = mode

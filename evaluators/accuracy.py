@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,12 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.errors import CompressError, Diverged, InputError
+from compress.modes import evaluating
 from compress.progress import track
 from evaluators.datasets.loaders import placed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from evaluators.datasets import Loader
 
 TOP5_FROM = 6  # with five classes or fewer, top-5 is always right
@@ -36,7 +35,7 @@ def evaluate(
     loader = placed(loader, device)
     total, top1, top5, loss = 0, 0, 0, 0.0
     classes = 0
-    with torch.no_grad(), _evaluating(model) if isinstance(model, nn.Module) else nullcontext():
+    with torch.no_grad(), evaluating(model) if isinstance(model, nn.Module) else nullcontext():
         for images, labels in track(loader.batches(), "evaluating", total=-(-loader.num_samples // loader.batch_size)):
             logits = logits_of(model(images.to(device, copy=True))).float().cpu()
             labels = labels.cpu()
@@ -80,14 +79,3 @@ def _check(logits: Tensor, labels: Tensor) -> int:
     if not bool(torch.isfinite(logits).all()):
         raise Diverged("the model's logits are NaN or infinite: its training diverged or its weights are damaged")
     return logits.shape[1]
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -144,7 +144,6 @@ def _finite(value: float) -> float | None:
 
 
 def _on_images(name: str, model: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
-    images = images.clone()  # a network that works in place would change those of the next candidate
     if name == "grad_norm":
         return grad_norm(model, images, labels)
     return jacov(model, images) if name == "jacov" else naswot(model, images)

@@ -1,7 +1,8 @@
 """Scores of an untrained network that go along with its accuracy after training: no training, one batch or none.
 
 Larger is better, for all of them. What is kept to of the papers: batch norms use the batch's statistics, weights are
-initial ones, and "weights" are parameters with two or more dimensions (of convolutions and linear layers).
+initial ones, and "weights" are parameters with two or more dimensions (of convolutions and linear layers). A network
+gets images of its own, since it may change them in place.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.errors import InputError
+from compress.modes import evaluating
 
 SMALLEST = 1e-5
 """Added to, or least, eigenvalue: keeps scores of networks that answer two images alike finite."""
@@ -75,7 +77,7 @@ def grad_norm(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """
     weights = _weights(model)
     with _batch_statistics(model):
-        gradients = torch.autograd.grad(F.cross_entropy(model(images), labels), weights, allow_unused=True)
+        gradients = torch.autograd.grad(F.cross_entropy(model(images.clone()), labels), weights, allow_unused=True)
     return sum(float(gradient.norm()) for gradient in gradients if gradient is not None)
 
 
@@ -89,7 +91,6 @@ def jacov(model: nn.Module, images: Tensor) -> float:
     """
     images = images.detach().clone().requires_grad_(True)
     with _batch_statistics(model):
-        # The network gets a copy, which it may change in place: autograd forbids that for the images themselves.
         (jacobian,) = torch.autograd.grad(model(images.clone()).sum(), images)
     rows = jacobian.flatten(1).double().cpu()
     rows = rows - rows.mean(1, keepdim=True)
@@ -112,7 +113,7 @@ def naswot(model: nn.Module, images: Tensor) -> float:
         InputError: the network has no such activation.
     """
     with _batch_statistics(model), _Agreement(len(images)) as agreement:
-        model(images)
+        model(images.clone())
     if not bool(agreement.kernel.any()):
         raise InputError("naswot: the network has no ReLU or similar activation; use another score")
     values = torch.linalg.eigvalsh(agreement.kernel)
@@ -157,19 +158,16 @@ def _same(x: Tensor) -> Tensor:
 @contextmanager
 def _batch_statistics(model: nn.Module) -> Iterator[None]:
     """Run `model` in eval mode, but batch norms on the batch's own statistics, which they do not remember."""
-    modes = [(module, module.training) for module in model.modules()]
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.training, norm.momentum = True, 0.0
     try:
-        yield
+        with evaluating(model):
+            for norm in norms:
+                norm.training, norm.momentum = True, 0.0
+            yield
     finally:
         for norm, momentum, count in zip(norms, momenta, counts, strict=True):
             norm.momentum = momentum
             if count is not None and norm.num_batches_tracked is not None:
                 norm.num_batches_tracked.copy_(count)
-        for module, mode in modes:
-            module.training = mode

@@ -23,15 +23,24 @@ def block_influence(model: nn.Module, blocks: Sequence[str], batches: Iterable[T
     change = dict.fromkeys(blocks, 0.0)
     energy = dict.fromkeys(blocks, 0.0)
 
-    def watch(name: str) -> Any:
+    entered: dict[str, Tensor] = {}
+
+    def enter(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+            entered[name] = args[0].double().clone()  # a block may add to its input in place
+
+        return hook
+
+    def leave(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
-            before, after = args[0].double(), output.double()
+            before, after = entered.pop(name), output.double()
             change[name] += (after - before).square().sum().item()
             energy[name] += after.square().sum().item()
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(watch(name)) for name in blocks]
+    handles = [model.get_submodule(name).register_forward_pre_hook(enter(name)) for name in blocks]
+    handles += [model.get_submodule(name).register_forward_hook(leave(name)) for name in blocks]
     try:
         with evaluating(model), torch.no_grad():
             for images in batches:

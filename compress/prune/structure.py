@@ -189,7 +189,7 @@ def _dropped(model: nn.Module, graph: Graph, config: StructureConfig, setting: S
         return ()
     if setting.batches is None:
         raise InputError("prune.blocks: removing blocks needs data to rank them on; got data.name none; allowed 0")
-    images = (batch.to(setting.device) for batch, _ in setting.batches())
+    images = (batch.to(setting.device, copy=True) for batch, _ in setting.batches())
     return least_influential(block_influence(model, graph.blocks, images), config.blocks)
 
 

@@ -53,7 +53,8 @@ class ScoringData:
                 "allowed without data: bn_scale, dimap, fpgm, lamp, magnitude, random"
             )
         for images, labels in self.batches():
-            yield from zip(images.to(self.device).split(DRAW), labels.to(self.device).split(DRAW), strict=True)
+            images = images.to(self.device, copy=True)  # a model may change them in place
+            yield from zip(images.split(DRAW), labels.to(self.device).split(DRAW), strict=True)
 
 
 UnitCriterion = Callable[[nn.Module, Sequence[Group], ScoringData], dict[str, Tensor]]

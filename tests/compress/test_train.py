@@ -242,6 +242,48 @@ def test_a_loss_that_is_not_finite_is_named_and_the_checkpoint_stays_good(tmp_pa
     assert equal(resumed, whole)
 
 
+@pytest.mark.parametrize("count", [1, 7])
+def test_losses_read_late_are_the_same_and_the_update_at_fault_is_named(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, data = TrainConfig(epochs=2, evaluate_every=0), tiny_data()
+    expected = fit(tiny_model(), data, config).history
+    monkeypatch.setattr("compress.train._reads", lambda device: count)
+    assert without_time(fit(tiny_model(), data, config).history) == without_time(expected)
+    data.train = Exploding(96, 16)
+    with pytest.raises(CompressError, match="loss is nan in epoch 2, update 9:"):
+        fit(tiny_model(), data, config)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_cudnn_stays_on_and_is_fast_unless_asked_to_be_exact(deterministic: bool) -> None:
+    seen, cudnn = set(), torch.backends.cudnn
+    model, before = tiny_model(), (cudnn.enabled, cudnn.benchmark, cudnn.deterministic)
+    model.register_forward_hook(lambda *_: seen.add((cudnn.enabled, cudnn.benchmark, cudnn.deterministic)))
+    fit(model, tiny_data(), TrainConfig(epochs=1, deterministic=deterministic))
+    assert seen == {(True, not deterministic, deterministic)}
+    assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic) == before
+
+
+def test_constant_buffers_may_be_infinite_and_running_statistics_may_not(tmp_path: Path) -> None:
+    model = tiny_model()
+    model.register_buffer("mask", torch.full((2,), -torch.inf))
+    assert fit(model, tiny_data(), TrainConfig(epochs=1)).epochs_run == 1
+    model[1].running_mean.fill_(torch.inf)
+    with pytest.raises(CompressError, match="a weight is not finite"):
+        fit(model, tiny_data(), TrainConfig(epochs=1))
+
+
+def test_one_image_at_a_time_with_batch_norm_is_one_sentence_before_and_in_training() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(192), nn.Linear(192, 4))
+    data = tiny_data(batch=1)
+    for act in (fit, estimate_seconds):
+        with pytest.raises(InputError, match=r"data\.batch_size"):
+            act(model, data, TrainConfig(epochs=1))
+    with pytest.raises(InputError, match=r"data\.batch_size"):
+        fit(model, data, TrainConfig(epochs=0, bn_recalibrate=2))
+
+
 def test_minutes_stop_a_run_in_the_middle_of_an_epoch() -> None:
     config = TrainConfig(epochs=100, minutes=0.3 / 60)
     result = fit(tiny_model(), tiny_data(pause=0.02), config)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
+from torchvision.models import GoogLeNetOutputs, InceptionOutputs
 
 from compress.distill.kd import KdConfig, kd_loss
 from compress.errors import InputError
@@ -191,3 +192,53 @@ def test_modules_are_told_how_much_of_the_training_is_done() -> None:
     for update in range(8):
         it.step(*batch(), update)
     assert model.told == [update / 8 for update in range(8)]
+
+
+class Outputs(nn.Module):
+    """Gives what `wrap` makes of the logits, in training and evaluation alike."""
+
+    def __init__(self, wrap: Any) -> None:
+        super().__init__()
+        self.main, self.wrap = linear(), wrap
+
+    def forward(self, images: Tensor) -> Any:
+        return self.wrap(self.main(images))
+
+
+@pytest.mark.parametrize(
+    ("wrap", "weights"),
+    [
+        (lambda logits: GoogLeNetOutputs(logits, 2 * logits, 3 * logits), {2: 0.3, 3: 0.3}),
+        (lambda logits: InceptionOutputs(logits, 2 * logits), {2: 0.4}),
+        (lambda logits: [logits, 2 * logits], {}),
+    ],
+)
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_heads_of_torchvision_join_the_loss_as_published(wrap: Any, weights: dict[int, float], precision: str) -> None:
+    images, labels = batch()
+    logits = linear()(images)
+    expected = F.cross_entropy(logits, labels)
+    expected = expected + sum(share * F.cross_entropy(by * logits, labels) for by, share in weights.items())
+    found = stepper(Outputs(wrap), precision=precision).step(images, labels, 0)
+    assert torch.allclose(found, expected, rtol=1e-6 if precision == "32" else 2e-2)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "words"),
+    [
+        (lambda logits: {"out": logits, "aux": logits}, "returns a dict with the keys out, aux; .*logits"),
+        (lambda logits: None, "returns a NoneType; .*logits"),
+        (lambda logits: logits[:, :, None], r"returns \(6, 3, 1\); .*logits"),
+    ],
+)
+def test_a_model_that_gives_no_logits_is_one_sentence(wrap: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        stepper(Outputs(wrap)).step(*batch(), 0)
+
+
+def test_one_image_at_a_time_with_batch_norm_is_one_sentence() -> None:
+    vector = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 3))
+    with pytest.raises(InputError, match=r"data\.batch_size: batch norm .*got 1 image; allowed: 2 and up"):
+        stepper(vector).step(*batch(1), 0)
+    maps = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3))
+    assert torch.isfinite(stepper(maps).step(*batch(1), 0))  # four pixels have a variance

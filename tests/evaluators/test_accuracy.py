@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,13 @@ def test_a_module_is_evaluated_in_eval_mode_and_put_back() -> None:
     assert one == other
     assert [module.training for module in model.modules()] == [True, True, False, True]
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_first_of_several_outputs_counts() -> None:
+    model: Any = scores(10, 0)
+    assert evaluate(lambda images: (model(images), None), loader(10, 10))["top1"] == 100
+    with pytest.raises(InputError, match=r"dict with the keys out; .*logits"):
+        evaluate(lambda images: {"out": model(images)}, loader(10, 10))
 
 
 def test_refuses_logits_that_say_nothing() -> None:

@@ -14,7 +14,7 @@ from compress.errors import InputError
 from evaluators.datasets import Data, DataFacts, Loader, Preprocessing, describe, load_data
 from evaluators.datasets import DataConfig as DataConfigType
 from evaluators.datasets.arrays import balanced
-from evaluators.datasets.loaders import augment
+from evaluators.datasets.loaders import ArrayLoader, augment, placed
 
 adapter: TypeAdapter[Any] = TypeAdapter(DataConfigType)
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "input_size": (3, 224, 224)}
@@ -152,6 +152,17 @@ def test_flip_mirrors_about_half_of_the_images() -> None:
     flipped = augment(images, "flip", torch.Generator().manual_seed(0))[:, 0, 0, 0] == 3
     assert 70 < int(flipped.sum()) < 130
     assert torch.equal(augment(images, "none", torch.Generator()), images)
+
+
+@pytest.mark.parametrize("options", [{}, {"channels": 1, "augment": "crop_flip"}, {"image_size": 8, "augment": "flip"}])
+def test_batches_are_prepared_where_the_images_lie(options: dict[str, Any]) -> None:
+    train = split(opened(name="digits", **options).train)
+    assert isinstance(train, ArrayLoader) and placed(train, "cpu") is train
+    there = placed(train, "meta")  # a device that computes shapes only, and refuses tensors of another
+    assert isinstance(there, ArrayLoader) and placed(there, "meta") is there
+    (images, labels), (ours, _) = next(iter(there.epoch(0))), next(iter(train.epoch(0)))
+    assert images.is_meta and labels.is_meta and images.shape == ours.shape and images.stride() == ours.stride()
+    assert all(images.is_meta for images, _ in there.batches())
 
 
 def test_limits_keep_classes_balanced() -> None:
