@@ -26,7 +26,7 @@ from evaluators.datasets.loaders import moved
 
 # bnb* and fused* are other packages' kernels, kron* needs a C++ compiler, adahessian second derivatives.
 OPTIMIZERS = list_optimizers(exclude_filters=["bnb*", "fused*", "kron*", "adahessian"])
-# Of torchvision's heads that only training has: Szegedy et al. 2015, section 5; Inception as torchvision's guide has it.
+# Of torchvision's training heads: Szegedy et al. 2015, section 5; Inception as torchvision's guide has it.
 AUXILIARY_WEIGHTS = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}
 PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
     "32": "32-true",
