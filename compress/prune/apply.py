@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from compress.errors import InputError
+from compress.prune.attention import NarrowAttention
 from compress.prune.plan import Plan
 
 
@@ -42,6 +43,9 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     for name in plan.dropped:
         memo[id(_module(model, name))] = PassThrough()
     small = copy.deepcopy(model, memo)
+    for name, module in small.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and any(tensor.startswith(f"{name}.") for tensor in plan.kept):
+            NarrowAttention.free(module)
     for name, attributes in plan.attributes.items():
         module = _module(small, name)
         for attribute, value in attributes.items():

@@ -282,7 +282,7 @@ def _names(slices: Mapping[Axis, list[Slice]], model: nn.Module) -> dict[Axis, s
     """Give every group the name of its first layer and its kind."""
     names: dict[Axis, str] = {}
     for axis, parts in slices.items():
-        first = next(part.layer for part in parts if part.role == "out")
+        first = next(part.layer or part.tensor for part in parts if part.role == "out")
         name = base = f"{first}:{_kind(axis, parts, model)}"
         count = 1
         while name in names.values():
@@ -315,7 +315,7 @@ def _skipped(found: Trace, model: nn.Module) -> tuple[Skip, ...]:
         if outputs:
             reasons = [axis.frozen for place in outputs for axis in axes.axes_of(dims[place])]
             if all(reason is not None for reason in reasons):
-                skipped[_layer_of(tensor)] = (
+                skipped[_layer_of(tensor) or tensor] = (
                     f"its output stays whole: {reasons[-1] if reasons else 'it has one channel'}"
                 )
     return tuple(Skip(layer, reason) for layer, reason in skipped.items())

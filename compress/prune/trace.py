@@ -130,7 +130,7 @@ class _Tracer(TorchDispatchMode):
         self.dims = WeakTensorKeyDictionary()
         self.sources = WeakTensorKeyDictionary()
         self.means = WeakTensorKeyDictionary()
-        self.operation = ""
+        self.operation, self.activation = "", False
         self.stack: list[str] = []
         self.adds: list[tuple[set[int], int]] = []
         self.limits = limits
@@ -165,7 +165,7 @@ class _Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self._check_limits()
-        self.operation = func.overloadpacket.__name__
+        self.operation, self.activation = func.overloadpacket.__name__, False
         rule: Callable[..., None] | None = RULES.get(self.operation)
         if rule is None and torch.Tag.pointwise in func.tags:
             rule = POINTWISE
@@ -186,7 +186,7 @@ class _Tracer(TorchDispatchMode):
     def _note_sources(self, args: Any, kwargs: Any, out: Any) -> None:
         """Remember of each tensor that does not depend on the input from which parameters it was computed."""
         operands = [*_tensors_in(args), *_tensors_in(kwargs)]
-        known = all(tensor in self.sources for tensor in operands)
+        known = not self.activation and all(tensor in self.sources for tensor in operands)
         names = tuple(dict.fromkeys(name for tensor in operands for name in self.sources.get(tensor, ())))
         for tensor in _tensors_in(out):
             if known:
@@ -235,7 +235,8 @@ class _AttentionScale(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is nn.functional.scaled_dot_product_attention and (kwargs or {}).get("scale") is None:
+        fused = func is nn.functional.scaled_dot_product_attention and (kwargs or {}).get("scale") is None
+        if fused and not isinstance(self.tracer.model.get_submodule(self.tracer.module), nn.MultiheadAttention):
             self.tracer.result.unscaled_attention.add(self.tracer.module)
         return func(*args, **(kwargs or {}))
 

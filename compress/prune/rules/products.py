@@ -12,25 +12,33 @@ from compress.prune.axes import ONE, Dim
 from compress.prune.rules.base import SPATIAL, broadcast, freeze, positions, rule
 from compress.prune.trace import Operation, _Tracer
 
+OWN = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
+"""Layers of torch's own whose parameters are their matrices; what they give is an activation, whatever they are fed."""
 
-def note_outputs(t: _Tracer, operand: Tensor, outputs: Dim) -> None:
-    """Note of the parameters behind an operand of a product which of their dimensions number the product's outputs.
 
-    A parameter of one number for each output (a gain) is no matrix.
+def note_outputs(t: _Tracer, operands: Sequence[tuple[Tensor, Dim]]) -> None:
+    """Note of the parameters behind operands of a product which of their dimensions number the product's outputs.
+
+    Each operand comes with the dimension of its own that the product keeps. A parameter of one number for each output
+    (a gain) is no matrix, and where a layer of torch's own is fed with parameters (learned queries), only its own are.
     """
-    wanted = set(axes.axes_of(outputs))
-    for name in t.sources.get(operand, ()):
-        dims = t.result.tensors[name]
-        found = tuple(place for place, dim in enumerate(dims) if not wanted.isdisjoint(axes.axes_of(dim)))
-        if found and any(axes.dim_size(dim) > 1 for place, dim in enumerate(dims) if place not in found):
-            t.result.outputs.setdefault(name, found)
+    own = isinstance(t.model.get_submodule(t.module), OWN) and all(operand in t.sources for operand, _ in operands)
+    t.activation = own
+    for operand, outputs in operands:
+        wanted = set(axes.axes_of(outputs))
+        for name in t.sources.get(operand, ()):
+            dims = t.result.tensors[name]
+            found = tuple(place for place, dim in enumerate(dims) if not wanted.isdisjoint(axes.axes_of(dim)))
+            matrix = any(axes.dim_size(dim) > 1 for place, dim in enumerate(dims) if place not in found)
+            if found and matrix and (not own or name.startswith(f"{t.module}.")):
+                t.result.outputs.setdefault(name, found)
 
 
 @rule("convolution", "_convolution")
 def _convolution(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     x, weight, bias, transposed, groups = args[0], args[1], args[2], args[6], args[8]
     dims, kernel = t.of(x), t.of(weight)
-    note_outputs(t, weight, kernel[1] if transposed and groups == 1 else kernel[0])
+    note_outputs(t, [(x, ONE), (weight, kernel[1] if transposed and groups == 1 else kernel[0])])
     freeze(kernel[2:], SPATIAL)
     freeze(dims[2:], "it is convolved along")
     if transposed:
@@ -85,7 +93,7 @@ def _deformed_convolution(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any
     x, weight, offset, mask, bias = args[:5]
     groups, offset_groups = args[11:13]
     dims, kernel = t.of(x), t.of(weight)
-    note_outputs(t, weight, kernel[0])
+    note_outputs(t, [(x, ONE), (weight, kernel[0])])
     freeze((*dims[2:], *kernel[2:], *t.of(offset)[1:], *t.of(mask)[1:]), SPATIAL)
     _join_channels(t, dims[1], kernel, groups)
     if offset_groups > 1:
@@ -103,8 +111,7 @@ def _deformed_convolution(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any
 def _mm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     a, b = args[-2:] if len(args) < 4 else args[1:3]
     left, right = t.of(a), t.of(b)
-    note_outputs(t, a, left[0])
-    note_outputs(t, b, right[1])
+    note_outputs(t, [(a, left[0]), (b, right[1])])
     axes.unify(left[1], right[0])
     dims = [left[0], right[1]]
     _join_sum(t, dims, args[0] if len(args) > 2 else None)
@@ -116,18 +123,27 @@ def _mm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) ->
 def _bmm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     a, b = args[-2:] if len(args) < 4 else args[1:3]
     left, right = t.of(a), t.of(b)
-    note_outputs(t, a, left[1])
-    note_outputs(t, b, right[2])
+    note_outputs(t, [(a, left[1]), (b, right[2])])
     axes.unify(left[0], right[0])
     axes.unify(left[2], right[1])
     if a not in t.sources and b not in t.sources:  # a product of activations: attention
         axes.mark(left[0], "heads")
         for dim in (left[1], left[2], right[2]):
             axes.mark(dim, "head_dims")
+        _heads_follow(t, left[0], left[2])
     dims = [left[0], left[1], right[2]]
     _join_sum(t, dims, args[0] if len(args) > 2 else None)
     t.set(out, dims)
     t.result.operations.append(Operation(t.module, 1, (left[0], left[1], left[2], right[2])))
+
+
+def _heads_follow(t: _Tracer, heads: Dim, width: Dim) -> None:
+    """Let the sizes that torch's own attention has stored follow its axes; its first product is queries x keys."""
+    layer = t.model.get_submodule(t.module)
+    if isinstance(layer, nn.MultiheadAttention) and (t.module, "num_heads") not in t.result.counts:
+        weight = f"{t.module}.{'q_proj_weight' if layer.in_proj_weight is None else 'in_proj_weight'}".lstrip(".")
+        sizes = {"num_heads": heads, "head_dim": width, "embed_dim": t.result.tensors[weight][1]}
+        t.result.counts.update({(t.module, name): dim for name, dim in sizes.items()})
 
 
 def _join_sum(t: _Tracer, dims: Sequence[Dim], added: Tensor | None) -> None:
@@ -141,7 +157,7 @@ def _join_sum(t: _Tracer, dims: Sequence[Dim], added: Tensor | None) -> None:
 def _mv(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     a, b = args[-2:] if len(args) < 4 else args[1:3]
     left, right = t.of(a), t.of(b)
-    note_outputs(t, a, left[0])
+    note_outputs(t, [(a, left[0])])
     axes.unify(left[1], right[0])
     _join_sum(t, left[:1], args[0] if len(args) > 2 else None)
     t.set(out, [left[0]])
@@ -157,7 +173,6 @@ def _dot(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -
 def _distances(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     """(..., P, M) and (..., R, M) -> (..., P, R)."""
     left, right = t.of(args[0]), t.of(args[1])
-    note_outputs(t, args[0], left[-2])
-    note_outputs(t, args[1], right[-2])
+    note_outputs(t, [(args[0], left[-2]), (args[1], right[-2])])
     axes.unify(left[-1], right[-1])
     t.set(out, [*broadcast((left[:-2], right[:-2]), out.dim() - 2), left[-2], right[-2]])
