@@ -212,7 +212,7 @@ class _Runner:
             device=self.device,
             directory=self._place(stage),
             resume=self.resume,
-            log=self.directory.log,
+            log=lambda event: self.directory.log({**event, "stage": stage.name, "number": stage.number}),
             dense=lambda: Bundle.load(first),
             dense_onnx=first / MODEL_FILE,
             final_onnx=self.directory.model,

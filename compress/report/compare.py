@@ -92,14 +92,8 @@ def _change(label: str, before: float | None, after: float | None) -> float | No
 
 
 def _machine(environment: dict[str, Any]) -> str | None:
-    """Return the processor's name, under whichever of its usual keys it is recorded."""
-    for key in ("cpu_model", "cpu", "processor"):
-        value = environment.get(key)
-        if isinstance(value, dict):
-            value = value.get("model") or value.get("name")
-        if isinstance(value, str) and value:
-            return value
-    return None
+    """Return the processor's name."""
+    return environment.get("cpu") or None
 
 
 def comparison_table(rows: Sequence[ComparedRun]) -> Table:

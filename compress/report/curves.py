@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from compress import svg
 from compress.report.plot import Plot, Points
 
-# Per chart: its title, and per line its label and the keys under which an epoch event may carry it.
-_CHARTS: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
-    ("loss", (("training", ("train_loss", "loss")), ("test", ("test_loss", "val_loss")))),
-    ("top-1, %", (("training", ("train_top1",)), ("test", ("top1", "test_top1", "val_top1")))),
-)
+# Per chart: its title, and per line its label and its key in the events.
+_CHARTS = (("loss", {"training": "loss", "test": "test_loss"}), ("top-1, %", {"test": "top1"}))
 _STYLES = {"training": "line-whole", "test": "line-part"}
 
 
@@ -27,13 +24,15 @@ class CurveSet:
 
 
 def training_curves(events: Iterable[Mapping[str, Any]]) -> list[CurveSet]:
-    """Return a set of charts per stage that logged events with an `epoch`; of an epoch run twice the last counts."""
+    """Return a set of charts per stage that trained, named like its directory; of an epoch run twice the last counts.
+
+    An event of an epoch tells its `stage` and that stage's `number` in the run.
+    """
     stages: dict[str, dict[float, Mapping[str, Any]]] = {}
     for event in events:
-        epoch = _number(event.get("epoch"))
-        if epoch is not None:
-            epochs = stages.setdefault(str(event.get("stage") or "training"), {})
-            epochs[epoch] = {**epochs.get(epoch, {}), **event}
+        epoch, number = _number(event.get("epoch")), _number(event.get("number"))
+        if event.get("event") == "epoch" and epoch is not None and number is not None:
+            stages.setdefault(f"{number:02.0f}-{event.get('stage')}", {})[epoch] = event
     sets = [CurveSet(stage, tuple(_charts(stage, epochs))) for stage, epochs in stages.items()]
     return [found for found in sets if found.charts]
 
@@ -45,19 +44,15 @@ def _number(value: Any) -> float | None:
 
 def _charts(stage: str, epochs: Mapping[float, Mapping[str, Any]]) -> Iterable[str]:
     for title, lines in _CHARTS:
-        found = {label: _points(epochs, keys) for label, keys in lines}
+        found = {label: _points(epochs, key) for label, key in lines.items()}
         drawn = {label: points for label, points in found.items() if points}
         if drawn:
             yield _draw(title, drawn, f"{stage}: {title} by epoch")
 
 
-def _points(epochs: Mapping[float, Mapping[str, Any]], keys: Sequence[str]) -> Points:
-    points = []
-    for epoch in sorted(epochs):
-        value = next((v for key in keys if (v := _number(epochs[epoch].get(key))) is not None), None)
-        if value is not None:
-            points.append((epoch, value))
-    return points
+def _points(epochs: Mapping[float, Mapping[str, Any]], key: str) -> Points:
+    values = ((epoch, _number(epochs[epoch].get(key))) for epoch in sorted(epochs))
+    return [(epoch, value) for epoch, value in values if value is not None]
 
 
 def _draw(title: str, lines: Mapping[str, Points], label: str) -> str:

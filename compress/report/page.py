@@ -12,6 +12,7 @@ from compress.report.histogram import latency_chart
 from compress.report.rundir import Run, read_run
 from compress.report.schema import Details
 from compress.report.search import search_part
+from compress.report.sensitivity import SensitivityTable, sensitivity_table
 from compress.report.summary import summarise
 from compress.report.tables import (
     environment_rows,
@@ -52,7 +53,7 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    columns, stages = stage_table(run)
+    columns, stages = stage_table(run.report)
     rows = model_rows(run.report)
     return environment.get_template("report.html.j2").render(
         run=run,
@@ -84,11 +85,13 @@ class Removal:
     widths: list[BarSet]
     skipped: list[tuple[str, list[str]]]
     misaligned: set[str]
+    sensitivity: SensitivityTable | None
 
     @property
     def shown(self) -> bool:
         """Whether there is anything to show."""
-        return bool(self.facts or self.kept or self.widths or self.skipped or self.details.notes)
+        details = self.details
+        return bool(self.facts or self.kept or self.widths or self.skipped or details.notes or details.sensitivity)
 
 
 def _removal(stage: str, details: Details) -> Removal:
@@ -101,4 +104,5 @@ def _removal(stage: str, details: Details) -> Removal:
         widths=width_charts(details.layers),
         skipped=skipped_by_reason(details),
         misaligned={layer.name for layer in misaligned(details)},
+        sensitivity=sensitivity_table(details.sensitivity),
     )

@@ -13,13 +13,12 @@ from compress.report.schema import Details, Report, Samples, parse
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, read; `details` and `stage_metrics` are keyed by the stage's directory name, in order."""
+    """A run directory, read; `details` is keyed by the stage's directory name, in order."""
 
     path: Path
     report: Report
     recipe: str = ""
     model: str | None = None
-    stage_metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     details: dict[str, Details] = field(default_factory=dict)
     samples: Samples = field(default_factory=Samples)
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -53,14 +52,13 @@ def read_run(run_dir: Path) -> Run:
     report = read_report(run_dir)
     recipe = run_dir / "recipe.yaml"
     text = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
-    metrics, details, samples = {}, {}, Samples()
+    details, samples = {}, Samples()
     for stage in sorted(path for path in run_dir.glob("stages/*") if path.is_dir()):
-        metrics[stage.name] = _mapping(stage / "metrics.json")
         details[stage.name] = parse(Details, _mapping(stage / "details.json"), str(stage / "details.json"))
         if (stage / "samples.json").is_file():
             samples = parse(Samples, _mapping(stage / "samples.json"), str(stage / "samples.json"))
     events = _events(run_dir / "log.jsonl")
-    return Run(run_dir, report, text, _model_name(text), metrics, details, samples, events, _pictures(run_dir))
+    return Run(run_dir, report, text, _model_name(text), details, samples, events, _pictures(run_dir))
 
 
 def _pictures(run_dir: Path) -> list[str]:

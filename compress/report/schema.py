@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -14,11 +13,6 @@ from compress.problems import under, validated
 def _finite(value: Any) -> Any:
     """Count NaN and infinities as not measured."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _name(value: Any) -> Any:
-    """Take the name of a block that is given as a mapping."""
-    return value.get("name", "") if isinstance(value, Mapping) else value
 
 
 def _empty_if_null(value: Any) -> Any:
@@ -139,6 +133,15 @@ class Predicted(Record):
     params: tuple[Number, Number] | None = None
 
 
+class Sensitivity(Record):
+    """One narrowing of a sensitivity scan: of which group, the share of units removed, and how far top-1 fell."""
+
+    group: str
+    kind: str
+    ratio: float
+    drop: float
+
+
 class Evaluated(Record):
     """One trial of a search; `values` is None where it was not evaluated to the end."""
 
@@ -184,10 +187,11 @@ class Details(Record):
     modules: list[Kept] = Field(default_factory=list)
     stages: list[Kept] = Field(default_factory=list)
     skipped: list[Skipped] = Field(default_factory=list)
-    blocks_removed: list[Annotated[str, BeforeValidator(_name)]] = Field(default_factory=list)
+    blocks_removed: list[str] = Field(default_factory=list)
     align: int | None = None
     predicted: Annotated[Predicted, BeforeValidator(_empty_if_null)] = Predicted()
     notes: list[str] = Field(default_factory=list)
+    sensitivity: list[Sensitivity] = Field(default_factory=list)
     search: SearchDetails | None = None
 
 

@@ -78,11 +78,19 @@ def _top1(baseline: Metrics, final: Metrics) -> str:
 
 
 def _latency(report: Report) -> str:
-    before, after = report.compared.latency_ms.p50, report.final.latency_ms.p50
+    """Return both latencies and their ratio, which are of the same runs and the same clock.
+
+    On a busy machine the ratio of models on one thread is one of CPU times (`evaluators.latency.Comparison`); then so
+    are the milliseconds.
+    """
+    ratio, efficiency = report.latency_ratio.median, report.efficiency
+    both = report.compared.latency_ms, report.final.latency_ms
+    busy = any(each.contended for each in both) and all(each.threads == 1 and each.cpu_p50 for each in both)
+    before, after = (each.cpu_p50 if busy and ratio is not None else each.p50 for each in both)
     if after is None:
         return ""
-    ratio, efficiency = report.latency_ratio.median, report.efficiency
     inside = [] if ratio is None else [times(ratio)]
     inside += [] if efficiency is None else [f"efficiency {efficiency:.2f}"]
     pair = milliseconds(after) if before is None else f"{arrow(before, after)} ms"
+    pair += " of CPU time" if busy and ratio is not None else ""
     return f"latency {pair}" + (f" ({', '.join(inside)})" if inside else "")

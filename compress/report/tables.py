@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compress.report.rundir import Run
 from compress.report.schema import Details, Layer, Metrics, Report
 from compress.report.summary import masked, sizes
 from compress.units import (
@@ -246,26 +245,17 @@ _STAGE_COLUMNS: tuple[tuple[str, str, _Show], ...] = (
 )
 
 
-def stage_table(run: Run) -> tuple[list[str], list[StageRow]]:
+def stage_table(report: Report) -> tuple[list[str], list[StageRow]]:
     """Return (column titles, rows) of the stages; a column that no stage has is left out."""
-    measured = [
-        (stage, {**_stage_file(run, number, stage.name), **stage.metrics})
-        for number, stage in enumerate(run.report.stages, 1)
-    ]
-    columns = [column for column in _STAGE_COLUMNS if any(_is_number(found.get(column[0])) for _, found in measured)]
+    stages = report.stages
+    columns = [column for column in _STAGE_COLUMNS if any(_is_number(stage.metrics.get(column[0])) for stage in stages)]
     rows = []
-    for stage, found in measured:
-        figures = tuple(_cell(found.get(key) if _is_number(found.get(key)) else None, show) for key, _, show in columns)
+    for stage in stages:
+        values = [(stage.metrics.get(key), show) for key, _, show in columns]
+        figures = tuple(_cell(value if _is_number(value) else None, show) for value, show in values)
         seconds = MISSING if stage.seconds is None else duration(stage.seconds)
         rows.append(StageRow(stage.name, seconds, figures))
     return [title for _, title, _ in columns], rows
-
-
-def _stage_file(run: Run, number: int, name: str) -> dict[str, Any]:
-    """Return what metrics.json of the stage that ran as `number` holds, at its top or under `metrics`."""
-    record = run.stage_metrics.get(f"{number:02d}-{name}", {})
-    inner = record.get("metrics")
-    return inner if isinstance(inner, dict) else record
 
 
 def skipped_by_reason(details: Details) -> list[tuple[str, list[str]]]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from compress.pipeline import run
 from compress.prune.apply import apply
 from compress.prune.plan import Plan
 from compress.recipe import load_recipe
+from compress.report.curves import training_curves
+from compress.report.rundir import read_run
 from evaluators.datasets import Preprocessing
 from spaces.zoo import ModelConfig
 
@@ -69,6 +72,17 @@ def test_report_json_has_the_schema_of_the_contract(finished_run: Path) -> None:
     assert report["efficiency"] == pytest.approx(expected)
 
 
+def test_every_epoch_is_drawn_once_in_the_curves_of_its_stage(finished_run: Path) -> None:
+    events = [event for event in read_run(finished_run).events if event["event"] == "epoch"]
+    assert [(event["stage"], event["number"], event["epoch"]) for event in events] == [
+        ("dense", 1, 1), ("dense", 1, 2), ("finetune", 3, 1), ("finetune", 3, 2)
+    ]  # fmt: skip
+    for curve in training_curves(events):
+        lines = [line for chart in curve.charts for line in re.findall(r'points="([^"]*)"', chart)]
+        assert [len(line.split()) for line in lines] == [2, 2, 2], "loss in training and test, top-1 in test"
+        assert f"<h3>{curve.stage}</h3>" in (finished_run / "report.html").read_text()
+
+
 def test_nonzero_params_are_counted_by_the_masks(finished_run: Path) -> None:
     final, bundle = report_of(finished_run)["final"], Bundle.load(finished_run)
     assert bundle.masks is not None
@@ -116,6 +130,10 @@ def test_a_budget_in_steps_is_fine_tuned_between_and_met(quick: dict[str, Any], 
     assert macs[-1] == pytest.approx(0.5, abs=0.02)
     details = json.loads((tmp_path / "out" / "stages" / "04-prune" / "details.json").read_text())
     assert {row["ratio"] for row in details["sensitivity"]} >= {0.5}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("<h3>Sensitivity</h3>") == 2 and page.count(details["sensitivity"][0]["group"]) >= 2
+    curves = training_curves(read_run(tmp_path / "out").events)
+    assert [curve.stage for curve in curves] == ["01-dense", "03-finetune", "05-finetune"]
     bundle = Bundle.load(result.directory)
     with torch.no_grad():
         first, second = bundle.model(bundle.example_inputs()), result.load()(bundle.example_inputs())

@@ -38,11 +38,11 @@ def _samples(centre: float, seed: int, runs: int = 320) -> np.ndarray:
     return times
 
 
-def _epochs(stage: str, epochs: int, loss: float, top1: float) -> list[dict[str, Any]]:
+def _epochs(number: int, stage: str, epochs: int, loss: float, top1: float) -> list[dict[str, Any]]:
     events = []
     for epoch in range(1, epochs + 1):
         rest = float(np.exp(-3.5 * epoch / epochs))
-        event = {"event": "epoch", "stage": stage, "epoch": epoch, "loss": loss * rest + 0.05, "lr": 1e-3 * rest}
+        event = {"event": "epoch", "stage": stage, "number": number, "epoch": epoch, "loss": loss * rest + 0.05}
         events.append({**event, "test_loss": loss * rest * 0.9 + 0.12, "top1": top1 - 60 * rest})
     return events
 
@@ -125,10 +125,10 @@ def make_long_run(path: Path) -> Path:
         "seed": 0,
         "environment": ENVIRONMENT,
         "stages": [
-            {"name": "baseline", "seconds": 41.2, "metrics": {"top1": 83.474, "params": 87768224, "macs": 15467000000}},
+            {"name": "dense", "seconds": 41.2, "metrics": {"top1": 83.474, "params": 87768224, "macs": 15467000000}},
             {"name": "prune", "seconds": 128.0, "metrics": {"top1": 12.1, "params": 41933184, "macs": 7402000000}},
             {"name": "finetune", "seconds": 5403.0, "metrics": {"top1": 83.262, "params": 41933184}},
-            {"name": "export", "seconds": 31.0, "metrics": {}},
+            {"name": "export", "seconds": 31.0, "metrics": {"onnx_bytes": 168311902}},
             {"name": "latency", "seconds": 44.0, "metrics": None},
         ],
         "baseline": {**before, "latency_ms": _latency(slow, False)},
@@ -148,17 +148,16 @@ def make_long_run(path: Path) -> Path:
             {"layer": "patch_embed.proj", "reason": "feeds <script>alert('x')</script> & the residual stream"},
             {"layer": "head.fc", "reason": "the classifier keeps its classes"},
         ],
-        "blocks_removed": ["layers.2.blocks.11", {"name": "layers.2.blocks.16"}],
+        "blocks_removed": ["layers.2.blocks.11", "layers.2.blocks.16"],
         "align": 16,
         "predicted": {"macs": [15467000000, 7395000000], "params": [87768224, 41933184]},
         "notes": ["3 layers fell back to multiples of 8, since 16 would have missed the budget."],
     }
-    events = [{"event": "start"}, *_epochs("train", 30, 2.2, 83.5), *_epochs("finetune", 12, 0.9, 83.3)]
+    events = [{"event": "start"}, *_epochs(1, "dense", 30, 2.2, 83.5), *_epochs(3, "finetune", 12, 0.9, 83.3)]
     _write(path / "report.json", report)
     _write(path / "recipe.yaml", RECIPE.format(name="dimap_swin", model="swin_base_patch4_window7_224"))
-    _write(path / "stages/01-baseline/metrics.json", {"name": "baseline", "metrics": {"onnx_bytes": 351882123}})
-    _write(path / "stages/03-prune/details.json", details)
-    _write(path / "stages/06-latency/samples.json", {"baseline_ms": slow.tolist(), "final_ms": fast.tolist()})
+    _write(path / "stages/02-prune/details.json", details)
+    _write(path / "stages/05-latency/samples.json", {"baseline_ms": slow.tolist(), "final_ms": fast.tolist()})
     _write(path / "log.jsonl", "\n".join(map(json.dumps, events)) + '\n{"event": "epo')
     return path
 

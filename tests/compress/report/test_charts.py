@@ -99,18 +99,23 @@ def test_histogram_is_absent_without_samples() -> None:
 
 
 def _event(epoch: int, **values: Any) -> dict[str, Any]:
-    return {"event": "epoch", "stage": "finetune", "epoch": epoch, **values}
+    return {"event": "epoch", "stage": "finetune", "number": 3, "epoch": epoch, **values}
 
 
 def test_curves_take_the_last_of_an_epoch_run_twice_and_skip_what_was_not_evaluated() -> None:
     events = [_event(1, loss=2.0, top1=50.0), _event(2, loss=9.0), _event(2, loss=1.0), _event(3, loss=float("nan"))]
     (found,) = training_curves(events)
     loss, top1 = found.charts
-    assert found.stage == "finetune" and "polyline" in top1
+    assert found.stage == "03-finetune" and "polyline" in top1
     line = ElementTree.fromstring(loss).find("polyline")
     assert line is not None and len(line.attrib["points"].split()) == 2
     ys = [float(point.split(",")[1]) for point in line.attrib["points"].split()]
     assert ys[1] > ys[0]
+
+
+def test_each_stage_has_curves_of_its_own() -> None:
+    events = [{**_event(1, loss=9.0), "number": 5}, _event(1, loss=2.0), {**_event(1, loss=1.0), "stage": "dense"}]
+    assert [found.stage for found in training_curves(events)] == ["05-finetune", "03-finetune", "03-dense"]
 
 
 def test_curves_are_absent_for_a_log_without_epochs() -> None:

@@ -25,6 +25,16 @@ def test_summary_is_the_line_of_the_contract() -> None:
     assert summary_line(_report(), model="swin_base") == CONTRACT
 
 
+def test_on_a_busy_machine_milliseconds_and_ratio_are_of_one_clock() -> None:
+    report = _report()
+    report["latency_ratio"]["median"] = 1.02
+    for metrics, wall, cpu in ((report["baseline"], 0.144, 0.131), (report["final"], 0.248, 0.128)):
+        metrics["latency_ms"] = {"p50": wall, "cpu_p50": cpu, "threads": 1, "contended": wall > 0.2}
+    assert "  latency 0.131→0.128 ms of CPU time (1.02\N{MULTIPLICATION SIGN}," in summary_line(report)
+    report["final"]["latency_ms"]["contended"] = False
+    assert "  latency 0.144→0.248 ms (" in summary_line(report)
+
+
 def test_summary_leaves_out_what_was_not_measured() -> None:
     report = _report(top1=None, latency_ms=None) | {"latency_ratio": None, "efficiency": None}
     line = summary_line(report, run_dir="out/a")
