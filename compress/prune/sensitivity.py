@@ -71,24 +71,3 @@ def switched_off(model: nn.Module, group: Group, kept: Tensor) -> Iterator[None]
     finally:
         for (data, dim, positions), values in reversed([*zip(places, saved, strict=False)]):
             data.index_copy_(dim, positions.to(data.device), values)
-
-
-def suggested_ratios(rows: Sequence[SensitivityRow], tolerance: float) -> dict[str, float]:
-    """Return for every group the largest share it may lose while its metric drops by at most `tolerance`.
-
-    Between two scanned ratios the drop is taken as linear (0 at ratio 0); beyond the last one nothing is promised.
-    For `WidthRules.max_ratios`.
-    """
-    by_group: dict[str, list[SensitivityRow]] = {}
-    for row in sorted(rows, key=lambda row: row.ratio):
-        by_group.setdefault(row.group, []).append(row)
-    return {name: _last_within(scanned, tolerance) for name, scanned in by_group.items()}
-
-
-def _last_within(rows: Sequence[SensitivityRow], tolerance: float) -> float:
-    ratio, drop = 0.0, 0.0
-    for row in rows:
-        if row.drop > tolerance:
-            return ratio + (row.ratio - ratio) * (tolerance - drop) / (row.drop - drop)
-        ratio, drop = row.ratio, row.drop
-    return ratio

@@ -16,14 +16,13 @@ class WidthRules:
     """What limits the widths of groups.
 
     `align` is the multiple, for all kinds or by kind; `min_width` (channels and MLP units) and `min_fraction` say
-    what every group keeps at least, `max_ratios` what single groups may lose at most. `full` gives the widths of the
-    dense model where the graph is that of a model pruned before.
+    what every group keeps at least. `full` gives the widths of the dense model where the graph is that of a model
+    pruned before.
     """
 
     align: int | Mapping[str, int] = 1
     min_width: int = 1
     min_fraction: float = 0.1
-    max_ratios: Mapping[str, float] = field(default_factory=dict)
     full: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -57,8 +56,6 @@ def allowed_widths(group: Group, rules: WidthRules) -> list[int]:
     least = max(1, math.ceil(rules.min_fraction * full - 1e-9))
     if group.kind in ("channels", "mlp"):
         least = max(least, math.ceil(rules.min_width / unit_width(group)))
-    if group.name in rules.max_ratios:
-        least = max(least, math.ceil((1 - rules.max_ratios[group.name]) * full - 1e-9))
     by = step(group, rules)
     first = math.ceil(least / by) * by
     return [*range(first, group.size, by), group.size]

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from torch import nn
+from norms import enliven
 
 from compress.bundle import open_model
 from compress.prune.apply import apply
@@ -37,20 +37,10 @@ for folder in sys.argv[1:]:
 """
 
 
-def _randomise_norms(model):
-    """Fresh batch norms are the identity, which would hide a wrong fold in the export."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-
-
 def _prune(name, folder):
     bundle = open_model(ModelConfig(name=name)).bundle
     torch.manual_seed(0)
-    _randomise_norms(bundle.model)
+    enliven(bundle.model)
     config = StructureConfig(kind="structure", budget={"macs": 0.5})
     plan = plan_structure(bundle.model, bundle.example_inputs(1), config, Setting(multiple=16))
     small = shrunk(bundle, plan, apply(plan, bundle.model))

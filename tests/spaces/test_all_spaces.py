@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from norms import enliven
 from scipy import stats
 from torch import Tensor, nn
 
@@ -126,16 +127,7 @@ def supernet_of(case: Case) -> Supernet:
         net = space_of(case).supernet(*task_of(case))
     except InputError as error:
         pytest.skip(str(error))
-    for module in net.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for tensor, low, high in (
-                (module.weight, 0.5, 1.5),
-                (module.bias, -0.5, 0.5),
-                (module.running_mean, -0.5, 0.5),
-                (module.running_var, 0.5, 1.5),
-            ):
-                if tensor is not None:
-                    nn.init.uniform_(tensor, low, high)
+    enliven(net)
     return net
 
 

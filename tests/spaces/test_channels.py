@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-import random
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,62 +7,18 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from channel_cases import CIFAR, MODELS, SMALL, VIT, channels, images, samples
 from safetensors.torch import save_file
-from torch import Tensor
 
 from compress.bundle import open_model
 from compress.errors import InputError
 from compress.narrowing import shrunk
 from compress.prune.apply import apply
 from evaluators.cost import count_macs, count_params
-from spaces.architecture import Architecture
-from spaces.channels import ChannelSpace
 from spaces.registry import create, open_preset
 from spaces.zoo import ModelConfig, build_model
 
-CIFAR = {"source": "builtin", "name": "cifar_resnet20"}
-VIT = {
-    "name": "vit_tiny_patch16_224",
-    "kwargs": {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 7},
-}
-SWIN = {
-    "name": "swin_tiny_patch4_window7_224",
-    "kwargs": {
-        "img_size": 16, "patch_size": 2, "window_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4],
-        "num_classes": 7, "drop_path_rate": 0.0,
-    },
-}  # fmt: skip
-SMALL = (3, 32, 32)
-MODELS: dict[str, dict[str, Any]] = {
-    "cifar_resnet20": CIFAR,
-    "cifar_resnet20 with projections": {**CIFAR, "kwargs": {"shortcut": "B"}},
-    "resnet18": {"name": "resnet18", "input_size": SMALL, "kwargs": {"num_classes": 7}},
-    "mobilenetv2": {"name": "mobilenetv2_035", "input_size": SMALL, "kwargs": {"num_classes": 7}},
-    "vit": VIT,
-    "swin": SWIN,
-}
 every_model = pytest.mark.parametrize("name", MODELS)
-
-
-@cache
-def opened(options: str) -> ChannelSpace:
-    space = create("channels", json.loads(options))
-    assert isinstance(space, ChannelSpace)
-    return space
-
-
-def channels(model: dict[str, Any], **options: Any) -> ChannelSpace:
-    return opened(json.dumps({"model": model, **options}))
-
-
-def samples(space: ChannelSpace, count: int) -> list[Architecture]:
-    generator = random.Random(0)
-    return [space.sample(generator) for _ in range(count)]
-
-
-def images(space: ChannelSpace, count: int = 2) -> Tensor:
-    task = space.default_task
-    return torch.randn(count, task.in_chans, task.img_size, task.img_size)
 
 
 @pytest.fixture(autouse=True)
@@ -268,7 +221,7 @@ def test_wrong_widths_are_refused_by_name() -> None:
         ({"include": ["layer9*"]}, "space channels: option include: the pattern 'layer9\\*' matches no layer"),
         ({"exclude": ["layer*"]}, "space channels: no layer is left to prune"),
         ({"min_width": 64}, "leaves nothing to decide"),
-        ({"widths": [0.5, 1.5]}, r"option widths\.1: .*less than or equal to 1"),
+        ({"widths": [0.5, 1.5]}, r"option widths\.1: .*at most 1"),
         ({"model": {"source": "builtin", "name": "cifar_resnet21"}}, "builtin has no model 'cifar_resnet21'"),
     ],
 )

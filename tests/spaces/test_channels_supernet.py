@@ -1,42 +1,16 @@
 from __future__ import annotations
 
 import copy
-import json
-import random
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from channel_cases import CIFAR, MODELS, channels, images, samples
+from norms import enliven
+from torch import nn
 
 from compress.errors import InputError
-from spaces.architecture import Architecture
-from spaces.channels import ChannelSpace
-from spaces.registry import create
 
-CIFAR = {"source": "builtin", "name": "cifar_resnet20"}
-VIT = {
-    "name": "vit_tiny_patch16_224",
-    "kwargs": {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 7},
-}
-SWIN = {
-    "name": "swin_tiny_patch4_window7_224",
-    "kwargs": {
-        "img_size": 16, "patch_size": 2, "window_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4],
-        "num_classes": 7, "drop_path_rate": 0.0,
-    },
-}  # fmt: skip
-SMALL = (3, 32, 32)
-MODELS: dict[str, dict[str, Any]] = {
-    "cifar_resnet20": CIFAR,
-    "cifar_resnet20 with projections": {**CIFAR, "kwargs": {"shortcut": "B"}},
-    "resnet18": {"name": "resnet18", "input_size": SMALL, "kwargs": {"num_classes": 7}},
-    "mobilenetv2": {"name": "mobilenetv2_035", "input_size": SMALL, "kwargs": {"num_classes": 7}},
-    "vit": VIT,
-    "swin": SWIN,
-}
 DENSE = """
 import torch
 from torch import nn
@@ -62,45 +36,16 @@ class Dense(nn.Module):
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
-@cache
-def opened(options: str) -> ChannelSpace:
-    space = create("channels", json.loads(options))
-    assert isinstance(space, ChannelSpace)
-    return space
-
-
-def channels(model: dict[str, Any], **options: Any) -> ChannelSpace:
-    return opened(json.dumps({"model": model, **options}))
-
-
-def samples(space: ChannelSpace, count: int) -> list[Architecture]:
-    generator = random.Random(0)
-    return [space.sample(generator) for _ in range(count)]
-
-
-def images(space: ChannelSpace, count: int = 2) -> Tensor:
-    task = space.default_task
-    return torch.randn(count, task.in_chans, task.img_size, task.img_size)
-
-
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-def statistics(net: nn.Module) -> None:
-    """Give norms statistics and affine parameters that differ from their start, so that mix-ups show."""
-    for module in net.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
-                nn.init.uniform_(tensor, 0.5, 1.5)
 
 
 @every_model
 def test_the_active_supernet_computes_what_the_extracted_network_computes(name: str) -> None:
     space = channels(MODELS[name], depth=True)
     net = space.supernet()
-    statistics(net)
+    enliven(net)
     x = images(space, 4)
     with torch.no_grad():
         for arch in samples(space, 50 if name == "cifar_resnet20" else 6):
@@ -194,7 +139,7 @@ def test_statistics_behind_a_concatenation_and_shared_weights_are_followed(
 def test_sorting_units_keeps_the_function_and_puts_the_best_first(name: str) -> None:
     space = channels(MODELS[name], depth=True)
     net = space.supernet().eval()
-    statistics(net)
+    enliven(net)
     x = images(space)
     with torch.no_grad():
         expected = net(x)

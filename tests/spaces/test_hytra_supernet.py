@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from norms import enliven
+from torch import Tensor
 
 from compress.errors import InputError
 from spaces.hytra import HyTra
@@ -25,13 +26,7 @@ def shuffled(**options: Any) -> tuple[HyTra, HyTraSupernet]:
     space = create("hytra", {**NARROW, **options})
     torch.manual_seed(0)
     supernet = space.supernet()
-    for module in supernet.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
-            for tensor in (module.weight, module.running_var):
-                nn.init.uniform_(tensor, 0.5, 1.5)
-            for tensor in (module.bias, module.running_mean):
-                nn.init.uniform_(tensor, -0.5, 0.5)
+    enliven(supernet)
     assert isinstance(space, HyTra) and isinstance(supernet, HyTraSupernet)
     return space, supernet
 

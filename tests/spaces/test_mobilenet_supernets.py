@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from norms import enliven
 
 from compress.export import ExportConfig, export
 from evaluators.cost import count_macs, count_params
@@ -32,13 +32,7 @@ def space(request: pytest.FixtureRequest) -> Space:
 def supernet(space: Space) -> Supernet:
     torch.manual_seed(0)
     supernet = space.supernet(10, 3, 16)
-    for module in supernet.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None and module.running_var is not None
-            nn.init.uniform_(module.running_mean, -0.3, 0.3)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
+    enliven(supernet)
     return supernet
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from norms import enliven
 from torch import Tensor, nn
 
 from spaces.nasnet import NASNetSpace
@@ -23,12 +24,7 @@ def make(img_size: int = 16, **options: Any) -> tuple[NASNetSpace, NASNetSuperne
     assert isinstance(space, NASNetSpace)
     supernet = space.supernet(img_size=img_size)
     assert isinstance(supernet, NASNetSupernet)
-    for module in supernet.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.3)
-            nn.init.normal_(module.running_mean, std=0.3)  # type: ignore[arg-type]
-            nn.init.uniform_(module.running_var, 0.5, 2.0)  # type: ignore[arg-type]
+    enliven(supernet)
     return space, supernet
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from norms import enliven
 from torch import Tensor, nn
 
 from compress.errors import InputError
@@ -133,10 +134,7 @@ def test_networks_export_to_onnx(space: NATSSizeSpace, tmp_path: Path) -> None:
 
 def test_the_active_supernet_computes_what_the_extracted_network_computes(space: NATSSizeSpace) -> None:
     net = space.supernet(num_classes=7)
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
-                nn.init.uniform_(tensor, 0.5, 1.5)
+    enliven(net)
     x = images()
     with torch.no_grad():
         for arch in samples(space, 50):

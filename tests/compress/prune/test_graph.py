@@ -7,6 +7,7 @@ import time
 import pytest
 import timm
 import torch
+from norms import enliven
 from torch import nn
 
 from compress.errors import InputError
@@ -42,12 +43,7 @@ def build(case):
     name, kwargs, size = CASES[case]
     torch.manual_seed(0)
     model = timm.create_model(name, pretrained=False, **kwargs).eval()
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, std=0.2)
-            nn.init.normal_(module.running_mean, std=0.2)
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
+    enliven(model)
     return model, torch.randn(1, 3, size, size)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
+from norms import enliven
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -32,12 +33,7 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     options, size = MODELS[name]
     model = timm.create_model(name, num_classes=10, **options).eval()
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias, 0, 0.1)
+    enliven(model)
     return model, torch.randn(1, 3, size, size)
 
 

@@ -11,7 +11,7 @@ from compress.prune.graph import build_graph
 from compress.prune.plan import make_plan
 from compress.prune.score import score_units
 from compress.prune.select import strongest
-from compress.prune.sensitivity import SensitivityRow, scan, suggested_ratios, switched_off
+from compress.prune.sensitivity import scan, switched_off
 from compress.prune.units import ScoringData
 
 CASES = {
@@ -72,18 +72,3 @@ def test_weights_come_back_when_the_evaluation_fails(case):
     with pytest.raises(RuntimeError, match="out of memory"):
         scan(model, graph, scores, fail)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_suggested_ratios_stop_where_the_drop_passes_the_tolerance():
-    def rows(group, *drops):
-        return [
-            SensitivityRow(group, "channels", ratio, 90 - drop, drop)
-            for ratio, drop in zip((0.25, 0.5, 0.75), drops, strict=True)
-        ]
-
-    found = suggested_ratios(
-        [*rows("robust", 0.1, 0.4, 0.9), *rows("middle", 0.5, 1.5, 9), *rows("frail", 4, 8, 20)], 1
-    )
-    assert found["robust"] == 0.75
-    assert found["middle"] == pytest.approx(0.375)
-    assert found["frail"] == pytest.approx(0.0625)

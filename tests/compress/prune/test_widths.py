@@ -52,7 +52,6 @@ def test_floors_are_rounded_up_to_an_allowed_width():
     assert (
         allowed_widths(group("heads", 12), WidthRules(1, min_width=20))[0] == 2
     )  # a minimum of channels, not of heads
-    assert allowed_widths(group("mlp", 64), WidthRules(1, max_ratios={"layer:mlp": 0.25}))[0] == 48
     assert allowed_widths(group("mlp", 64), WidthRules(1, min_fraction=1.0)) == [64]
 
 
