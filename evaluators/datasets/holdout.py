@@ -60,16 +60,19 @@ def _labels(loader: Loader) -> np.ndarray[Any, Any]:
 def _split(labels: np.ndarray[Any, Any], fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Return the places, ascending, of the images held out and of the others.
 
-    Each image gets its random place within its class, in terms of the class's size; the lowest are held out.
+    Classes of a single image, or more classes than images on one side, allow no shares; the draw then ignores classes.
     """
-    generator = np.random.default_rng(seed)
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        place[members] = (np.arange(len(members)) + generator.random()) / len(members)
-    order = np.argsort(place, kind="stable")
+    from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+
     held = round(fraction * len(labels))
-    return np.sort(order[:held]).tolist(), np.sort(order[held:]).tolist()
+    rest = len(labels) - held
+    if not held or not rest:
+        return [], []
+    _, counts = np.unique(labels, return_counts=True)
+    shares = counts.min() > 1 and len(counts) <= min(held, rest)
+    splitter = (StratifiedShuffleSplit if shares else ShuffleSplit)(1, test_size=held, random_state=seed % 2**32)
+    left, taken = next(splitter.split(labels, labels))
+    return np.sort(taken).tolist(), np.sort(left).tolist()
 
 
 def _part(loader: Loader, places: list[int], eval_batch_size: int | None = None) -> Loader:

@@ -64,6 +64,21 @@ def test_each_class_is_held_out_in_its_share() -> None:
     assert bool(((ours - 0.2 * all_of).abs() <= 1).all())
 
 
+def test_classes_too_small_for_shares_are_held_out_at_random() -> None:
+    train, held = arrays(with_holdout(digits(limit_train=30), 0.1, 0))  # three images cannot hold ten classes
+    assert (train.num_samples, held.num_samples) == (27, 3)
+    lonely = files(30)
+    assert isinstance(lonely.train, FileLoader)
+    lonely.train.files = replace(lonely.train.files, labels=[0] * 29 + [1])
+    assert split_of(lonely, 0) == split_of(lonely, 0) != split_of(lonely, 1)
+
+
+def split_of(data: Data, seed: int) -> tuple[int, ...]:
+    held = with_holdout(data, 0.2, seed).test
+    assert isinstance(held, FileLoader) and held.num_samples == 6
+    return tuple(held.files.indices)
+
+
 def test_the_part_depends_on_the_seed_alone() -> None:
     data = digits()
     first, again, other = (arrays(with_holdout(data, 0.2, seed))[1] for seed in (0, 0, 1))
