@@ -42,8 +42,8 @@ ONE: Dim = ((),)
 
 
 def fresh(size: int, frozen: str | None = None) -> Dim:
-    """Return a dimension of one new axis (size 1: of none)."""
-    return ONE if size == 1 else ((Axis(size, frozen),),)
+    """Return a dimension of one new axis (size 1: of none; size 0: one that stays)."""
+    return ONE if size == 1 else ((Axis(size, frozen or (None if size else "it is empty")),),)
 
 
 def segment_size(segment: Segment) -> int:

@@ -22,9 +22,10 @@ def POINTWISE(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any)
 
 # Those that torch does not tag as pointwise; from `celu_` on: those that torch 2.9 does not.
 for _name in ("hardswish", "hardswish_", "mish_", "gelu_", "_prelu_kernel", "masked_fill", "masked_fill_", "threshold_",
-              "rrelu_with_noise", "rrelu_with_noise_", "log_sigmoid_forward", "celu_", "elu_", "hardsigmoid_",
-              "hardtanh_", "ldexp", "ldexp_", "leaky_relu", "leaky_relu_", "selu_", "complex", "polar", "angle",
-              "conj_physical", "_conj_physical"):  # fmt: skip
+              "rrelu_with_noise", "rrelu_with_noise_", "log_sigmoid_forward", "floor_divide", "floor_divide_", "rsub",
+              "abs_", "copysign_", "eq_", "ne_", "ge_", "gt_", "le_", "lt_", "xlogy_", "heaviside_", "complex", "polar",
+              "angle", "conj_physical", "_conj_physical", "celu_", "elu_", "hardsigmoid_", "hardtanh_", "ldexp",
+              "ldexp_", "leaky_relu", "leaky_relu_", "selu_"):  # fmt: skip
     RULES[_name] = POINTWISE
 
 
@@ -36,7 +37,8 @@ def _add(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -
 
 
 @rule("clone", "_to_copy", "contiguous", "detach", "alias", "lift_fresh", "lift_fresh_copy", "native_dropout",
-      "constant", "_conj", "to", "dropout", "positive", "resolve_conj", "resolve_neg", "_neg_view", "bernoulli",
+      "constant", "_conj", "to", "dropout", "positive", "resolve_conj", "resolve_neg", "_neg_view", "bernoulli", "fill",
+      "lift", "detach_",
       "uniform_", "normal_", "bernoulli_", "exponential_", "random_", "log_normal_")  # fmt: skip
 def _same(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     for result in tensors_in(out):

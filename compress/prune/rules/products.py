@@ -107,7 +107,7 @@ def _deformed_convolution(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any
     t.set(out, [dims[0], kernel[0], *positions(out.shape[2:])])
 
 
-@rule("mm", "addmm")
+@rule("mm", "addmm", "addmm_")
 def _mm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     a, b = args[-2:] if len(args) < 4 else args[1:3]
     left, right = t.of(a), t.of(b)
@@ -119,7 +119,7 @@ def _mm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) ->
     t.result.operations.append(Operation(t.module, 1, (left[0], left[1], right[1])))
 
 
-@rule("bmm", "baddbmm")
+@rule("bmm", "baddbmm", "baddbmm_")
 def _bmm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     a, b = args[-2:] if len(args) < 4 else args[1:3]
     left, right = t.of(a), t.of(b)
@@ -153,7 +153,7 @@ def _join_sum(t: _Tracer, dims: Sequence[Dim], added: Tensor | None) -> None:
             axes.unify(dim, other)
 
 
-@rule("mv", "addmv")
+@rule("mv", "addmv", "addmv_")
 def _mv(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     a, b = args[-2:] if len(args) < 4 else args[1:3]
     left, right = t.of(a), t.of(b)

@@ -29,7 +29,7 @@ def _permute(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tenso
     t.set(out, [dims[place] for place in args[1]])
 
 
-@rule("transpose", "t", "transpose_", "numpy_T", "mT", "swapaxes")
+@rule("transpose", "t", "t_", "transpose_", "numpy_T", "mT", "swapaxes")
 def _transpose(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims = list(t.of(args[0]))
     a, b = (args[1], args[2]) if len(args) > 2 else (0, -1)
@@ -123,6 +123,17 @@ def _tie_equal_parts(t: _Tracer, parts: Sequence[Tensor], place: int) -> None:
     if len({part.shape[place] for part in parts}) == 1:
         for part in parts[1:]:
             axes.unify(t.of(parts[0])[place], t.of(part)[place])
+
+
+@rule("glu")
+def _gated(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    """The first half times a function of the second."""
+    dims, place = list(t.of(args[0])), argument(args, kwargs, 1, "dim", -1)
+    half = out.shape[place]
+    values, gates = axes.narrow(dims[place], 0, half), axes.narrow(dims[place], half, half)
+    axes.unify(values, gates)
+    dims[place] = values
+    t.set(out, dims)
 
 
 @rule("unbind")
