@@ -314,7 +314,7 @@ def spreads(net: Supernet, arch: Architecture, sources: list[nn.Parameter], want
     return reached
 
 
-def assert_same_slope(net: Supernet, arch: Architecture, alone: nn.Module, step: float = 1e-3) -> None:
+def assert_same_slope(net: Supernet, arch: Architecture, alone: nn.Module, step: float = 1e-4) -> None:
     """Assert that the loss rises equally along a random direction by both networks' gradients.
 
     However the shared weights become those of the extracted network, the chain rule holds: the slope by the shared
