@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from optuna import Study, Trial
+from optuna import Study, Trial, TrialPruned
 from optuna.trial import FrozenTrial, TrialState
 
 from compress.errors import CompressError, InputError, did_you_mean
@@ -124,9 +124,9 @@ def evaluate(judge: Judge, arch: Architecture, free: Metrics, report: Report | N
 class Runner:
     """Works on a study until it has as many evaluated trials as planned.
 
-    What is known of a trial beside its parameters is in user attributes. `worker`: the process that evaluates it;
-    absent while it is being asked for. `result`: `metrics`, `violations` (by how much each constraint is broken),
-    `seconds`, `seed`, `architecture` (the choices, where they are not the parameters), and `values` (complete),
+    What is known of a trial beside its parameters is in user attributes. `architecture`: the choices, where they are
+    not the parameters. `worker`: the process that evaluates it; absent while it is being asked for. `result`:
+    `metrics`, `violations` (by how much each constraint is broken), `seconds`, `seed`, and `values` (complete),
     `refused` or `broken` (which constraint, before or after evaluation), `same_as` (the trial that evaluated the same
     network), or `error`.
     """
@@ -197,13 +197,13 @@ class Runner:
         """Tell a trial what its twin found, where that has ended well; return whether it has."""
         known = self._lookup(asked.arch, self._trials())
         if known is not None:
-            self._repeat(asked.trial, asked.arch, known)
+            self._repeat(asked.trial, known)
         return known is not None
 
     def tell(self, asked: Asked, outcome: Outcome) -> None:
         """Enter what came of an evaluation."""
         if outcome.stopped:
-            self._note(asked.trial, asked.arch, outcome.metrics, seconds=outcome.seconds)
+            self._note(asked.trial, outcome.metrics, seconds=outcome.seconds)
             self.study.tell(asked.trial, state=TrialState.PRUNED)
             return
         complaint = self.judge.objective.complaint(outcome.metrics)
@@ -211,17 +211,17 @@ class Runner:
         if any(map(math.isnan, values)):
             complaint = "its value is not a number"
         if complaint is not None:
-            self._note(asked.trial, asked.arch, outcome.metrics, seconds=outcome.seconds, broken=complaint)
+            self._note(asked.trial, outcome.metrics, seconds=outcome.seconds, broken=complaint)
             self.study.tell(asked.trial, state=TrialState.PRUNED)
             return
         # Killed after this line, the trial is finished by `revive`.
-        self._note(asked.trial, asked.arch, outcome.metrics, seconds=outcome.seconds, values=values)
+        self._note(asked.trial, outcome.metrics, seconds=outcome.seconds, values=values)
         self.study.tell(asked.trial, values)
 
     def fail(self, asked: Asked, error: str) -> None:
         """Mark a trial as failed, unless it is finished."""
         if not self._trials()[asked.trial.number].state.is_finished():
-            self._note(asked.trial, asked.arch, asked.free, error=error[:500])
+            self._note(asked.trial, asked.free, error=error[:500])
             self.study.tell(asked.trial, state=TrialState.FAIL)
 
     def give_back(self, asked: Asked) -> None:
@@ -249,38 +249,43 @@ class Runner:
 
     def _consider(self, trial: Trial) -> tuple[Asked | None, str | None]:
         """Return a trial that needs evaluation, or what spoke against it (if anything); such a one is told."""
-        arch = self.judge.space.suggest(trial)
+        try:
+            arch = self.judge.space.suggest(trial)
+        except TrialPruned as error:  # the space's own constraints, which samplers of others do not know
+            self._note(trial, {}, refused=str(error))
+            self.study.tell(trial, state=TrialState.PRUNED)
+            return None, str(error)
+        if dict(arch) != trial.params:
+            trial.set_user_attr("architecture", dict(arch))
         free = self.judge.free(arch)
         complaint = self.judge.objective.complaint(free)
         if complaint is not None:
-            self._note(trial, arch, free, refused=complaint)
+            self._note(trial, free, refused=complaint)
             self.study.tell(trial, state=TrialState.PRUNED)
             return None, complaint
         trials = self._trials()
         known = self._lookup(arch, trials)
         if known is not None:
-            self._repeat(trial, arch, known)
+            self._repeat(trial, known)
             return None, None
         twin = self._twin(trial, arch, trials)
         trial.set_user_attr("worker", self._worker)
         return Asked(trial, arch, free, twin), None
 
-    def _repeat(self, trial: Trial, arch: Architecture, known: FrozenTrial) -> None:
+    def _repeat(self, trial: Trial, known: FrozenTrial) -> None:
         """Tell a trial what is known of its network."""
         result = known.user_attrs.get("result", {"values": known.values})
         found = {name: result[name] for name in ("values", "broken") if name in result}
-        self._note(trial, arch, metrics_of(known), same_as=known.number, **found)
+        self._note(trial, metrics_of(known), same_as=known.number, **found)
         if known.state == TrialState.COMPLETE:
             self.study.tell(trial, known.values)
         else:
             self.study.tell(trial, state=TrialState.PRUNED)
 
-    def _note(self, trial: Trial, arch: Architecture, metrics: Metrics, **more: Any) -> None:
+    def _note(self, trial: Trial, metrics: Metrics, **more: Any) -> None:
         violations = self.judge.objective.violations(metrics)
         every = {name: violations.get(name, 0.0) for name in self.judge.objective.constraints}
         result = {"metrics": metrics, "violations": every, "seed": self.judge.seed, **more}
-        if dict(arch) != trial.params:
-            result["architecture"] = dict(arch)
         trial.set_user_attr("result", result)
 
     def _trials(self) -> list[FrozenTrial]:

@@ -237,5 +237,5 @@ def metrics_of(trial: FrozenTrial) -> dict[str, float]:
 
 
 def architecture_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the choices that a trial evaluated."""
-    return dict(trial.user_attrs.get("result", {}).get("architecture", trial.params))
+    """Return the choices that a trial evaluates or evaluated."""
+    return dict(trial.user_attrs.get("architecture", trial.params))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -41,6 +41,19 @@ class Preset:
     about: str
     options: Mapping[str, Any] = field(default_factory=dict)
     code: Any = None
+
+
+Fill = Callable[[Decision], Choice]
+"""Gives a decision a choice."""
+
+
+def drawn_by(generator: random.Random) -> Fill:
+    """Return what draws a choice for a decision, each as likely."""
+    return lambda decision: generator.choice(decision.choices)
+
+
+def _first(decision: Decision) -> Choice:
+    return decision.choices[0]
 
 
 class Space(ABC):
@@ -102,6 +115,11 @@ class Space(ABC):
         return img_size or self.default_task.img_size
 
     # Which architectures there are.
+
+    @property
+    def conditional(self) -> bool:
+        """Whether choices of all decisions together can be something else than an architecture."""
+        return any(decision.when is not None for decision in self.decisions)
 
     @cached_property
     def tree(self) -> Tree:
@@ -172,26 +190,45 @@ class Space(ABC):
             return arch
         name = generator.choice(free)
         others = [choice for choice in self._named[name].choices if choice != arch[name]]
-        return self._with(arch, name, generator.choice(others), generator)
+        return self._completed({**arch, name: generator.choice(others)}, drawn_by(generator))
 
-    def neighbours(self, arch: Architecture) -> Iterator[Architecture]:
-        """Yield every architecture with one decision changed; newly taken decisions get their first choice."""
+    def neighbours(self, arch: Architecture, generator: random.Random | None = None) -> Iterator[Architecture]:
+        """Yield every architecture with one decision changed.
+
+        Decisions that are newly taken get random choices; without a generator their first one.
+        """
+        fill = _first if generator is None else drawn_by(generator)
         for name, choice in arch.items():
             for other in self._named[name].choices:
                 if other != choice:
-                    yield self._with(arch, name, other, None)
+                    yield self._completed({**arch, name: other}, fill)
 
-    def _with(self, arch: Architecture, name: str, choice: Choice, generator: random.Random | None) -> Architecture:
+    def complete(self, choices: Mapping[str, Any], fill: Fill) -> Architecture:
+        """Return the legal architecture that `choices` stand for, whichever of its decisions they hold.
+
+        This is how any strategy turns what it proposes into an architecture: a changed choice can make other decisions
+        taken, which `choices` then lack, or untaken, which are dropped.
+
+        Args:
+            choices: of any of the space's decisions.
+            fill: returns a choice for a decision that is taken and missing, in the order of the decisions.
+
+        Raises:
+            InputError: a choice that its decision does not have.
+        """
+        return self._completed(choices, fill)
+
+    def _completed(self, choices: Mapping[str, Any], fill: Fill) -> Architecture:
         taken: dict[str, Choice] = {}
-        for decision, active in self._walk(taken):
-            if not active:
-                continue
-            if decision.name == name:
-                taken[name] = choice
-            elif decision.name in arch:
-                taken[decision.name] = arch[decision.name]
-            else:
-                taken[decision.name] = generator.choice(decision.choices) if generator else decision.choices[0]
+        state: State = ()
+        for index, decision in enumerate(self.decisions):
+            place = -1
+            if self.tree.active(index, state):
+                place = decision.index(choices[decision.name] if decision.name in choices else fill(decision))
+                if place < 0:
+                    raise InputError(*self._wrong(decision, choices))
+                taken[decision.name] = decision.choices[place]
+            state = self.tree.following(index, state, place)
         return self._remember(Architecture(taken))
 
     # Samplers of other libraries.

@@ -20,7 +20,7 @@ from compress.errors import InputError, did_you_mean
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.registry import register
 from spaces.rows import Rows
-from spaces.space import Space, Task
+from spaces.space import Fill, Space, Task
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -170,14 +170,20 @@ class TableSpace(Space):
         changed = super().mutate(arch, generator)
         return Architecture(self._rows.nearest(changed, [arch], generator))
 
-    def neighbours(self, arch: Architecture) -> Iterator[Architecture]:
+    def neighbours(self, arch: Architecture, generator: random.Random | None = None) -> Iterator[Architecture]:
         """Yield the rows that differ in one decision."""
-        return (other for other in super().neighbours(arch) if other in self._places)
+        return (other for other in super().neighbours(arch, generator) if other in self._places)
+
+    def complete(self, choices: Mapping[str, Any], fill: Fill) -> Architecture:
+        """Return the row nearest to `choices`, those that are missing filled in first."""
+        return self._nearest(super().complete(choices, fill))
 
     def suggest(self, trial: Trial) -> Architecture:
         """Let an Optuna trial take every decision; the row nearest to that is the architecture."""
-        chosen = super().suggest(trial)
-        return Architecture(self._rows.nearest(chosen, [], random.Random(chosen.to_json())))
+        return self._nearest(super().suggest(trial))
+
+    def _nearest(self, arch: Architecture) -> Architecture:
+        return Architecture(self._rows.nearest(arch, [], random.Random(arch.to_json())))
 
     def _build(self, arch: Architecture, task: Task) -> nn.Module:
         self._has_no_networks()

@@ -22,6 +22,7 @@ from pydantic import Field
 
 from compress.environment import one_thread
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
+from search.strategies.steps import neighbours
 from search.strategies.strategy import StrategyBase, StrategyContext, strategy
 from search.surrogate import Array, Encoded, Encoding, GaussianProcess
 
@@ -46,7 +47,7 @@ class AutoSampler(SpaceSampler):
         super().__init__(*args, **others)
         self.initial = initial
         self._ranking: tuple[tuple[bool, tuple[int, ...]], list[Params]] = ((False, ()), [])
-        self._listed: tuple[list[Params], Encoded] | None = None
+        self._listed: tuple[Choices, list[Params], Encoded] | None = None
         self._verdicts: dict[frozenset[tuple[str, Any]], bool] = {}
 
     def propose(
@@ -55,10 +56,10 @@ class AutoSampler(SpaceSampler):
         """Return the best assignment that is neither finished nor running, by the fit that is due."""
         position = len(finished) + len(running)
         if position < self.initial:
-            filling = self._filling(position, choices)
-            return filling if self._allowed(filling) else _random(choices, generator)
+            filling = self.completed(self._filling(position, choices), choices, generator)
+            return filling if self._allowed(filling) else self._random(choices, generator)
         if len(finished) < 2:
-            return _random(choices, generator)
+            return self._random(choices, generator)
         fit, count = _fit_due(position, self.initial)
         known = finished[:count]
         local = fit % _LOCAL == _LOCAL - 1
@@ -71,16 +72,17 @@ class AutoSampler(SpaceSampler):
         for params in self._ranking[1]:
             if not _is_done(params, done) and self._allowed(params):
                 return params
-        return _random(choices, generator)
+        return self._random(choices, generator)
 
     def _allowed(self, params: Params) -> bool:
-        """Return whether `params` keep the constraints; each is checked once per fit."""
-        if self.feasible is None:
-            return True
+        """Return whether `params` are worth a trial; each is checked once per fit."""
         key = _key(params)
         if key not in self._verdicts:
-            self._verdicts[key] = self.feasible(params)
+            self._verdicts[key] = self.allowed(params)
         return self._verdicts[key]
+
+    def _random(self, choices: Choices, generator: random.Random) -> Params:
+        return self.completed({}, choices, generator)
 
     def _filling(self, position: int, choices: Choices) -> Params:
         """Return point `position` of a Latin hypercube: each choice of a decision occurs equally often."""
@@ -101,15 +103,14 @@ class AutoSampler(SpaceSampler):
         scores = _standardised(np.array([trial.score for trial in chosen]))
         tuned_on = [chosen.index(trial) for trial in _subset(chosen, _TUNED, generator)]
         encoding = Encoding(choices)
-        best = max(known, key=lambda trial: trial.score).params
         pool, encoded = self._pool(known, choices, encoding, generator)
         data = encoding.encode([trial.params for trial in chosen])
         with one_thread():
             mean, deviation = GaussianProcess(encoding, data, scores, tuned_on).predict(encoded)
         improvement = _expected_improvement(mean, deviation, scores.max())
         if local:
-            agreeing = (encoded[1] @ encoding.encode([best])[1][0]).numpy()
-            improvement = np.where(agreeing >= encoding.decisions - 1, improvement + 1e3, improvement)
+            near = {_key(params) for params in self._neighbours(known, choices, generator)}
+            improvement = improvement + np.array([1e3 * (_key(params) in near) for params in pool])
         order = np.argsort(-improvement, kind="stable")
         return [pool[place] for place in order]
 
@@ -117,32 +118,38 @@ class AutoSampler(SpaceSampler):
         self, known: Sequence[Finished], choices: Choices, encoding: Encoding, generator: random.Random
     ) -> tuple[list[Params], Encoded]:
         """Return the assignments to choose from, and the same encoded."""
-        if self._listed is not None and list(self._listed[0][0]) == list(choices):
-            return self._listed
-        rows = None if self.rows is None else self.rows.rows
-        if rows is not None and len(rows) <= _LISTED:
-            pool = [dict(row) for row in rows]
-        elif rows is None and math.prod(map(len, choices.values())) <= _LISTED:
-            pool = [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
-        else:
+        if self._listed is not None and self._listed[0] == choices:
+            return self._listed[1:]
+        pool = self._list(choices)
+        if pool is None:
             best = sorted(known, key=lambda trial: -trial.score)[:_PARENTS]
-            near = [] if self.rows else _neighbours(best[0].params, choices)
-            found = itertools.chain(near, _children(best, choices, generator), self._strangers(choices, generator))
+            near = [] if self.rows else self._neighbours(known, choices, generator)
+            children = (self.completed(child, choices, generator) for child in _children(best, choices, generator))
+            found = itertools.chain(near, children, self._strangers(choices, generator))
             pool = list({_key(params): params for params in found}.values())
             return pool, encoding.encode(pool)
-        self._listed = (pool, encoding.encode(pool))
-        return self._listed
+        self._listed = (dict(choices), pool, encoding.encode(pool))
+        return self._listed[1:]
+
+    def _list(self, choices: Choices) -> list[Params] | None:
+        """Return all assignments there are; None where those are too many."""
+        if self.rows is not None:
+            return list(map(dict, self.rows.rows)) if len(self.rows.rows) <= _LISTED else None
+        if self.space is not None:
+            return list(map(dict, self.space)) if self.space.tree.count() <= _LISTED else None
+        if math.prod(map(len, choices.values())) > _LISTED:
+            return None
+        return [dict(zip(choices, values, strict=True)) for values in itertools.product(*choices.values())]
+
+    def _neighbours(self, known: Sequence[Finished], choices: Choices, generator: random.Random) -> Iterator[Params]:
+        """Yield what is one step from the best of `known`, which has only its decisions among `choices`."""
+        best = max(known, key=lambda trial: trial.score).params
+        taken = {name: best[name] for name in choices if name in best}
+        return neighbours(taken, choices, self.space, generator)
 
     def _strangers(self, choices: Choices, generator: random.Random) -> Iterator[Params]:
         for _ in range(_STRANGERS):
-            yield dict(generator.choice(self.rows.rows)) if self.rows else _random(choices, generator)
-
-
-def _neighbours(params: Params, choices: Choices) -> Iterator[Params]:
-    """Yield what differs from `params` in one of the decisions that it took; others of a study are left out."""
-    taken = {name: params[name] for name in choices if name in params}
-    for name in taken:
-        yield from ({**taken, name: choice} for choice in choices[name] if choice != taken[name])
+            yield dict(generator.choice(self.rows.rows)) if self.rows else self._random(choices, generator)
 
 
 def _children(best: Sequence[Finished], choices: Choices, generator: random.Random) -> Iterator[Params]:
@@ -151,10 +158,11 @@ def _children(best: Sequence[Finished], choices: Choices, generator: random.Rand
         parent, other = generator.choice(best).params, generator.choice(best).params
         crossed = generator.random() < 0.5
         child = {}
-        for name, given in choices.items():
+        for name in choices:
             source = other if crossed and generator.random() < 0.5 else parent
-            child[name] = source[name] if name in source else generator.choice(given)
-        for name in generator.sample(list(choices), k=min(len(choices), _changes(generator))):
+            if name in source:
+                child[name] = source[name]
+        for name in generator.sample(list(child), k=min(len(child), _changes(generator))):
             child[name] = generator.choice(choices[name])
         yield child
 
@@ -205,10 +213,6 @@ def _fit_due(position: int, initial: int) -> tuple[int, int]:
     return fit, count
 
 
-def _random(choices: Choices, generator: random.Random) -> Params:
-    return {name: generator.choice(given) for name, given in choices.items()}
-
-
 def _key(params: Params) -> frozenset[tuple[str, Any]]:
     return frozenset(params.items())
 
@@ -231,5 +235,10 @@ class AutoStrategy(StrategyBase):
         rows = None if context.candidates is None else [dict(arch) for arch in context.candidates]
         initial = max(2, min(self.initial, context.trials // 3))
         return AutoSampler(
-            context.distributions, seed=context.seed, feasible=context.feasible, candidates=rows, initial=initial
+            context.distributions,
+            seed=context.seed,
+            feasible=context.feasible,
+            candidates=rows,
+            space=context.space,
+            initial=initial,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 from optuna.samplers import BaseSampler
@@ -13,7 +13,6 @@ from search.strategies.replay import Replay
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
 from search.strategies.steps import anything, neighbours
 from search.strategies.strategy import StrategyBase, StrategyContext, strategy
-from spaces.space import Space
 
 Improvement = Literal["first", "best"]
 Key = frozenset[tuple[str, Any]]
@@ -23,9 +22,13 @@ class _Climb:
     """Where the climb stands after some trials: the centre, the best seen since it, and the steps not yet tried."""
 
     def __init__(
-        self, choices: Choices, improvement: Improvement, space: Space | None, allowed: Callable[[Params], bool]
+        self,
+        choices: Choices,
+        improvement: Improvement,
+        around: Callable[[Params, Choices], Iterable[Params]],
+        allowed: Callable[[Params], bool],
     ) -> None:
-        self._choices, self._improvement, self._space, self._allowed = choices, improvement, space, allowed
+        self._choices, self._improvement, self._around, self._allowed = choices, improvement, around, allowed
         self._known: set[Key] = set()
         self._centre: Finished | None = None
         self._best: Finished | None = None
@@ -61,7 +64,7 @@ class _Climb:
 
     def _settle(self, trial: Finished) -> None:
         self._centre = self._best = trial
-        around = {_key(params): params for params in neighbours(trial.params, self._choices, self._space)}
+        around = {_key(params): params for params in self._around(trial.params, self._choices)}
         self._steps = {key: params for key, params in around.items() if key not in self._known}
 
     def _exhausted(self) -> bool:
@@ -82,16 +85,13 @@ class LocalSearchSampler(SpaceSampler):
 
     Args:
         improvement: "first" moves to the first better neighbour that finishes; "best" tries all neighbours first.
-        space: its own `neighbours` and `sample` are used, and needed where decisions are conditional; None: one
-            decision takes another choice.
-        others: as for `SpaceSampler`.
+        others: as for `SpaceSampler`; the space's own `neighbours` and `sample` are used. Without one, a decision
+            takes another choice.
     """
 
-    def __init__(
-        self, *args: Any, improvement: Improvement = "first", space: Space | None = None, **others: Any
-    ) -> None:
+    def __init__(self, *args: Any, improvement: Improvement = "first", **others: Any) -> None:
         super().__init__(*args, **others)
-        self.improvement, self.space = improvement, space
+        self.improvement = improvement
         self._climb = Replay(self._begin, _Climb.take)
 
     def propose(
@@ -103,12 +103,12 @@ class LocalSearchSampler(SpaceSampler):
         return anything(choices, generator, self.space) if step is None else step
 
     def _begin(self, choices: Choices) -> _Climb:
-        return _Climb(choices, self.improvement, self.space, self._allowed)
+        return _Climb(choices, self.improvement, self._around, self.allowed)
 
-    def _allowed(self, params: Params) -> bool:
-        if self.rows is not None and self.rows.find(params) is None:
-            return False
-        return self.feasible is None or self.feasible(params)
+    def _around(self, params: Params, choices: Choices) -> Iterable[Params]:
+        """Return the steps from `params`: always the same ones, decisions that are newly taken drawn."""
+        generator = random.Random(f"{self.seed}:{sorted(params.items())}")
+        return neighbours(params, choices, self.space, generator)
 
 
 def _key(params: Params) -> Key:

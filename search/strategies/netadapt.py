@@ -59,7 +59,7 @@ class NetAdaptSampler(SpaceSampler):
         decay: factor on `delta` from one iteration to the next.
         select: which proposal is accepted: least score lost per cost saved (MobileNetV3), or the highest score (the
             original).
-        taken: drops the decisions that parameters do not take, in spaces with conditions.
+        taken: gives the decisions that parameters take, and no others, in spaces with conditions.
         seed, feasible: as for `SpaceSampler`; a proposal that is not feasible is left out.
     """
 
@@ -191,7 +191,7 @@ class NetAdaptStrategy(StrategyBase):
             raise InputError("search.strategy: netadapt needs every combination of choices; this space is a list")
 
         def taken(params: Params) -> Params:
-            return dict(space.check(params, drop_untaken=True))
+            return dict(space.complete(params, lambda decision: max(decision.choices)))
 
         def cost(params: Params) -> float:
             known = {} if free is None else free(space.check(params, drop_untaken=True))

@@ -27,7 +27,6 @@ from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
 from search.strategies.steps import anything
 from search.strategies.strategy import StrategyBase, StrategyContext, strategy
 from spaces.nni.load import quiet
-from spaces.space import Space
 
 NNIName = Literal["Random", "TPE", "RegularizedEvolution"]
 Sample = dict[str, int]
@@ -46,8 +45,7 @@ class NNISampler(SpaceSampler):
     Args:
         strategy: which of NNI's.
         options: arguments of its constructor.
-        space: draws architectures where NNI has none left; None: every decision is drawn.
-        others: as for `SpaceSampler`.
+        others: as for `SpaceSampler`; the space draws architectures where NNI has none left.
 
     Raises:
         InputError: NNI is not installed, or takes no such argument.
@@ -60,11 +58,10 @@ class NNISampler(SpaceSampler):
         *args: Any,
         strategy: NNIName,
         options: Mapping[str, Any] | None = None,
-        space: Space | None = None,
         **others: Any,
     ) -> None:
         super().__init__(*args, **others)
-        self.strategy, self.options, self.space = strategy, dict(options or {}), space
+        self.strategy, self.options = strategy, dict(options or {})
         if importlib.util.find_spec("nni") is None:
             raise InputError(f"strategy nni:{strategy} needs the extra: pip install 'compress[nni]'")
         with quiet(logging.ERROR):
@@ -143,7 +140,8 @@ class NNISampler(SpaceSampler):
                 sample = dict(tuner.generate_parameters(0))
             except nni.NoMoreTrialError:
                 break
-            if self.feasible is None or self.feasible(_params(sample, choices)):
+            params = self.completed(_params(sample, choices), choices, random.Random(seed))
+            if self.feasible is None or self.allowed(params):
                 return sample
             tuner.trial_end(0, False)  # it remembers not to repeat this one; a new tuner would
         return None

@@ -82,8 +82,7 @@ class OptunaStrategy(StrategyBase):
         except (TypeError, ValueError) as error:
             refusal = f"{_SAMPLERS[self.name].__name__} refuses {self.options}: {error}"
             raise InputError(f"search.strategy.options: {refusal}") from error
-        conditional = any(decision.when is not None for decision in context.space.decisions)
-        if self.name in _ORDERED or (self.name in _WHOLE and conditional):
+        if self.name in _ORDERED or (self.name in _WHOLE and context.space.conditional):
             return Mirrored(make, context.distributions, ordered=self.name in _ORDERED)
         return MadeAnew(make)
 

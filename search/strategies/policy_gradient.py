@@ -16,7 +16,6 @@ from compress.environment import one_thread
 from search.strategies.controller import Controller, IndependentSoftmaxes, LSTMController
 from search.strategies.replay import Replay
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
-from spaces.space import Space
 
 CONTROLLERS = {"lstm": LSTMController, "independent": IndependentSoftmaxes}
 ControllerName = Literal["lstm", "independent"]
@@ -97,7 +96,6 @@ class PolicyGradientSampler(SpaceSampler):
         learning: see `Learning`.
         controller: "lstm", or "independent" softmaxes.
         hidden: units of the LSTM.
-        space: says which decisions are taken, given those before; None: all are.
         others: as for `SpaceSampler`.
     """
 
@@ -107,11 +105,10 @@ class PolicyGradientSampler(SpaceSampler):
         learning: Learning,
         controller: ControllerName = "lstm",
         hidden: int = 100,
-        space: Space | None = None,
         **others: Any,
     ) -> None:
         super().__init__(*args, **others)
-        self.learning, self.controller, self.hidden, self.space = learning, controller, hidden, space
+        self.learning, self.controller, self.hidden = learning, controller, hidden
         self._replay = Replay(self._begin, self._take)
 
     @abstractmethod

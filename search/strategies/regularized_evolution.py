@@ -12,7 +12,6 @@ from pydantic import Field, model_validator
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
 from search.strategies.steps import anything, mutated
 from search.strategies.strategy import StrategyBase, StrategyContext, strategy
-from spaces.space import Space
 
 _TRIES = 100
 """So many children that are known already, and one of them is proposed all the same."""
@@ -31,8 +30,8 @@ class RegularizedEvolutionSampler(SpaceSampler):
         identity: probability of proposing the parent unchanged; the paper has 0.05.
         remove: which trial leaves the full population when one finishes; "worst" is another algorithm, for comparison.
         duplicates: whether an architecture that is finished or under way may be proposed again, as in the paper.
-        space: its own `mutate` and `sample` are used; None: one decision takes another choice.
-        others: as for `SpaceSampler`.
+        others: as for `SpaceSampler`; the space's own `mutate` and `sample` are used. Without one, a decision takes
+            another choice.
     """
 
     def __init__(
@@ -43,12 +42,11 @@ class RegularizedEvolutionSampler(SpaceSampler):
         identity: float = 0.0,
         remove: Literal["oldest", "worst"] = "oldest",
         duplicates: bool = True,
-        space: Space | None = None,
         **others: Any,
     ) -> None:
         super().__init__(*args, **others)
         self.population, self.sample = population, sample
-        self.identity, self.remove, self.duplicates, self.space = identity, remove, duplicates, space
+        self.identity, self.remove, self.duplicates = identity, remove, duplicates
 
     def members(self, finished: Sequence[Finished]) -> list[Finished]:
         """Return the population after these trials."""

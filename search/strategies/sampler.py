@@ -18,6 +18,7 @@ from compress.errors import InputError
 from search.strategies.history import Finished as Finished
 from search.strategies.history import History, all_trials, live_number
 from spaces.rows import Rows
+from spaces.space import Space, drawn_by
 
 Params = dict[str, Any]
 Choices = Mapping[str, tuple[Any, ...]]
@@ -40,6 +41,7 @@ class SpaceSampler(BaseSampler, ABC):
             `attempts` times.
         candidates: the only assignments there are (rows of a table); a proposal becomes the nearest of them that has
             not been evaluated, by the number of decisions that differ.
+        space: says which decisions are taken, given those before; None: all are.
     """
 
     attempts = 200
@@ -51,11 +53,13 @@ class SpaceSampler(BaseSampler, ABC):
         seed: int = 0,
         feasible: Callable[[Params], bool] | None = None,
         candidates: Sequence[Params] | None = None,
+        space: Space | None = None,
     ) -> None:
         self.search_space = None if search_space is None else dict(search_space)
         self.seed = seed
         self.feasible = feasible
         self.rows = None if candidates is None else Rows(candidates)
+        self.space = space
         self._common = IntersectionSearchSpace()
         self._history = History()
 
@@ -63,7 +67,7 @@ class SpaceSampler(BaseSampler, ABC):
     def propose(
         self, finished: Sequence[Finished], running: Sequence[Params], choices: Choices, generator: random.Random
     ) -> Params:
-        """Return a choice for every decision (or for those that matter; the rest is drawn at random).
+        """Return a choice for every decision, or for some: see `completed` for what becomes of it.
 
         Args:
             finished: complete trials in the order in which they finished.
@@ -96,15 +100,29 @@ class SpaceSampler(BaseSampler, ABC):
         generator = random.Random(f"{self.seed}:{number}")
         params: Params = {}
         for _ in range(self.attempts):
-            params = self.propose(finished, running, choices, generator)
-            params = {name: params[name] if name in params else generator.choice(choices[name]) for name in choices}
-            if self.feasible is None or self.feasible(params):
+            params = self.completed(self.propose(finished, running, choices, generator), choices, generator)
+            if self.rows is not None:
+                done = [trial.params for trial in finished] + running
+                if self.rows.find(params) is None or params in done:
+                    params = dict(self.rows.nearest(params, done, generator))
+            if self.allowed(params):
                 break
-        if self.rows is not None:
-            done = [trial.params for trial in finished] + running
-            if self.rows.find(params) is None or params in done:
-                return dict(self.rows.nearest(params, done, generator))
         return params
+
+    def allowed(self, params: Params) -> bool:
+        """Return whether a completed assignment is worth a trial: there is such an architecture, and it is feasible."""
+        if self.rows is not None and self.rows.find(params) is None:
+            return False
+        return self.feasible is None or self.feasible(params)
+
+    def completed(self, params: Params, choices: Choices, generator: random.Random) -> Params:
+        """Return the assignment that `params` stand for: what is missing is drawn, what is not taken is left out.
+
+        Where there is no space, or it has no conditions, every decision is taken.
+        """
+        if self.space is None or not self.space.conditional:
+            return {name: params[name] if name in params else generator.choice(choices[name]) for name in choices}
+        return dict(self.space.complete(params, drawn_by(generator)))
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

@@ -12,7 +12,7 @@ from spaces.space import Space
 def mutated(params: Params, choices: Choices, generator: random.Random, space: Space | None) -> Params:
     """Return `params` with one decision changed: by the space's own rule, else any that was taken, to any other choice.
 
-    Without a space, decisions that are newly taken are left open, for the sampler to draw.
+    Without a space, no decision is newly taken.
     """
     if space is not None:
         return dict(space.mutate(space.check(params, drop_untaken=True), generator))
@@ -24,10 +24,10 @@ def mutated(params: Params, choices: Choices, generator: random.Random, space: S
     return {**params, name: generator.choice(others)}
 
 
-def neighbours(params: Params, choices: Choices, space: Space | None) -> Iterator[Params]:
-    """Yield every assignment one step away, by the same rules; newly taken decisions have their first choice."""
+def neighbours(params: Params, choices: Choices, space: Space | None, generator: random.Random) -> Iterator[Params]:
+    """Yield every assignment one step away, by the same rules; newly taken decisions are drawn."""
     if space is not None:
-        yield from map(dict, space.neighbours(space.check(params, drop_untaken=True)))
+        yield from map(dict, space.neighbours(space.check(params, drop_untaken=True), generator))
         return
     for name in params:
         for choice in choices.get(name, ()):

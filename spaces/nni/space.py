@@ -20,7 +20,7 @@ from compress.errors import InputError
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.nni.labels import labels_of, read_labels
 from spaces.nni.load import find_model_space, quiet, tuples
-from spaces.space import Space, Task
+from spaces.space import Fill, Space, Task
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -93,6 +93,11 @@ class NNISpace(Space):
 
     # Constraints between labels.
 
+    @property
+    def conditional(self) -> bool:
+        """Whether choices of all decisions together can be something else than an architecture."""
+        return self._constrained or super().conditional
+
     def check(self, choices: Mapping[str, Any], drop_untaken: bool = False) -> Architecture:
         """Return `choices` as a legal architecture, see `Space.check`; NNI's constraints hold for it too."""
         arch = super().check(choices, drop_untaken)
@@ -128,9 +133,22 @@ class NNISpace(Space):
                 return changed
         return arch
 
-    def neighbours(self, arch: Architecture) -> Iterator[Architecture]:
+    def neighbours(self, arch: Architecture, generator: random.Random | None = None) -> Iterator[Architecture]:
         """Yield every legal architecture with one decision changed."""
-        return (each for each in super().neighbours(arch) if self._violation(each) is None)
+        return (each for each in super().neighbours(arch, generator) if self._violation(each) is None)
+
+    def complete(self, choices: Mapping[str, Any], fill: Fill) -> Architecture:
+        """Return what `choices` stand for; where that breaks a constraint, the first of its mutations that does not.
+
+        Mutations go on from each other, so that what is found is near, and always the same.
+        """
+        arch = super().complete(choices, fill)
+        generator = random.Random(arch.to_json())
+        for _ in range(MOST_DRAWS):
+            if self._violation(arch) is None:
+                return arch
+            arch = super().mutate(arch, generator)
+        raise InputError(f"space {self.name}: none of {MOST_DRAWS} steps meets its constraints")
 
     def suggest(self, trial: Trial) -> Architecture:
         """Let an Optuna trial take the decisions; where they violate a constraint the trial is pruned."""

@@ -163,7 +163,7 @@ class PoolingSpace(Space):
         moved = generator.choice(positions)
         return self._at([unit for unit in positions if unit != moved] + [generator.choice(free)])
 
-    def neighbours(self, arch: Architecture) -> Iterator[Architecture]:
+    def neighbours(self, arch: Architecture, generator: random.Random | None = None) -> Iterator[Architecture]:
         """Yield every architecture with one halving moved to a boundary without one."""
         positions = self.positions(arch)
         for moved in positions:

@@ -21,7 +21,7 @@ from compress.errors import InputError
 from evaluators.cost import count_macs, count_params
 from spaces.architecture import Architecture
 from spaces.registry import create, space_names
-from spaces.space import Space, Task
+from spaces.space import Space, Task, drawn_by
 from spaces.supernet import Supernet
 
 FEW = 6
@@ -201,6 +201,19 @@ def test_mutations_and_neighbours_stay_in_the_space(case: Case) -> None:
 @parametrised(CASES)
 def test_a_hundred_thousand_mutations_never_leave_a_space(case: Case) -> None:
     walk(case, -(-MUTATIONS // len(CASES)))
+
+
+@parametrised(CASES)
+def test_any_part_of_any_combination_is_completed_to_an_architecture(case: Case) -> None:
+    space, generator = space_of(case), random.Random(0)
+    distributions = space.distributions()
+    for _ in range(ARCHITECTURES):
+        drawn = {name: generator.choice(each.choices) for name, each in distributions.items()}
+        part = {name: choice for name, choice in drawn.items() if generator.random() < 0.5}
+        arch = space.complete(part, drawn_by(generator))
+        assert space.check(dict(arch)) == arch
+        assert all(arch[name] == part[name] for name in arch.keys() & part.keys())
+        assert space.complete(arch, drawn_by(generator)) == arch
 
 
 @parametrised(CASES)

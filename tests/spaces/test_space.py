@@ -17,7 +17,7 @@ from compress.config import Config
 from compress.errors import InputError
 from spaces.architecture import Architecture, Choice, Decision, where
 from spaces.layers import Layer, conv, linear
-from spaces.space import Space, Task
+from spaces.space import Space, Task, drawn_by
 
 
 class Options(Config):
@@ -127,6 +127,17 @@ def test_neighbours_are_all_architectures_one_change_away(toy: Toy) -> None:
         assert all(legal(each) and each != arch for each in near)
         shared = [{name for name in arch.keys() & each.keys() if arch[name] != each[name]} for each in near]
         assert all(len(names) == 1 for names in shared)
+
+
+def test_newly_taken_decisions_are_drawn_and_those_not_taken_dropped(toy: Toy) -> None:
+    shallow = toy.check({"depth": 1, "kernel0": 3, "pool": "none"})
+    drawn = {toy.complete({**shallow, "depth": 2}, drawn_by(random.Random(seed)))["kernel1"] for seed in range(20)}
+    assert drawn == set(toy._named["kernel1"].choices)
+    deep = toy.complete({**shallow, "depth": 2, "kernel1": 3}, drawn_by(random.Random(0)))
+    assert deep["kernel1"] == 3
+    assert toy.complete({**deep, "depth": 1}, drawn_by(random.Random(0))) == shallow
+    with pytest.raises(InputError, match="kernel0: got 4; allowed 1 or 3"):
+        toy.complete({**shallow, "kernel0": 4}, drawn_by(random.Random(0)))
 
 
 def test_a_space_of_one_architecture_has_no_mutations() -> None:
