@@ -60,7 +60,7 @@ def export_line(facts: Mapping[str, Any]) -> str:
 
 
 def latency(
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL...", help="ONNX files, runs or bundles.")],
+    models: Annotated[list[Path], typer.Argument(metavar="MODEL", help="ONNX files, runs or bundles.")],
     set_: SetFlag = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,

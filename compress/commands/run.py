@@ -163,7 +163,7 @@ def report(
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Two run directories or more.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Two run directories or more.")],
     json: JsonFlag = False,
 ) -> None:
     """Print finished runs side by side."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.machinery import ModuleSpec
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -216,3 +220,54 @@ def test_folders_that_are_no_classes_of_images_are_refused(tmp_path: Path) -> No
             (tmp_path / part / name).mkdir()
             Image.new("RGB", (8, 8)).save(tmp_path / part / name / "x.png")
     assert "'cow' only in train/, 'dog' only in train/, 'Dog' only in val/" in refused(tmp_path)
+
+
+class Hub:
+    """What timm makes of a data set of the hub: files and labels, and names of the classes."""
+
+    class_to_idx = {"cat": 0, "dog": 1}  # noqa: RUF012
+
+    def __init__(self, rows: list[tuple[bytes, int]]) -> None:
+        self.rows = rows
+
+    def __getitem__(self, index: int) -> tuple[BytesIO, int]:
+        return BytesIO(self.rows[index][0]), self.rows[index][1]
+
+    def iter_targets(self) -> list[int]:
+        return [label for _, label in self.rows]
+
+
+def hub(monkeypatch: pytest.MonkeyPatch, rows: list[tuple[bytes, int]]) -> Data:
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(__spec__=ModuleSpec("datasets", None)))
+    monkeypatch.setattr("timm.data.dataset_factory.create_dataset", lambda *_, **__: SimpleNamespace(reader=Hub(rows)))
+    config = {
+        "name": "huggingface",
+        "dataset": "pets",
+        "image_size": 16,
+        "crop_pct": 1,
+        "mean": [0],
+        "std": [1],
+        "workers": 0,
+    }
+    data = load_data(TypeAdapter[Any](DataConfig).validate_python(config))
+    assert data is not None
+    return data
+
+
+def test_a_hub_set_keeps_levels_and_names_what_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = BytesIO()
+    Image.fromarray((RAMP * 65535).round().astype(np.uint16)).save(content, "PNG")
+    whole = content.getvalue()
+    test = hub(monkeypatch, [(whole, 1), (whole, 0)]).test
+    assert test is not None
+    images, labels = next(iter(test.batches()))
+    assert torch.allclose(images[0, 0], torch.tensor(RAMP, dtype=torch.float32), atol=1e-5) and labels.tolist() == [
+        1,
+        0,
+    ]
+    broken = hub(monkeypatch, [(whole, 1), (whole[: len(whole) // 2], 0)]).test
+    assert broken is not None
+    with pytest.raises(InputError, match="cannot read image row 1: "):
+        list(broken.batches())
+    with pytest.raises(InputError, match=r"data.label_key: 'label' of 'pets' holds the label -1; allowed: 0 to 1"):
+        hub(monkeypatch, [(whole, 1), (whole, -1)])

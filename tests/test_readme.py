@@ -1,0 +1,93 @@
+"""What README.md says: its commands run as they stand on the page, its recipes are valid, its names exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from compress.catalog import names
+from compress.cli import app
+from search.config import SearchConfig
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [README, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")]
+PAGES += [page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md")]
+
+NOT_HERE = {
+    "pip install": "the run of CI installs so before it tests",
+    "python3 -m venv": "the run of CI makes its own",
+    "pytest": "this is one of its tests",
+    "ruff": "the run of CI does it",
+    "bash .ci/run": "this is part of it",
+    "compress prune --recipe": "minutes; tests/compress/test_cli.py runs it with fewer epochs",
+    "compress search --recipe": "minutes; tests/search and tests/compress/test_search_*.py run searches",
+}
+"""Beginnings of the commands that are not run here, and why."""
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    lines = [line.partition(" #")[0].strip() for block in blocks(page, "bash") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+@pytest.mark.slow
+def test_every_command_runs_in_the_order_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    left = [command for page in PAGES for command in commands(page) if not command.startswith(tuple(NOT_HERE))]
+    assert len(left) > 8
+    for command in left:
+        program, *arguments = shlex.split(command)
+        assert program == "compress", command
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, (command, result.output)
+        assert result.stdout.strip(), command
+
+
+def test_every_reason_is_needed() -> None:
+    every = [command for page in PAGES for command in commands(page)]
+    assert [start for start in NOT_HERE if not any(command.startswith(start) for command in every)] == []
+
+
+def test_the_recipe_on_the_page_is_valid(tmp_path: Path) -> None:
+    whole, search = blocks(README, "yaml")
+    for part in ("train", "val"):
+        (tmp_path / "flowers" / part).mkdir(parents=True)
+    (tmp_path / "mine.yaml").write_text(whole.replace("/data/flowers", str(tmp_path / "flowers")))
+    result = CliRunner().invoke(app, ["validate", str(tmp_path / "mine.yaml")])
+    assert result.exit_code == 0, result.output
+    SearchConfig.model_validate(yaml.safe_load(search)["search"])
+
+
+def test_the_example_of_spaces_runs() -> None:
+    (example,) = [block for block in blocks(README, "python") if "spaces.registry" in block]
+    found: dict[str, object] = {}
+    exec(example, found)
+    assert {"network", "small"} <= found.keys()
+
+
+def test_every_recipe_and_space_is_in_a_table() -> None:
+    tables = "\n".join(line for line in README.splitlines() if line.startswith("| `"))
+    listed = tables.replace("{tiny,small,base}", "tiny") + tables.replace("{tiny,small,base}", "small")
+    listed += tables.replace("{tiny,small,base}", "base")
+    assert [name for kind in ("recipes", "spaces") for name in names(kind) if f"`{name}`" not in listed] == []
+
+
+def test_every_file_that_a_page_names_exists() -> None:
+    folders = ("compress", "search", "spaces", "evaluators", "recipes", "benchmarks", "tests", "docs", ".ci")
+    files = [*ROOT.iterdir(), *(path for folder in folders for path in (ROOT / folder).rglob("*"))]
+    there = [f"/{path.relative_to(ROOT).as_posix()}" for path in files]
+    made_by_runs = {"best1/", "stages/01-search/"}
+    named = {name for page in PAGES for name in re.findall(r"`([\w./-]+(?:\.py|\.csv|\.md|/))`", page)} - made_by_runs
+    examples = set(re.findall(r"such as `([\w/]+\.py)`", PAGES[1]))
+    lost = [name for name in sorted(named - examples) if not any(p.endswith(f"/{name.rstrip('/')}") for p in there)]
+    assert len(named) > 20 and lost == []
