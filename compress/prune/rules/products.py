@@ -40,7 +40,7 @@ def _convolution(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: T
     dims, kernel = t.of(x), t.of(weight)
     note_outputs(t, [(x, ONE), (weight, kernel[1] if transposed and groups == 1 else kernel[0])])
     freeze(kernel[2:], SPATIAL)
-    freeze(dims[2:], "it is convolved along")
+    spatial = _convolved(dims[2:], args, out)
     if transposed:
         outputs = _transposed_channels(t, dims[1], kernel, groups)
     else:
@@ -48,10 +48,22 @@ def _convolution(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: T
         _join_channels(t, dims[1], kernel, groups)
     if bias is not None:
         axes.unify(outputs, t.of(bias)[0])
-    t.set(out, [dims[0], outputs, *positions(out.shape[2:])])
-    taps = weight.shape[2:].numel()
-    windows = (x if transposed else out).shape[2:].numel() * out.shape[0]
-    t.result.operations.append(Operation(t.module, windows * taps, (kernel[0], kernel[1])))
+    t.set(out, [dims[0], outputs, *spatial])
+    windows = [dims[0], *(dims[2:] if transposed else spatial)]
+    t.result.operations.append(Operation(t.module, weight.shape[2:].numel(), (kernel[0], kernel[1], *windows)))
+
+
+def _convolved(spatial: Sequence[Dim], args: Sequence[Any], out: Tensor) -> list[Dim]:
+    """Return what a convolution makes of the dimensions it runs along: a kernel of 1 takes every position by itself."""
+    result = []
+    for place, dim in enumerate(spatial):
+        kernel, stride, padding = args[1].shape[2 + place], *(given[place % len(given)] for given in args[3:5])
+        if kernel == stride == 1 and padding == 0 and out.shape[2 + place] == axes.dim_size(dim):
+            result.append(dim)
+        else:
+            axes.freeze(dim, "it is convolved along")
+            result += positions(out.shape[2 + place : 3 + place])
+    return result
 
 
 def _join_channels(t: _Tracer, channels: Dim, kernel: list[Dim], groups: int) -> None:

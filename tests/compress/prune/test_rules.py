@@ -113,6 +113,7 @@ THROUGH = [
     (1, "repeat", lambda x: x.mean(2, keepdim=True).repeat(1, 1, 4) + x[:, :, :4]),
     (1, "l2 normalised", lambda x: F.normalize(x, dim=1) + F.normalize(x, dim=2)),
     (1, "differences", lambda x: x.diff(dim=2)),
+    (1, "pointwise along channels", lambda x: F.conv1d(x[:, :, :2].mT, torch.ones(6, 2, 1)).mT),
     (1, "gated linear unit", lambda x: F.glu(x, 1)),
     (1, "compared, divided", lambda x: (x > 0).float() + x // 0.1 + (1 - x)),
     (1, "lengths", lambda x: x * torch.linalg.vector_norm(x, 2, [1])[:, None]),
