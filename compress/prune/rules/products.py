@@ -1,4 +1,4 @@
-"""Matrix products, convolutions and distances: the axes that they contract, and which parameters are their matrices."""
+"""Matrix products and distances: the axes that they contract, and which parameters are their matrices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compress.prune import axes
 from compress.prune.axes import ONE, Dim
-from compress.prune.rules.base import SPATIAL, broadcast, freeze, positions, rule
+from compress.prune.rules.base import broadcast, rule
 from compress.prune.trace import Operation, _Tracer
 
 OWN = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
@@ -20,10 +20,14 @@ def note_outputs(t: _Tracer, operands: Sequence[tuple[Tensor, Dim]]) -> None:
     """Note of the parameters behind operands of a product which of their dimensions number the product's outputs.
 
     Each operand comes with the dimension of its own that the product keeps. A parameter of one number for each output
-    (a gain) is no matrix, and where a layer of torch's own is fed with parameters (learned queries), only its own are.
+    (a gain) is no matrix. A product of parameters alone becomes a matrix where it meets an activation, unless a layer
+    of torch's own is fed with parameters (learned queries): then the layer's own are.
     """
-    own = isinstance(t.model.get_submodule(t.module), OWN) and all(operand in t.sources for operand, _ in operands)
+    constant = all(operand in t.sources for operand, _ in operands)
+    own = constant and isinstance(t.model.get_submodule(t.module), OWN)
     t.activation = own
+    if constant and not own:
+        return
     for operand, outputs in operands:
         wanted = set(axes.axes_of(outputs))
         for name in t.sources.get(operand, ()):
@@ -32,91 +36,6 @@ def note_outputs(t: _Tracer, operands: Sequence[tuple[Tensor, Dim]]) -> None:
             matrix = any(axes.dim_size(dim) > 1 for place, dim in enumerate(dims) if place not in found)
             if found and matrix and (not own or name.startswith(f"{t.module}.")):
                 t.result.outputs.setdefault(name, found)
-
-
-@rule("convolution", "_convolution")
-def _convolution(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
-    x, weight, bias, transposed, groups = args[0], args[1], args[2], args[6], args[8]
-    dims, kernel = t.of(x), t.of(weight)
-    note_outputs(t, [(x, ONE), (weight, kernel[1] if transposed and groups == 1 else kernel[0])])
-    freeze(kernel[2:], SPATIAL)
-    spatial = _convolved(dims[2:], args, out)
-    if transposed:
-        outputs = _transposed_channels(t, dims[1], kernel, groups)
-    else:
-        outputs = kernel[0]
-        _join_channels(t, dims[1], kernel, groups)
-    if bias is not None:
-        axes.unify(outputs, t.of(bias)[0])
-    t.set(out, [dims[0], outputs, *spatial])
-    windows = [dims[0], *(dims[2:] if transposed else spatial)]
-    t.result.operations.append(Operation(t.module, weight.shape[2:].numel(), (kernel[0], kernel[1], *windows)))
-
-
-def _convolved(spatial: Sequence[Dim], args: Sequence[Any], out: Tensor) -> list[Dim]:
-    """Return what a convolution makes of the dimensions it runs along: a kernel of 1 takes every position by itself."""
-    result = []
-    for place, dim in enumerate(spatial):
-        kernel, stride, padding = args[1].shape[2 + place], *(given[place % len(given)] for given in args[3:5])
-        if kernel == stride == 1 and padding == 0 and out.shape[2 + place] == axes.dim_size(dim):
-            result.append(dim)
-        else:
-            axes.freeze(dim, "it is convolved along")
-            result += positions(out.shape[2 + place : 3 + place])
-    return result
-
-
-def _join_channels(t: _Tracer, channels: Dim, kernel: list[Dim], groups: int) -> None:
-    """Couple the input channels of a convolution with its kernel (out, in / groups, ...)."""
-    if groups == 1:
-        axes.unify(channels, kernel[1])
-        return
-    size = axes.dim_size(channels)
-    depthwise = groups == size
-    group_in, inner_in = (channels, ONE) if depthwise else axes.split(channels, (groups, size // groups))
-    multiplier = axes.dim_size(kernel[0]) // groups
-    group_out, inner_out = (kernel[0], ONE) if multiplier == 1 else axes.split(kernel[0], (groups, multiplier))
-    axes.unify(group_in, group_out)
-    axes.unify(inner_in, kernel[1])
-    freeze((inner_in, inner_out), "a grouped convolution loses whole groups, not channels of a group")
-    _groups_follow(t, group_out)
-
-
-def _groups_follow(t: _Tracer, groups: Dim) -> None:
-    """Let a layer's number of groups follow an axis; a functional convolution takes it from the shapes it sees."""
-    if isinstance(t.model.get_submodule(t.module), nn.modules.conv._ConvNd):
-        t.result.counts[t.module, "groups"] = groups
-
-
-def _transposed_channels(t: _Tracer, channels: Dim, kernel: list[Dim], groups: int) -> Dim:
-    """Couple a transposed convolution's input with its kernel (in, out / groups, ...); return its output channels."""
-    axes.unify(channels, kernel[0])
-    if groups == 1:
-        return kernel[1]
-    if groups == axes.dim_size(channels) and axes.dim_size(kernel[1]) == 1:
-        _groups_follow(t, kernel[0])
-        return kernel[0]
-    freeze(kernel[:2], "a grouped transposed convolution is kept whole")
-    return axes.fresh(groups * axes.dim_size(kernel[1]), "a grouped transposed convolution is kept whole")
-
-
-@rule("deform_conv2d")
-def _deformed_convolution(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
-    x, weight, offset, mask, bias = args[:5]
-    groups, offset_groups = args[11:13]
-    dims, kernel = t.of(x), t.of(weight)
-    note_outputs(t, [(x, ONE), (weight, kernel[0])])
-    freeze((*dims[2:], *kernel[2:], *t.of(offset)[1:], *t.of(mask)[1:]), SPATIAL)
-    _join_channels(t, dims[1], kernel, groups)
-    if offset_groups > 1:
-        outer = axes.split(dims[1], (offset_groups, x.shape[1] // offset_groups))[0]
-        axes.freeze(outer, "it numbers the groups of channels that share their offsets")
-    if groups > 1:  # how many there are is read off the shapes
-        axes.freeze(kernel[0], "a deformed convolution in groups is kept whole")
-        axes.freeze(dims[1], "a deformed convolution in groups is kept whole")
-    if bias is not None:
-        axes.unify(kernel[0], t.of(bias)[0])
-    t.set(out, [dims[0], kernel[0], *positions(out.shape[2:])])
 
 
 @rule("mm", "addmm", "addmm_")
@@ -169,7 +88,7 @@ def _join_sum(t: _Tracer, dims: Sequence[Dim], added: Tensor | None) -> None:
 def _mv(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     a, b = args[-2:] if len(args) < 4 else args[1:3]
     left, right = t.of(a), t.of(b)
-    note_outputs(t, [(a, left[0])])
+    note_outputs(t, [(a, left[0]), (b, ONE)])
     axes.unify(left[1], right[0])
     _join_sum(t, left[:1], args[0] if len(args) > 2 else None)
     t.set(out, [left[0]])
@@ -179,6 +98,23 @@ def _mv(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) ->
 def _dot(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     axes.unify(t.of(args[0])[0], t.of(args[1])[0])
     t.set(out, [])
+
+
+@rule("_trilinear")
+def _bilinear(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    """Three operands, each with dimensions of size 1 put in, are multiplied and summed over some dimensions."""
+    aligned = []
+    for operand, added in zip(args[:3], args[3:6], strict=True):
+        dims = list(t.of(operand))
+        for place in added:
+            dims.insert(place, ONE)
+        aligned.append(dims)
+    note_outputs(t, [(args[0], ONE), (args[1], aligned[1][1]), (args[2], ONE)])
+    dims = broadcast(aligned, len(aligned[0]))
+    if isinstance(t.model.get_submodule(t.module), nn.Bilinear):
+        names = ("out_features", "in1_features", "in2_features")
+        t.result.counts.update({(t.module, name): dim for name, dim in zip(names, t.of(args[1]), strict=True)})
+    t.set(out, [dim for place, dim in enumerate(dims) if place not in args[6]])
 
 
 @rule("_cdist_forward", "_euclidean_dist")
