@@ -16,12 +16,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.config import Config
-from compress.errors import InputError
+from compress.errors import CompressError, InputError, NotWritten, reason_of
 from compress.problems import validated
 from compress.prune.apply import apply
 from compress.prune.plan import Plan
 from evaluators.datasets import Data, DataConfig, DataFacts, NoneConfig, Preprocessing, describe, load_data
-from spaces.checkpoint import LoadReport, load_weights, read_safetensors, read_state_dict, refuse_infinite
+from spaces.checkpoint import LoadReport, load_checkpoint, refuse_infinite
+from spaces.checkpoint_file import read_safetensors
 from spaces.zoo import ModelConfig, build_model, check_forward
 
 _MANIFEST, _PLAN, _WEIGHTS, _MASKS = "bundle.json", "plan.json", "weights.safetensors", "masks.safetensors"
@@ -66,21 +67,23 @@ class Bundle:
 
         Raises InputError when the directory cannot be written.
         """
+        from safetensors import SafetensorError
+
         target = Path(directory)
         partial, old = (target.with_name(f".{target.name}.{suffix}") for suffix in ("partial", "old"))
         try:
-            for leftover in (partial, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            _put_back(old, target)  # where a process was killed between the two renames below
             partial.mkdir(parents=True)
             self._write(partial)
             if target.exists():
                 target.rename(old)
             partial.rename(target)
-        except OSError as error:
-            raise InputError(f"cannot write the bundle {str(target)!r}: {error.strerror or error}") from error
+        except (OSError, SafetensorError) as error:
+            raise NotWritten(f"cannot write the bundle {str(target)!r}: {reason_of(error)}") from error
         finally:
-            for leftover in (partial, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            _put_back(old, target)
 
     def _write(self, directory: Path) -> None:
         from safetensors.torch import save_file
@@ -95,9 +98,7 @@ class Bundle:
             "metrics": self.metrics,
             "provenance": self.provenance,
         }
-        # a copy of each: safetensors refuses tensors that share memory, as tied weights do
-        state = {name: value.detach().cpu().clone().contiguous() for name, value in self.model.state_dict().items()}
-        save_file(state, directory / _WEIGHTS)
+        save_file({name: _plain(name, value) for name, value in self.model.state_dict().items()}, directory / _WEIGHTS)
         if self.plan is not None:
             (directory / _PLAN).write_text(json.dumps(self.plan.to_dict()), encoding="utf-8")
         if self.masks is not None:
@@ -119,7 +120,7 @@ class Bundle:
         if "plan" in manifest.parts:
             plan, module = _apply_plan(root, module, key)
         state = read_safetensors(root / _WEIGHTS, key)
-        refuse_infinite(state, str(root / _WEIGHTS), key)
+        refuse_infinite(module, state, str(root / _WEIGHTS), key)
         try:
             module.load_state_dict(state, strict=True)
         except RuntimeError as error:
@@ -182,7 +183,7 @@ def _open_bundle(model: ModelConfig, data: DataConfig | None, facts: DataFacts, 
         )
     report = None
     if model.checkpoint is not None:
-        report = load_weights(bundle.model, read_state_dict(model.checkpoint), model.checkpoint)
+        report = load_checkpoint(bundle.model, model.checkpoint)
     hint = bundle.preprocessing.to_dict() | {"fixed_input_size": True}
     found = load_data(data, hint, seed=seed) if data is not None else None
     wanted = found.preprocessing if found else bundle.preprocessing
@@ -193,6 +194,24 @@ def _open_bundle(model: ModelConfig, data: DataConfig | None, facts: DataFacts, 
         check_forward(bundle.model, wanted.input_size, model.name)
     bundle.preprocessing = wanted
     return Opened(bundle, found, report)
+
+
+def _plain(name: str, value: Any) -> Tensor:
+    """Return a tensor of a state dict as safetensors takes it; raises CompressError, naming it, for anything else.
+
+    A copy, since safetensors refuses tensors that share memory, as tied weights do; dense, without pending conjugation.
+    """
+    if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
+        kind = f"tensor of {value.dtype}, {value.layout}" if isinstance(value, Tensor) else type(value).__name__
+        raise CompressError(f"a bundle holds plain tensors; {name!r} of the model is a {kind}")
+    return value.detach().cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
+
+
+def _put_back(old: Path, target: Path) -> None:
+    """Let `old` be `target` again where nothing took its place, else delete it."""
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _find(path: Path, key: str) -> Path:

@@ -25,8 +25,26 @@ class InputError(CompressError):
         super().__init__("\n".join(self.problems))
 
 
+class NotWritten(InputError):
+    """A file or folder cannot be written: before a run began that is the user's to mend, in its midst it has failed."""
+
+
 class Diverged(CompressError):
     """A model went to infinity or NaN; in a search that is a bad candidate, elsewhere a failed run."""
+
+
+def reason_of(error: BaseException) -> str:
+    """Return what an exception says in one line: the system's words, the first line, or the name of its class."""
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` says that memory ran out, of the machine or of an accelerator."""
+    # by name, since torch's class would take seconds to import
+    named = any(kind.__name__ == "OutOfMemoryError" for kind in type(error).__mro__)
+    said = isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+    return isinstance(error, MemoryError) or named or said
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

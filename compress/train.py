@@ -27,6 +27,7 @@ from compress.train_state import FILE_NAME, Position, discard, read_checkpoint, 
 from compress.train_step import Stepper, TrainConfig
 from evaluators.accuracy import evaluate, logits_of
 from evaluators.datasets.loaders import placed
+from spaces.checkpoint import first_infinite
 
 if TYPE_CHECKING:
     from evaluators.datasets import Data, Loader
@@ -206,11 +207,9 @@ class _Run:
     def _check(self) -> None:
         """Make sure that what is about to be evaluated or kept is sound: weights and running statistics."""
         self._settle()
-        model = self.stepper.model
-        statistics = (buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2].startswith("running"))
-        finite = [torch.isfinite(value).all() for value in (*model.parameters(), *statistics)]
-        if not bool(torch.stack(finite).all()):
-            raise self._diverged("a weight is not finite", self.position.update)
+        name = first_infinite(self.stepper.model)
+        if name is not None:
+            raise self._diverged(f"the weight {name!r} is not finite", self.position.update)
 
     def _close_epoch(self) -> None:
         here = self.position

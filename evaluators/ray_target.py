@@ -39,7 +39,9 @@ def run_on_node(target: RayTarget, program: bytes) -> subprocess.CompletedProces
 
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
         environment.pop("OMP_NUM_THREADS", None)  # Ray's, for a task that asks for no CPU
-        done = subprocess.run([sys.executable, "-"], input=program, capture_output=True, check=False, env=environment)
+        done = subprocess.run(
+            [sys.executable, "-P", "-"], input=program, capture_output=True, check=False, env=environment
+        )
         return done.returncode, done.stdout, done.stderr
 
     options = {

@@ -16,7 +16,8 @@ from compress.progress import hushed
 from evaluators.candidates import accuracy, accuracy_names, candidate_data, costs, data_for, diverged
 from evaluators.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report
 from spaces.architecture import Architecture
-from spaces.checkpoint import read_safetensors, refuse_infinite
+from spaces.checkpoint import refuse_infinite
+from spaces.checkpoint_file import read_safetensors
 from spaces.supernet import Supernet
 
 KEY = "search.evaluator.weights"
@@ -85,7 +86,7 @@ def _load(supernet: Supernet, weights: str | None) -> None:
         return
     path = Path(weights)
     state = read_safetensors(path / "weights.safetensors" if path.is_dir() else path, KEY)
-    refuse_infinite(state, weights, KEY)
+    refuse_infinite(supernet, state, weights, KEY)
     try:
         supernet.load_state_dict(state)
     except RuntimeError as error:

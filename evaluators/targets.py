@@ -146,7 +146,8 @@ def _parts(name: str, file: Path) -> bytes:
 
 def _run_on(target: Target, program: bytes) -> subprocess.CompletedProcess[bytes]:
     if target == "local":
-        return _run([sys.executable, "-"], program, None)
+        # -P: what lies in the working directory may be called like a module of the standard library
+        return _run([sys.executable, "-P", "-"], program, None)
     if isinstance(target, CommandTarget):
         return _run(shlex.split(target.command), program, target.timeout)
     return ray_target.run_on_node(target, program)

@@ -1,31 +1,27 @@
-"""Weights from files: read without running code, checked, and loaded with a report of what fitted."""
+"""Weights of a checkpoint in a model: matched by name, checked, loaded with a report of what fitted."""
 
 from __future__ import annotations
 
 import inspect
-import pickle
 import sys
-import warnings
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compress.errors import InputError
+from spaces.checkpoint_file import read_checkpoint, some
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".tar", ".bin", ".ckpt")
-_WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "net", "module")
-_PREFIXES = ("_orig_mod.", "module.")
+_STATISTICS = ("running_mean", "running_var")
 _HALF = 0.5
+_DEPTH = 3  # wrappers around a model that its names are searched below
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of the tensors of a checkpoint."""
+    """What became of the tensors of a checkpoint; `taken` says which of several state dicts and which part of it."""
 
     source: str
     matched: int
@@ -33,10 +29,11 @@ class LoadReport:
     unexpected: list[str] = field(default_factory=list)
     reshaped: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    taken: str = ""
 
     def summary(self) -> str:
         """Return the report as one line."""
-        parts = [f"{self.source}: {self.matched} tensors loaded"]
+        parts = [f"{self.source}: {self.matched} tensors loaded" + (f" from {self.taken}" if self.taken else "")]
         for label, names in (
             ("classifier replaced (left at its initial values)", self.replaced),
             ("resized to the model", self.reshaped),
@@ -44,87 +41,46 @@ class LoadReport:
             ("unexpected in the file (ignored)", self.unexpected),
         ):
             if names:
-                parts.append(f"{label}: {_some(names)}")
+                parts.append(f"{label}: {some(names)}")
         return "; ".join(parts)
 
 
-def _some(names: list[str], limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+def first_infinite(model: nn.Module, state: Mapping[str, Tensor] | None = None) -> str | None:
+    """Return the first tensor of `state` (by default the model's own) that is a weight and holds NaN or infinity.
 
-
-def read_state_dict(path: str | Path, key: str = "model.checkpoint") -> dict[str, Tensor]:
-    """Read a state dict from a .safetensors file, or from a torch file without unpickling objects.
-
-    Unwraps `state_dict`, `model` and EMA keys and strips the prefixes of DataParallel and torch.compile.
-    Raises InputError, naming the recipe's `key`, for a file that is absent, damaged, not only tensors, or not finite.
+    Weights are the parameters that are trained and the running statistics. Other buffers and frozen parameters are
+    constants, which may well be infinite: attention masks are.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"{key}: there is no file {str(path)!r}")
-    if file.suffix not in SUFFIXES:
-        raise InputError(f"{key}: {str(path)!r} has the suffix {file.suffix!r}; allowed: {', '.join(SUFFIXES)}")
-    content = read_safetensors(file, key) if file.suffix == ".safetensors" else _read_torch(file, key)
-    state = _unwrap(content)
-    if not state:
-        raise InputError(f"{key}: {str(path)!r} holds no tensors")
-    refuse_infinite(state, str(path), key)
-    return state
+    state = model.state_dict() if state is None else state
+    weights = {name for name, each in model.named_parameters(remove_duplicate=False) if each.requires_grad}
+    weights |= {name for name, _ in model.named_buffers() if name.rpartition(".")[2] in _STATISTICS}
+    names = [name for name in model.state_dict() if name in weights and name in state]
+    flags = [torch.isfinite(state[name]).all() for name in names]
+    if not flags:
+        return None
+    found = torch.stack([flag.to(flags[0].device) for flag in flags]).tolist()  # one wait for the device
+    return next((name for name, finite in zip(names, found, strict=True) if not finite), None)
 
 
-def read_safetensors(file: Path, key: str) -> dict[str, Tensor]:
-    """Read the tensors of a .safetensors file; raises InputError, naming `key`, when it is absent or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(f"{key}: {str(file)!r} is not a complete safetensors file ({error})") from error
+def refuse_infinite(model: nn.Module, state: Mapping[str, Tensor], source: str, key: str) -> None:
+    """Raise InputError, naming the recipe's `key` and the tensor, when a weight of `model` in `state` is not finite."""
+    name = first_infinite(model, state)
+    if name is not None:
+        raise InputError(f"{key}: {source!r} is not finite: the tensor {name!r} holds NaN or infinity")
 
 
-def refuse_infinite(state: Mapping[str, Tensor], source: str, key: str) -> None:
-    """Raise InputError, naming the recipe's `key` and the tensor, when a value is NaN or infinite."""
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            raise InputError(f"{key}: {source!r} is not finite: the tensor {name!r} holds NaN or infinity")
-
-
-def _read_torch(file: Path, key: str) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about pickle protocols, which the user cannot act on
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        allowed = "only tensors are read, so save its state_dict() as .safetensors"
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise InputError(f"{key}: {str(file)!r} is a pickle that holds code or objects; {allowed}") from error
-        raise InputError(f"{key}: {str(file)!r} is not a torch checkpoint; {allowed}") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{key}: {str(file)!r} is not a complete torch checkpoint ({reason})") from error
-
-
-def _unwrap(content: Any) -> dict[str, Tensor]:
-    """Return the named tensors inside a checkpoint, whatever training script wrote it."""
-    while isinstance(content, Mapping):
-        inner = next((content[k] for k in _WRAPPERS if isinstance(content.get(k), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping):
-        return {}
-    state = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-    while prefix := next((p for p in _PREFIXES if state and all(name.startswith(p) for name in state)), None):
-        state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
+def load_checkpoint(model: nn.Module, path: str | Path, key: str = "model.checkpoint") -> LoadReport:
+    """Load a checkpoint file into `model` in place; see `read_checkpoint` and `load_weights` for what is refused."""
+    state, taken = read_checkpoint(path, key)
+    return load_weights(model, state, str(path), key, taken)
 
 
 def load_weights(
-    model: nn.Module, state: Mapping[str, Tensor], source: str, key: str = "model.checkpoint"
+    model: nn.Module, state: Mapping[str, Tensor], source: str, key: str = "model.checkpoint", taken: str = ""
 ) -> LoadReport:
     """Load `state` into `model` in place and report what fitted.
 
+    Where the model is a part of what was saved (`model.`, `net.`, `backbone.`), the part that fits best is taken.
     Names of other publishers are translated by the `checkpoint_filter_fn` of the model's own file (timm's custom).
     A classifier of another number of classes keeps its initial values and is named. Raises InputError, naming the
     recipe's `key`, when any other tensor has another shape or when less than half of the model's values are found.
@@ -133,14 +89,19 @@ def load_weights(
     given = dict(state)
     changed: list[str] = []
     if not _fits(wanted, given):
+        prefix = _best_prefix(wanted, given)
+        given = _below(given, prefix)
+        taken = ", ".join(filter(None, (taken, f"the part {prefix.removesuffix('.')!r}" if prefix else "")))
         translated = _translate(model, given)
         changed = [n for n in translated if n in given and translated[n].shape != given[n].shape]
         given = translated
+        _share(wanted, given)
     wrong = [name for name, value in given.items() if name in wanted and value.shape != wanted[name].shape]
     replaced = [name for name in wrong if name.rpartition(".")[0] in classifier_names(model)]
     _refuse_shapes(wanted, given, [name for name in wrong if name not in replaced], source, key)
     usable = {name: value for name, value in given.items() if name in wanted and name not in replaced}
-    _refuse_strangers(model, usable, set(replaced), source, key)
+    _refuse_strangers(model, usable, set(replaced), source, key, list(state))
+    refuse_infinite(model, usable, source, key)
     model.load_state_dict(usable, strict=False)
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     return LoadReport(
@@ -150,11 +111,51 @@ def load_weights(
         unexpected=[name for name in given if name not in wanted],
         reshaped=[name for name in changed if name in usable],
         replaced=replaced,
+        taken=taken,
     )
 
 
 def _fits(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> bool:
     return wanted.keys() == given.keys() and all(given[name].shape == value.shape for name, value in wanted.items())
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _best_prefix(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Return the prefix below which `given` has most of the names and shapes of `wanted`.
+
+    Where two have as many, averaged weights are taken before others, and the shorter prefix before the longer.
+    """
+    names = [name.split(".") for name in given]
+    prefixes = {""} | {".".join(parts[:n]) + "." for parts in names for n in range(1, min(_DEPTH + 1, len(parts)))}
+
+    def fitness(prefix: str) -> tuple[int, bool, int, str]:
+        known = [name for name in wanted if prefix + name in given]
+        shaped = sum(given[prefix + name].shape == wanted[name].shape for name in known)
+        return shaped, "ema" in prefix.lower(), -len(prefix), prefix
+
+    best = max(prefixes, key=fitness)
+    return best if fitness(best)[0] >= _HALF * len(wanted) else _common_prefix(names)
+
+
+def _common_prefix(names: Iterable[list[str]]) -> str:
+    """Return the one first part of all names, if it is a wrapper's: the names below may be another publisher's."""
+    first = {parts[0] for parts in names}
+    return next((f"{name}." for name in ("model", "net", "backbone", "module") if first == {name}), "")
+
+
+def _share(wanted: Mapping[str, Tensor], given: dict[str, Tensor]) -> None:
+    """Enter into `given` the other names of tied tensors: files hold shared memory once."""
+    aliases: dict[tuple[int, torch.Size, tuple[int, ...]], list[str]] = {}
+    for name, value in wanted.items():
+        if value.numel():
+            aliases.setdefault((value.data_ptr(), value.shape, value.stride()), []).append(name)
+    for names in aliases.values():
+        there = next((name for name in names if name in given), None)
+        if there is not None:
+            given |= {name: given[there] for name in names if name not in given}
 
 
 def _translate(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -187,11 +188,11 @@ def _refuse_shapes(
 ) -> None:
     if wrong:
         shown = [f"{n} is {tuple(given[n].shape)}, the model's is {tuple(wanted[n].shape)}" for n in wrong]
-        raise InputError(f"{key}: {source!r} does not fit the model: {_some(shown, 3)}")
+        raise InputError(f"{key}: {source!r} does not fit the model: {some(shown, 3)}")
 
 
 def _refuse_strangers(
-    model: nn.Module, usable: Mapping[str, Tensor], replaced: set[str], source: str, key: str
+    model: nn.Module, usable: Mapping[str, Tensor], replaced: set[str], source: str, key: str, keys: list[str]
 ) -> None:
     sizes = {name: p.numel() for name, p in model.named_parameters() if name not in replaced}
     found = sum(size for name, size in sizes.items() if name in usable)
@@ -199,5 +200,5 @@ def _refuse_strangers(
         missing = [name for name in sizes if name not in usable]
         raise InputError(
             f"{key}: {source!r} is of another model: it holds {found:,} of the model's {sum(sizes.values()):,} "
-            f"values; missing {_some(missing, 3)}"
+            f"values; missing {some(missing, 3)}; the file's keys are {some(keys, 3)}"
         )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -18,9 +16,10 @@ from pydantic import Field
 from torch import nn
 
 from compress.config import Config
-from compress.errors import InputError, did_you_mean
+from compress.errors import InputError, did_you_mean, is_out_of_memory, reason_of
 from spaces import cifar_resnet
-from spaces.checkpoint import LoadReport, classifier_names, load_weights, read_state_dict
+from spaces.checkpoint import LoadReport, classifier_names, load_checkpoint, load_weights
+from spaces.user_code import import_module
 
 if TYPE_CHECKING:
     from spaces.architecture import Architecture
@@ -101,8 +100,7 @@ def build_model(
     if wishes.image_size is not None and config.source != "python":
         check_forward(built.module.eval(), built.input_size, config.name)
     if config.checkpoint is not None:
-        state = read_state_dict(config.checkpoint)
-        built.load_report = load_weights(built.module, state, config.checkpoint)
+        built.load_report = load_checkpoint(built.module, config.checkpoint)
     built.module.eval()
     return built
 
@@ -345,13 +343,13 @@ def _import(name: str) -> Callable[..., Any]:
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
         raise InputError(f"model.name: got {name!r}; a python model is written package.module:callable")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
     try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the user's file, which may raise anything
-        raise InputError(f"model.name: cannot import {module_name!r}: {type(error).__name__}: {error}") from error
+        found: Any = import_module(module_name)
+    except (Exception, SystemExit) as error:  # importing runs the user's file, which may raise anything
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        raise InputError(f"model.name: cannot import {module_name!r}: {reason}") from error
     try:
         found = functools.reduce(getattr, attribute.split("."), found)
     except AttributeError as error:

@@ -89,7 +89,7 @@ def cp(
 
     source = find_recipe(recipe)
     target = destination / source.name if destination.is_dir() else destination
-    if target.exists():
+    if target.exists() or target.is_symlink():
         raise InputError(f"{target} exists and stays as it is; name another destination")
     write_text(target, read_text(source))
     print(target)

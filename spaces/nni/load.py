@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from compress.errors import InputError, did_you_mean
+from spaces.user_code import import_module
 
 
 def find_model_space(path: str) -> Any:
@@ -21,7 +21,7 @@ def find_model_space(path: str) -> Any:
         except ImportError as error:
             raise InputError(f"space nni:{path} needs the extra: pip install 'compress[nni]'") from error
         try:
-            module = importlib.import_module(module_name)
+            module = import_module(module_name)
         except (ImportError, ValueError) as error:
             raise InputError(f"space nni:{path}: no module {module_name!r} (package.module.Class): {error}") from error
     known = [key for key, value in vars(module).items() if _is_model_space(value, ModelSpace)]

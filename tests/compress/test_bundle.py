@@ -241,3 +241,65 @@ def test_open_model_takes_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
     bundle.save(tmp_path / "run" / "bundle")
     with pytest.raises(InputError, match="7 classes, the data 10"):
         open_model(model, digits())
+
+
+ODD = """
+import torch
+from torch import nn
+
+class Odd(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3).to(memory_format=torch.channels_last)
+        self.same = self.stem
+        self.norm = nn.BatchNorm2d(8)
+        self.turned = nn.Parameter(torch.randn(5, 8).t())
+        self.none = nn.Parameter(torch.empty(0))
+        self.register_buffer("mask", torch.full((4, 4), float("-inf")).triu(1))
+        self.register_buffer("unknown", torch.tensor([float("nan"), 1.0]))
+        self.register_buffer("rotary", torch.polar(torch.ones(4), torch.arange(4.0)).conj())
+        self.register_buffer("on", torch.tensor([True, False]))
+        self.register_buffer("ids", torch.arange(4))
+        self.register_buffer("view", torch.arange(6.0).view(2, 3).t())
+
+    def forward(self, x):
+        return self.norm(self.same(x)).relu().mean((2, 3)) @ self.turned
+"""
+
+
+@pytest.fixture
+def odd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "odd.py").write_text(ODD)
+    return open_model(ModelConfig(source="python", name="odd:Odd", input_size=(3, 8, 8))).bundle
+
+
+def test_tensors_of_every_kind_come_back(odd: Bundle, tmp_path: Path) -> None:
+    odd.masks = {"none": torch.ones(0, dtype=torch.bool), "turned": odd.model.get_parameter("turned") > 0}
+    odd.save(tmp_path / "b")
+    back = Bundle.load(tmp_path / "b")
+    for name, value in odd.model.state_dict().items():
+        assert torch.equal(torch.nan_to_num(value), torch.nan_to_num(back.model.state_dict()[name])), name
+    assert back.masks is not None and torch.equal(back.masks["turned"], odd.masks["turned"])
+    images = odd.example_inputs()
+    assert torch.equal(odd.model.eval()(images), back.model(images))
+
+
+@pytest.mark.parametrize("name", ["stem.weight", "turned", "norm.running_var"])
+def test_weights_that_are_not_finite_are_refused(odd: Bundle, tmp_path: Path, name: str) -> None:
+    odd.model.state_dict()[name].fill_(float("nan"))
+    odd.save(tmp_path / "b")
+    with pytest.raises(InputError, match=f"not finite: the tensor '{name}'"):
+        Bundle.load(tmp_path / "b")
+
+
+def test_a_bundle_that_a_kill_left_half_replaced_comes_back(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "b")
+    (tmp_path / "b").rename(tmp_path / ".b.old")  # killed between the two renames
+    with pytest.raises(InputError), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Bundle, "_write", lambda self, folder: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+        )
+        bundle.save(tmp_path / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    Bundle.load(tmp_path / "b")

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import pickle
+from argparse import Namespace
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from compress.errors import InputError
-from spaces.checkpoint import load_weights, read_state_dict
+from spaces.checkpoint import load_checkpoint, load_weights
+from spaces.checkpoint_file import read_checkpoint
 from spaces.cifar_resnet import cifar_resnet
 
 
@@ -30,7 +36,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 def refused(path: Path) -> str:
     with pytest.raises(InputError) as caught:
-        read_state_dict(path)
+        load_checkpoint(cifar_resnet(8), path)
     (sentence,) = caught.value.problems
     assert "\n" not in sentence and sentence.startswith("model.checkpoint: ") and str(path) in sentence
     return sentence
@@ -40,7 +46,7 @@ def refused(path: Path) -> str:
 def test_reads_plain_state_dicts(tmp_path: Path, state: dict[str, Tensor], suffix: str) -> None:
     path = tmp_path / f"weights{suffix}"
     save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
-    assert same(read_state_dict(path), state)
+    assert same(read_checkpoint(path)[0], state)
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_ema"])
@@ -48,12 +54,12 @@ def test_reads_plain_state_dicts(tmp_path: Path, state: dict[str, Tensor], suffi
 def test_unwraps_training_checkpoints(tmp_path: Path, state: dict[str, Tensor], key: str, prefix: str) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save({key: OrderedDict((prefix + n, v) for n, v in state.items()), "epoch": 3, "args": {"lr": 0.1}}, path)
-    assert same(read_state_dict(path), state)
+    assert same(read_checkpoint(path)[0], state)
 
 
 def test_keeps_a_submodule_that_is_called_module(tmp_path: Path) -> None:
     save_file({"module.weight": torch.ones(2), "head.weight": torch.ones(2)}, tmp_path / "w.safetensors")
-    assert set(read_state_dict(tmp_path / "w.safetensors")) == {"module.weight", "head.weight"}
+    assert set(read_checkpoint(tmp_path / "w.safetensors")[0]) == {"module.weight", "head.weight"}
 
 
 def test_refuses_pickle_with_code_without_running_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,13 +93,16 @@ def test_refuses_weights_that_are_not_finite_by_name(tmp_path: Path, state: dict
 
 
 def test_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
-    assert "no file" in refused(tmp_path / "absent.pth")
+    assert "no such file" in refused(tmp_path / "absent.pth")
     (tmp_path / "w.txt").write_text("hello")
     assert ".safetensors" in refused(tmp_path / "w.txt")
     (tmp_path / "w.pth").write_text("hello, this is no checkpoint")
     refused(tmp_path / "w.pth")
-    torch.save({"epoch": 3}, tmp_path / "n.pth")
-    assert "no tensors" in refused(tmp_path / "n.pth")
+    torch.save({"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}, tmp_path / "n.pth")
+    assert "no tensors by name; found the keys epoch, optimizer" in refused(tmp_path / "n.pth")
+    assert "is a folder" in refused(tmp_path)
+    torch.jit.save(torch.jit.script(nn.ReLU()), tmp_path / "script.pt")
+    assert "TorchScript archive" in refused(tmp_path / "script.pt")
 
 
 def test_reports_missing_and_unexpected_names(state: dict[str, Tensor]) -> None:
@@ -127,3 +136,112 @@ def test_refuses_other_shapes_and_other_models(state: dict[str, Tensor]) -> None
         load_weights(cifar_resnet(8, in_chans=1), state, "w.pth")
     with pytest.raises(InputError, match="of another model"):
         load_weights(nn.Sequential(nn.Linear(3, 3)), state, "w.pth")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "git lfs pull"),
+        ("/annex/objects/SHA256E-s12--4d7a.pth\n", "git annex get"),
+        ("\n<!DOCTYPE html><html>not found</html>", "web page"),
+    ],
+)
+def test_says_what_lies_where_the_weights_should(tmp_path: Path, suffix: str, content: str, says: str) -> None:
+    path = tmp_path / f"w{suffix}"
+    path.write_text(content)
+    assert says in refused(path)
+
+
+def under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    "prefix", ["model.", "net.", "backbone.", "_orig_mod.module.", "encoder.model.", "model.module."]
+)
+@pytest.mark.parametrize("others", [{}, {"criterion.weight": torch.ones(3), "n_averaged": torch.tensor(7)}])
+def test_finds_the_model_in_what_was_wrapped_around_it(
+    tmp_path: Path, state: dict[str, Tensor], prefix: str, others: dict[str, Tensor]
+) -> None:
+    torch.save({"state_dict": under(prefix, state) | others, "epoch": 3}, tmp_path / "w.ckpt")
+    model = cifar_resnet(8)
+    report = load_checkpoint(model, tmp_path / "w.ckpt")
+    assert same(dict(model.state_dict()), state) and not report.missing
+
+
+def test_finds_parts_that_were_compiled(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    renamed = {name.replace("layer1.", "layer1._orig_mod."): value for name, value in state.items()}
+    torch.save(renamed, tmp_path / "w.pth")
+    model = cifar_resnet(8)
+    load_checkpoint(model, tmp_path / "w.pth")
+    assert same(dict(model.state_dict()), state)
+
+
+def other(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value + 1 for name, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "says"),
+    [
+        (lambda raw, ema: {"model_state_dict": ema, "optimizer_state_dict": {"state": {0: {"m": torch.ones(1)}}}}, ""),
+        (lambda raw, ema: {"model": raw, "ema": ema}, "from ema (beside model)"),
+        (lambda raw, ema: {"model": raw, "ema": {"decay": 0.99, "shadow": ema}}, "from ema (beside model)"),
+        (lambda raw, ema: {"state_dict": raw, "state_dict_ema": under("module.", ema)}, "from state_dict_ema"),
+        (lambda raw, ema: under("online_model.", raw) | under("ema_model.", ema), "from the part 'ema_model'"),
+        (lambda raw, ema: {"generator": ema, "best": np.float64(93.5), "args": Namespace(lr=0.1)}, ""),
+        (lambda raw, ema: AveragedModel(filled(ema)).state_dict(), "from the part 'module'"),
+    ],
+)
+def test_says_which_of_several_weights_it_took(
+    tmp_path: Path, state: dict[str, Tensor], wrap: Callable[..., Any], says: str
+) -> None:
+    averaged = other(state)
+    torch.save(wrap(state, averaged), tmp_path / "w.pth")
+    model = cifar_resnet(8)
+    report = load_checkpoint(model, tmp_path / "w.pth")
+    assert same(dict(model.state_dict()), averaged)
+    assert says in report.summary() and (says or " from " not in report.summary())
+
+
+def filled(state: dict[str, Tensor]) -> nn.Module:
+    model = cifar_resnet(8)
+    model.load_state_dict(state)
+    return model
+
+
+def test_a_refusal_lists_the_keys_that_were_found(tmp_path: Path) -> None:
+    torch.save({"encoder.weight": torch.ones(3), "decoder.weight": torch.ones(3)}, tmp_path / "w.pth")
+    assert "the file's keys are encoder.weight, decoder.weight" in refused(tmp_path / "w.pth")
+
+
+class Tied(nn.Module):
+    """Weights under two names, an attention mask, rotary frequencies, and tensors of every other kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(8, 8)
+        self.two = self.one
+        self.norm = nn.BatchNorm1d(8)
+        self.none = nn.Parameter(torch.empty(0))
+        self.frozen = nn.Parameter(torch.full((4, 4), float("-inf")).triu(1), requires_grad=False)
+        self.register_buffer("mask", torch.full((4, 4), float("-inf")).triu(1))
+        self.register_buffer("unknown", torch.tensor([float("nan"), 1.0]))
+        self.register_buffer("rotary", torch.polar(torch.ones(4), torch.arange(4.0)).conj())
+        self.register_buffer("on", torch.tensor([True, False]))
+        self.register_buffer("ids", torch.arange(4))
+
+
+def test_finiteness_is_asked_of_weights_alone(tmp_path: Path) -> None:
+    source, model = Tied(), Tied()
+    state = {name: value.clone() for name, value in source.state_dict().items() if not name.startswith("two.")}
+    torch.save(state, tmp_path / "w.pth")
+    report = load_checkpoint(model, tmp_path / "w.pth")
+    assert not report.missing and torch.equal(model.two.weight, source.one.weight)
+    assert torch.equal(model.get_buffer("mask"), source.get_buffer("mask"))
+    for name in ("one.weight", "norm.running_var", "norm.running_mean"):
+        damaged = {**state, name: torch.full_like(state[name], float("nan"))}
+        torch.save(damaged, tmp_path / "w.pth")
+        with pytest.raises(InputError, match=f"not finite: the tensor '{name}'"):
+            load_checkpoint(model, tmp_path / "w.pth")

@@ -1,0 +1,140 @@
+"""Checkpoint files: read without running code, and the state dict found inside, whatever training script wrote it."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from compress.errors import InputError
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".tar", ".bin", ".ckpt")
+# Averaged weights first: they are what a training script that keeps both evaluates.
+_WRAPPERS = (
+    "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "ema", "shadow", "shadow_params",
+    "model_state_dict", "state_dict", "model_state", "model", "net", "network", "params", "weights", "module",
+)  # fmt: skip
+# Values that training scripts leave beside the weights; rebuilding them runs no code of the file's.
+_scalar = np.float64(0).__reduce__()[0]
+_HARMLESS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"},
+    *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
+
+
+def read_checkpoint(path: str | Path, key: str = "model.checkpoint") -> tuple[dict[str, Tensor], str]:
+    """Read a state dict from a .safetensors file, or from a torch file without unpickling objects.
+
+    Unwraps `state_dict`, `model`, EMA and similar keys, and strips the prefixes of DataParallel and torch.compile.
+    Returns the tensors by name, and which of several state dicts was taken (`ema (beside model)`), else "".
+    Raises InputError, naming the recipe's `key`, for a file that is absent, damaged or not only tensors.
+    """
+    file = Path(path)
+    if not file.is_file():
+        what = "is a folder; name a file in it" if file.is_dir() else "there is no such file"
+        raise InputError(f"{key}: {str(path)!r}: {what}")
+    if file.suffix not in SUFFIXES:
+        raise InputError(f"{key}: {str(path)!r} has the suffix {file.suffix!r}; allowed: {', '.join(SUFFIXES)}")
+    content = read_safetensors(file, key) if file.suffix == ".safetensors" else _read_torch(file, key)
+    state, taken = _unwrap(content)
+    if not state:
+        found = f"a {type(content).__name__}"
+        if isinstance(content, Mapping):
+            found = f"the keys {some([str(name) for name in content])}" if content else "nothing"
+        raise InputError(f"{key}: {str(path)!r} holds no tensors by name; found {found}")
+    return state, taken
+
+
+def read_safetensors(file: Path, key: str) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file; raises InputError, naming `key`, when it is absent or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    _refuse_text(file, key)
+    try:
+        return load_file(file)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(f"{key}: {str(file)!r} is not a complete safetensors file ({error})") from error
+
+
+def some(names: list[str], limit: int = 5) -> str:
+    """Return the first of `names` and how many more there are."""
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _refuse_text(file: Path, key: str) -> None:
+    """Raise InputError for what often lies where weights should: a pointer of a large-file store, or a web page."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(200).lstrip()
+    except OSError as error:
+        raise InputError(f"{key}: {str(file)!r} cannot be read: {error.strerror or error}") from error
+    if start.startswith(b"version https://git-lfs") or b"/annex/objects/" in start:
+        how = "git lfs pull" if start.startswith(b"version") else "git annex get"
+        raise InputError(
+            f"{key}: {str(file)!r} is a pointer to a file in a large-file store, not the weights; fetch them ({how})"
+        )
+    if start[:15].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise InputError(f"{key}: {str(file)!r} is a web page, not the weights; download the file itself")
+
+
+def _read_torch(file: Path, key: str) -> Any:
+    _refuse_text(file, key)
+    safe = "only tensors are read, so save its state_dict() as .safetensors"
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):
+            warnings.simplefilter("ignore")  # about pickle protocols, which the user cannot act on
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error) or "Unsupported" in str(error):
+            named = re.search(r"GLOBAL ([\w.]+)", str(error))
+            what = f" ({named.group(1)})" if named else ""
+            raise InputError(f"{key}: {str(file)!r} is a pickle that holds code or objects{what}; {safe}") from error
+        raise InputError(f"{key}: {str(file)!r} is not a torch checkpoint; {safe}") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+        if "TorchScript" in str(error):
+            raise InputError(f"{key}: {str(file)!r} is a TorchScript archive, which holds code; {safe}") from error
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{key}: {str(file)!r} is not a complete torch checkpoint ({reason})") from error
+
+
+def _unwrap(content: Any) -> tuple[dict[str, Tensor], str]:
+    """Return the named tensors inside a checkpoint, and which of several were taken."""
+    taken = ""
+    while isinstance(content, Mapping):
+        inside = [name for name, value in content.items() if isinstance(value, Mapping) and _holds_tensors(value)]
+        known = [name for name in _WRAPPERS if name in inside]
+        flat = any(isinstance(value, Tensor) and value.ndim for value in content.values())
+        if not known and (flat or len(inside) != 1):
+            break
+        name = (known or inside)[0]
+        others = [other for other in known[1:] if other != name]
+        taken = f"{name} (beside {', '.join(others)})" if others else taken
+        content = content[name]
+    if not isinstance(content, Mapping):
+        return {}, ""
+    # torch.compile and DataParallel put a step of their own into the names, the former wherever it was applied
+    state = {str(name).replace("_orig_mod.", ""): value for name, value in content.items() if isinstance(value, Tensor)}
+    while state and all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state, taken
+
+
+def _holds_tensors(value: Mapping[Any, Any]) -> bool:
+    """Return whether there are tensors by name in `value` or in a mapping inside; an optimiser's are by number."""
+    return any(
+        isinstance(name, str) and (isinstance(item, Tensor) or (isinstance(item, Mapping) and _holds_tensors(item)))
+        for name, item in value.items()
+    )
