@@ -23,7 +23,7 @@ from compress.train import fit
 from compress.train_step import TrainConfig
 from evaluators.cache import locked
 from evaluators.candidates import accuracy, accuracy_names, build, candidate_data, costs, diverged, fingerprint
-from evaluators.datasets.loaders import Batch, Loader
+from evaluators.datasets.loaders import Batch, Loader, placed
 from evaluators.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report
 from evaluators.training import CandidateTrainConfig, TrainEvaluator, TrainEvaluatorConfig
 from spaces.architecture import Architecture
@@ -135,7 +135,7 @@ class FinetuneEvaluator(Evaluator):
         """Narrow the parent and fine-tune what is left, on the batches after those that the parent saw."""
         assert self.data.train is not None
         model = parent.narrower.narrowed(arch)
-        train = Updates(self.data.train, parent.updates, self.config.steps)
+        train = Updates(placed(self.data.train, self.device), parent.updates, self.config.steps)
         fit(model, replace(self.data, train=train), self.config.train, device=self.device, seed=seed, label="candidate")
         return self._judged(model, arch, seed, parent.updates + self.config.steps)
 

@@ -227,6 +227,6 @@ def export_untrained(space: Space, arch: Architecture, path: Path, seed: int = 0
 def _settle(model: nn.Module, images: torch.Tensor) -> None:
     """Keep the values of a deep untrained network finite: its batch norms do nothing before any training."""
     with torch.no_grad():
-        finite = bool(torch.isfinite(model(images)).all())
+        finite = bool(torch.isfinite(model(images.clone())).all())
     if not finite:
         recalibrate(model, [images], 1)

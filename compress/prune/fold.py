@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from compress.modes import evaluating
+from compress.tensors import call
 
 FOLDABLE = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
 
@@ -26,7 +27,7 @@ def foldable_pairs(model: nn.Module, example_inputs: Tensor) -> tuple[tuple[str,
     """
     watch = _Watch()
     with evaluating(model), torch.no_grad(), _hooks(model, watch), watch:
-        model(example_inputs)
+        call(model, example_inputs)
     runs = Counter(name for name, _ in watch.outputs.values())
     norms = Counter(norm for norm, _ in watch.norms)
     once = {tensor: name for tensor, (name, _) in watch.outputs.items() if runs[name] == watch.uses[tensor] == 1}
