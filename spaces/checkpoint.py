@@ -71,7 +71,7 @@ def refuse_infinite(model: nn.Module, state: Mapping[str, Tensor], source: str, 
 
 def load_checkpoint(model: nn.Module, path: str | Path, key: str = "model.checkpoint") -> LoadReport:
     """Load a checkpoint file into `model` in place; see `read_checkpoint` and `load_weights` for what is refused."""
-    state, taken = read_checkpoint(path, key)
+    state, taken = read_checkpoint(Path(path).expanduser(), key)
     return load_weights(model, state, str(path), key, taken)
 
 

@@ -55,10 +55,10 @@ def open_set(config: DigitsConfig | NpzConfig | TorchvisionConfig) -> ArraySet:
         return _digits()
     if isinstance(config, TorchvisionConfig):
         return _torchvision(config.dataset, config.path, config.download)
-    path = Path(config.path)
+    path = Path(config.path).expanduser()
     if not path.is_file():
         raise InputError(f"data.path: there is no file {config.path!r}; an .npz with {', '.join(KEYS)} is needed")
-    return _npz(config.path, path.stat().st_mtime_ns, config.num_classes)
+    return _npz(str(path), path.stat().st_mtime_ns, config.num_classes)
 
 
 def side(config: DigitsConfig | NpzConfig | TorchvisionConfig, found: ArraySet, model_size: int | None) -> int:

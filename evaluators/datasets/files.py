@@ -72,7 +72,7 @@ def transform(
 
 
 def _image_folder(config: ImageFolderConfig) -> FileSet:
-    root = Path(config.path)
+    root = Path(config.path).expanduser()
     if not root.is_dir():
         raise InputError(f"data.path: there is no directory {config.path!r}")
     test_folder = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
@@ -170,7 +170,7 @@ def _hub_split(config: HuggingFaceConfig, key: str) -> Any:
     try:
         return create_dataset(
             f"hfds/{config.dataset}",
-            root=config.path,
+            root=None if config.path is None else str(Path(config.path).expanduser()),
             split=split,
             input_key=config.image_key,
             target_key=config.label_key,

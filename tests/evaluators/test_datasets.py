@@ -240,6 +240,15 @@ def test_npz_refuses_wrong_files(tmp_path: Path, arrays: dict[str, Any]) -> None
     assert "single array" in refused(name="npz", path=str(tmp_path / "one.npy"))
 
 
+def test_a_path_may_begin_with_the_home_folder(
+    tmp_path: Path, arrays: dict[str, Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    npz(tmp_path, arrays)
+    assert opened(name="npz", path="~/data.npz").num_classes == 3
+    assert opened(name="imagefolder", path="~", workers=0).num_classes == 2
+
+
 def test_npz_that_changes_on_disk_is_read_again(tmp_path: Path, arrays: dict[str, Any]) -> None:
     assert opened(name="npz", path=npz(tmp_path, arrays)).num_classes == 3
     path = npz(tmp_path, arrays, y_train=np.arange(30) % 4, y_test=np.arange(12) % 4)

@@ -232,9 +232,9 @@ def test_an_interrupted_survey_of_real_networks_goes_on(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(meter, "record", killed)
     with pytest.raises(KeyboardInterrupt):
-        survey(space, quick, "least", 10, 5, 0, tmp_path)
+        survey(space, quick, "least", 4, 2, 0, tmp_path)
     timed.append(Path())
-    found = survey(space, quick, "least", 10, 5, 0, tmp_path)
-    assert 4 + 1 + 11 + 15 <= len(timed) <= 4 + 1 + 11 + 3 * 15  # two to four times each
-    assert len(set(timed[5:])) == 15 and all(file.parent == tmp_path / "networks" for file in timed[5:])
+    found = survey(space, quick, "least", 4, 2, 0, tmp_path)
+    assert 4 + 1 + 2 + 6 <= len(timed) <= 4 + 1 + 2 + 3 * 6  # two to four times each
+    assert len(set(timed[5:])) == 6 and all(file.parent == tmp_path / "networks" for file in timed[5:])
     assert found.error.median < 0.5 and found.environment["onnxruntime"]
