@@ -20,6 +20,7 @@ from compress.progress import say
 from compress.pruning import check_pruning
 from compress.recipe import Recipe, load_recipe
 from compress.report import summary_of, write_report
+from compress.resuming import check_same, go_on
 from compress.rundir import RunDirectory, RunInUse, discard, finish_stage, finished_stage, open_run
 from compress.stages import METRICS, MODEL_FILE, Context, Stage, stages_of
 from evaluators.cost import count_macs
@@ -54,7 +55,8 @@ def run(
         recipe: a file, the name of a shipped recipe, or a loaded one.
         overrides: dotted key -> value, such as `{"prune.budget.macs": 0.5}`; only with a file or name.
         out: the run directory; by default `runs/<name>`.
-        resume: go on with an interrupted run of the same recipe in `out`; finished stages are not repeated.
+        resume: go on with an interrupted run of the same recipe in `out`; finished stages are not repeated. What may
+            have grown in the recipe meanwhile is in `compress.resuming`.
         device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
         resume_hint: how to go on, told to the user when the run is interrupted or fails.
 
@@ -68,10 +70,11 @@ def run(
         raise InputError("overrides  give them with a recipe's file or name; this recipe is loaded already")
     chosen = choose_device(device)
     directory, new = open_run(recipe, None if out is None else Path(out), resume)
-    if directory.report.is_file():
+    search_too = not new and check_same(recipe, directory)
+    if directory.report.is_file() and not search_too:
         say(f"{directory.path} holds the finished run")
         return _result(directory)
-    runner = _Runner(recipe, directory, chosen, resume and not new)
+    runner = _Runner(recipe, directory, chosen, resume and not new, search_too)
     try:
         return runner.run()
     except RunInUse:
@@ -101,8 +104,11 @@ def _failed(directory: RunDirectory, act: str, error: Exception, resume_hint: st
 class _Runner:
     """One run: what its stages share."""
 
-    def __init__(self, recipe: Recipe, directory: RunDirectory, device: str, resume: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, directory: RunDirectory, device: str, resume: bool, search_too: bool = False
+    ) -> None:
         self.recipe, self.directory, self.device, self.resume = recipe, directory, device, resume
+        self.search_too = search_too
         self.stages = stages_of(recipe)
         self.held = ExitStack()
         self.records: list[dict[str, Any]] = []
@@ -166,6 +172,8 @@ class _Runner:
         self.held.callback(self.directory.hold().release)
         if not self.directory.recipe.is_file():
             self.recipe.save(self.directory.recipe)
+        else:
+            go_on(self.recipe, self.directory, self.search_too)
         self.directory.log({"event": "resume" if self.resume else "start", "recipe": self.recipe.name})
 
     def _estimate(self, opened: Opened) -> None:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from filelock import FileLock, Timeout
 
 from compress.atomic import check_writable, write_json
 from compress.errors import InputError
-from compress.recipe import Recipe, differing_keys
+from compress.recipe import Recipe
 
 
 class RunInUse(InputError):
@@ -86,8 +85,8 @@ class RunDirectory:
 def open_run(recipe: Recipe, out: Path | None, resume: bool) -> tuple[RunDirectory, bool]:
     """Return the directory of a run of `recipe`, and whether it is new; nothing is written into an existing one.
 
-    Raises `InputError` in one sentence where the directory cannot be written, is in use by another run or by other
-    files, or holds a run of another recipe (naming the keys that differ).
+    Raises `InputError` in one sentence where the directory cannot be written, or is in use by another run or by other
+    files. Whether a run that is to be resumed has this recipe is for `compress.resuming` to say.
     """
     directory = RunDirectory(out if out is not None else Path("runs") / recipe.name)
     check_writable(directory.path)
@@ -97,7 +96,6 @@ def open_run(recipe: Recipe, out: Path | None, resume: bool) -> tuple[RunDirecto
     if not directory.recipe.is_file():
         raise InputError(f"--out  {directory.path} holds other files and no run; name an empty or new directory")
     if resume:
-        _check_same(recipe, directory)
         return directory, False
     if directory.report.is_file():
         raise InputError(
@@ -108,25 +106,6 @@ def open_run(recipe: Recipe, out: Path | None, resume: bool) -> tuple[RunDirecto
         f"--out  {directory.path} holds an interrupted run; go on with it by --resume, or name another directory "
         "with --out"
     )
-
-
-def _check_same(recipe: Recipe, directory: RunDirectory) -> None:
-    try:
-        before = yaml.safe_load(directory.recipe.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"--resume  {directory.recipe} cannot be read; name another directory with --out") from error
-    now = yaml.safe_load(recipe.to_yaml())
-    keys = [key for key in differing_keys(before if isinstance(before, dict) else {}, now) if not _only_where(key)]
-    if keys:
-        raise InputError(
-            f"--resume  the run in {directory.path} has another recipe: {', '.join(keys)} differ; "
-            "name another directory with --out"
-        )
-
-
-def _only_where(key: str) -> bool:
-    """Return whether a key says where or how long a search runs, and not what is searched: it may change meanwhile."""
-    return key == "search.minutes" or (key.startswith("search.executor.") and not key.endswith(".storage"))
 
 
 def finished_stage(directory: Path) -> dict[str, Any] | None:

@@ -141,6 +141,8 @@ class _Run:
             raise InputError("keep: best and patience need test data, and there is none")
         self.path = None if checkpoint_dir is None else checkpoint_dir / FILE_NAME
         self.settings = {**config.neutral(), "seed": seed, "batches per epoch": len(self.loader)}
+        if config.open_ended:
+            del self.settings["epochs"]
         self.position = Position()
         self.best: dict[str, Tensor] | None = None
         self.pending: list[Tensor] = []
@@ -155,8 +157,9 @@ class _Run:
                 discard(self.path.parent)
         self.started = time.monotonic() - self.position.seconds
         self.saved = time.monotonic()
-        if self.config.epochs <= self.position.epoch and self.position.stopped_by is None:
-            self.position.stopped_by = "epochs"
+        here = self.position
+        if here.stopped_by in (None, "epochs"):
+            here.stopped_by = "epochs" if self.config.epochs <= here.epoch else None
 
     def _restore(self, path: Path) -> None:
         self.position, tensors = read_checkpoint(path, self.settings)

@@ -91,6 +91,11 @@ class TrainConfig(Config):
             raise ValueError("keep: best and patience need evaluate_every of at least 1")
         return self
 
+    @property
+    def open_ended(self) -> bool:
+        """Whether the learning rate of an update is the same for any number of epochs, so that more may be added."""
+        return self.schedule != "cosine" and self.warmup_epochs is not None
+
     def neutral(self) -> dict[str, Any]:
         """Return the settings that decide the result: a run may go on only if these are the same."""
         return self.model_dump(mode="json", exclude={"minutes", "patience", "checkpoint_seconds", "deterministic"})

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from compress.config import Config
 
@@ -85,6 +85,9 @@ class EvaluatorContext:
 
 class EvaluatorBase(Config):
     """Options of an evaluator. A subclass has a field `kind: Literal["..."]`, its options, and `make`."""
+
+    resumable: ClassVar[bool] = True
+    """Whether a search that is finished, and tidied up, can go on with more trials."""
 
     @abstractmethod
     def make(self, context: EvaluatorContext) -> Evaluator:

@@ -46,6 +46,7 @@ class FinetuneEvaluatorConfig(EvaluatorBase):
     trained by `seed_train` when it is asked for or needed first. The test images are never looked at.
     """
 
+    resumable = False  # candidates are cut out of networks whose weights are deleted at the end
     kind: Literal["finetune"] = "finetune"
     steps: int = Field(100, ge=1, description="updates that a candidate is fine-tuned for; the paper has 10,000")
     train: UpdatesConfig = Field(default_factory=UpdatesConfig, description="how a candidate is fine-tuned")

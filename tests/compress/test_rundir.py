@@ -7,7 +7,8 @@ import pytest
 
 from compress.errors import InputError
 from compress.recipe import Recipe, load_recipe
-from compress.rundir import open_run
+from compress.resuming import check_same
+from compress.rundir import RunDirectory
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -22,7 +23,7 @@ def interrupted(tmp_path: Path) -> Path:
 
 def test_a_search_may_be_resumed_elsewhere(interrupted: Path) -> None:
     on_ray = recipe(executor={"kind": "ray", "address": "10.0.0.1:6379", "workers": 8}, minutes=30.0)
-    assert open_run(on_ray, interrupted, resume=True)[1] is False
+    assert check_same(on_ray, RunDirectory(interrupted)) is False
 
 
 @pytest.mark.parametrize(
@@ -34,4 +35,4 @@ def test_a_search_may_be_resumed_elsewhere(interrupted: Path) -> None:
 )
 def test_what_decides_the_trials_may_not_change(interrupted: Path, change: dict[str, Any], key: str) -> None:
     with pytest.raises(InputError, match=rf"another recipe: {key}"):
-        open_run(recipe(**change), interrupted, resume=True)
+        check_same(recipe(**change), RunDirectory(interrupted))
