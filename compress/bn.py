@@ -56,10 +56,11 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], limit: int, device: st
 
 
 @contextmanager
-def enough_values() -> Iterator[None]:
-    """Raise an `InputError` where a batch normalisation in training mode sees but one value per channel.
+def enough_values(key: str = "data.batch_size") -> Iterator[None]:
+    """Raise an `InputError`, naming the recipe's `key`, where a batch normalisation sees but one value per channel.
 
-    One image, at a layer whose maps are 1x1, has no variance: PyTorch refuses it.
+    One image, at a layer whose maps are 1x1, has no variance: PyTorch refuses it, in training and (where no running
+    statistics are kept) in evaluation.
     """
     try:
         yield
@@ -67,8 +68,8 @@ def enough_values() -> Iterator[None]:
         if "more than 1 value per channel" not in str(error):
             raise
         raise InputError(
-            "data.batch_size: batch norm needs more than one value per channel, and a batch of one image has one "
-            "where maps are 1x1; got 1 image; allowed: 2 and up (of 2 training images and up)"
+            f"{key}: batch norm needs more than one value per channel, and a batch of one image has one "
+            "where maps are 1x1; got 1 image; allowed: 2 and up (of as many images)"
         ) from error
 
 

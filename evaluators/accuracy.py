@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.bn import enough_values
 from compress.errors import CompressError, Diverged, InputError
 from compress.modes import evaluating
 from compress.progress import track
@@ -35,7 +36,8 @@ def evaluate(
     loader = placed(loader, device)
     total, top1, top5, loss = 0, 0, 0, 0.0
     classes = 0
-    with torch.no_grad(), evaluating(model) if isinstance(model, nn.Module) else nullcontext():
+    modes = evaluating(model) if isinstance(model, nn.Module) else nullcontext()
+    with torch.no_grad(), modes, enough_values("data.eval_batch_size"):
         for images, labels in track(loader.batches(), "evaluating", total=-(-loader.num_samples // loader.batch_size)):
             logits = logits_of(model(images.to(device, copy=True))).float().cpu()
             labels = labels.cpu()

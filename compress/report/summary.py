@@ -77,20 +77,26 @@ def _top1(baseline: Metrics, final: Metrics) -> str:
     return f"top-1 {before}{final.top1:.1f}"
 
 
-def _latency(report: Report) -> str:
-    """Return both latencies and their ratio, which are of the same runs and the same clock.
+def ratio_of_cpu_times(report: Report) -> bool:
+    """Whether the latency ratio is one of CPU times: on a busy machine, of models on one thread.
 
-    On a busy machine the ratio of models on one thread is one of CPU times (`evaluators.latency.Comparison`); then so
-    are the milliseconds.
+    `evaluators.latency.Comparison` measures it so.
     """
-    ratio, efficiency = report.latency_ratio.median, report.efficiency
     both = report.compared.latency_ms, report.final.latency_ms
     busy = any(each.contended for each in both) and all(each.threads == 1 and each.cpu_p50 for each in both)
-    before, after = (each.cpu_p50 if busy and ratio is not None else each.p50 for each in both)
+    return busy and report.latency_ratio.median is not None
+
+
+def _latency(report: Report) -> str:
+    """Return both latencies and their ratio, which are of the same runs and the same clock."""
+    ratio, efficiency = report.latency_ratio.median, report.efficiency
+    by_cpu = ratio_of_cpu_times(report)
+    both = report.compared.latency_ms, report.final.latency_ms
+    before, after = (each.cpu_p50 if by_cpu else each.p50 for each in both)
     if after is None:
         return ""
     inside = [] if ratio is None else [times(ratio)]
     inside += [] if efficiency is None else [f"efficiency {efficiency:.2f}"]
     pair = milliseconds(after) if before is None else f"{arrow(before, after)} ms"
-    pair += " of CPU time" if busy and ratio is not None else ""
+    pair += " of CPU time" if by_cpu else ""
     return f"latency {pair}" + (f" ({', '.join(inside)})" if inside else "")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.report.schema import Details, Layer, Metrics, Report
-from compress.report.summary import masked, sizes
+from compress.report.summary import masked, ratio_of_cpu_times, sizes
 from compress.units import (
     MISSING,
     count,
@@ -201,7 +201,8 @@ def latency_warning(report: Report) -> str:
     warning = "Other work ran on this machine during the measurement: take the milliseconds as upper bounds."
     if report.alone:
         return warning
-    return f"{warning} The ratio suffers less, since both models were timed in turns."
+    clock = " and by CPU time" if ratio_of_cpu_times(report) else ""
+    return f"{warning} The ratio suffers less, since both models were timed in turns{clock}."
 
 
 def _efficiency_sentences(report: Report) -> Iterator[str]:

@@ -68,6 +68,13 @@ def test_the_first_of_several_outputs_counts() -> None:
         evaluate(lambda images: {"out": model(images)}, loader(10, 10))
 
 
+def test_a_last_batch_of_one_image_without_running_statistics_is_one_sentence() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4, track_running_stats=False), nn.Linear(4, 6))
+    assert evaluate(model, loader(8, 6))["loss"]
+    with pytest.raises(InputError, match=r"data\.eval_batch_size: batch norm .*got 1 image"):
+        evaluate(model, loader(9, 6))
+
+
 def test_refuses_logits_that_say_nothing() -> None:
     with pytest.raises(CompressError, match="NaN"):
         evaluate(lambda images: torch.full((len(images), 8), torch.nan), loader(4, 8))

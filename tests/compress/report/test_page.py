@@ -93,6 +93,7 @@ def test_page_shows_every_part_of_a_full_run(long_run: Path) -> None:
         "1.51\N{MULTIPLICATION SIGN} to 1.60\N{MULTIPLICATION SIGN}",
         "MACs fell by a factor of 2.09",
         "Other work ran on this machine",
+        "timed in turns and by CPU time",
         "layers.2.blocks.11, layers.2.blocks.16",
         "16; all new widths comply",
         "its output is the residual stream",
