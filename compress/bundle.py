@@ -23,7 +23,8 @@ from compress.prune.plan import Plan
 from evaluators.datasets import Data, DataConfig, DataFacts, NoneConfig, Preprocessing, describe, load_data
 from spaces.checkpoint import LoadReport, load_checkpoint, refuse_infinite
 from spaces.checkpoint_file import read_safetensors
-from spaces.zoo import ModelConfig, build_model, check_forward
+from spaces.shapes import Shape, check_forward, shown
+from spaces.zoo import ModelConfig, build_model
 
 _MANIFEST, _PLAN, _WEIGHTS, _MASKS = "bundle.json", "plan.json", "weights.safetensors", "masks.safetensors"
 
@@ -33,7 +34,7 @@ class _Manifest(Config):
 
     schema_version: Literal[1] = Field(alias="schema")
     base: ModelConfig
-    num_classes: int = Field(ge=1)
+    num_classes: int | None = Field(ge=1)
     preprocessing: dict[str, Any]
     parts: list[Literal["plan", "masks"]]
     metrics: dict[str, Any]
@@ -45,12 +46,13 @@ class Bundle:
     """A model with all that is needed to rebuild it, feed it and go on working on it.
 
     `base` builds the dense architecture without weights; `plan` makes the small module of it; `masks` maps
-    parameter names to boolean tensors, True where the weight is kept.
+    parameter names to boolean tensors, True where the weight is kept. `num_classes` is None for a model that gives
+    something else than logits (N, classes).
     """
 
     model: nn.Module
     base: ModelConfig
-    num_classes: int
+    num_classes: int | None
     preprocessing: Preprocessing
     plan: Plan | None = None
     masks: dict[str, Tensor] | None = None
@@ -58,7 +60,7 @@ class Bundle:
     provenance: list[dict[str, Any]] = field(default_factory=list)
 
     def example_inputs(self, batch: int = 1) -> Tensor:
-        """Return normal noise (batch, C, H, W), float32, always the same."""
+        """Return normal noise (batch, *input_size), float32, always the same."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(batch, *self.preprocessing.input_size, generator=generator)
 
@@ -161,13 +163,15 @@ def open_model(model: ModelConfig, data: DataConfig | None = None, seed: int = 0
     facts = describe(data) if data is not None else DataFacts(None, None, None)
     if model.source == "bundle":
         return _open_bundle(model, data, facts, seed)
-    own = model.source in ("python", "builtin", "space")  # these have no published input size
+    # these have no published input size, so they take that of the images where the recipe says none
+    own = model.source in ("python", "builtin", "space") and model.input_size is None
     wishes = facts if own else DataFacts(None, getattr(data, "image_size", None), getattr(data, "channels", None))
     built = build_model(model, facts.num_classes, wishes.image_size, wishes.channels, seed)
+    _takes_images(facts, built.input_size)
     found = load_data(data, built.pretrained_cfg, seed=seed) if data is not None else None
     preprocessing = found.preprocessing if found else Preprocessing.of_model(built.pretrained_cfg, built.input_size)
     if preprocessing.input_size != built.input_size:
-        check_forward(built.module, preprocessing.input_size, model.name)
+        check_forward(built.module, preprocessing.input_size, model.name, facts.num_classes)
     bundle = Bundle(built.module, built.config, built.num_classes, preprocessing)
     return Opened(bundle, found, built.load_report)
 
@@ -178,9 +182,9 @@ def _open_bundle(model: ModelConfig, data: DataConfig | None, facts: DataFacts, 
             raise InputError(f"model.{name}: a bundle brings its own architecture; leave it out")
     bundle = Bundle.load(model.name, "model.name")
     if facts.num_classes not in (None, bundle.num_classes):
-        raise InputError(
-            f"model.name: the bundle {model.name!r} has {bundle.num_classes} classes, the data {facts.num_classes}"
-        )
+        has = "gives no logits" if bundle.num_classes is None else f"has {bundle.num_classes} classes"
+        raise InputError(f"model.name: the bundle {model.name!r} {has}, the data has {facts.num_classes} classes")
+    _takes_images(facts, bundle.preprocessing.input_size)
     report = None
     if model.checkpoint is not None:
         report = load_checkpoint(bundle.model, model.checkpoint)
@@ -188,7 +192,9 @@ def _open_bundle(model: ModelConfig, data: DataConfig | None, facts: DataFacts, 
     found = load_data(data, hint, seed=seed) if data is not None else None
     wanted = found.preprocessing if found else bundle.preprocessing
     if isinstance(data, NoneConfig) and data.image_size:
-        channels = wanted.input_size[0]
+        channels, *sides = wanted.input_size
+        if len(sides) != 2:
+            raise InputError(f"data.image_size: the bundle takes {shown(wanted.input_size)}, no images; leave it out")
         wanted = Preprocessing.from_dict(hint | {"input_size": (channels, data.image_size, data.image_size)})
     if wanted.input_size != bundle.preprocessing.input_size:
         check_forward(bundle.model, wanted.input_size, model.name)
@@ -212,6 +218,14 @@ def _put_back(old: Path, target: Path) -> None:
     if old.exists() and not target.exists():
         old.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _takes_images(facts: DataFacts, shape: Shape) -> None:
+    if facts.num_classes is not None and len(shape) != 3:
+        raise InputError(
+            f"model.input_size: the data holds images (channels, height, width), the model takes {shown(shape)}; "
+            "leave the images out with data.name: none"
+        )
 
 
 def _find(path: Path, key: str) -> Path:

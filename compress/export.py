@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from unittest import mock
 
 import torch
 from pydantic import Field
@@ -20,8 +21,10 @@ from torch import Tensor, nn
 
 from compress.config import Config
 from compress.errors import CompressError, InputError
-from compress.onnx_file import Check, clean, place, read_opset, verify
+from compress.export_checks import Check, Flat, answered, like, needs_flat, shares_batch
+from compress.onnx_file import clean, place, read_opset, verify
 from compress.progress import say
+from compress.tensors import Inputs, mapped, tensors_in
 
 EXPORTERS = ("dynamo", "torchscript")
 CHECKED_BATCHES = (1, 2, 3, 2)
@@ -87,13 +90,16 @@ class Attempt:
 
 
 def export(
-    model: nn.Module, example_inputs: Tensor, path: Path | str, config: ExportConfig | None = None
+    model: nn.Module, example_inputs: Inputs, path: Path | str, config: ExportConfig | None = None
 ) -> ExportResult:
-    """Write `model` to the ONNX file `path` (input `input`, output `logits`): complete and verified, or not at all.
+    """Write `model` to the ONNX file `path`: complete and verified, or not at all.
 
-    `example_inputs` is (N, C, H, W). The file is compared with the module in eval mode on smooth noise images of
-    several batch sizes (max|d| / max|y| <= 1e-4 and the same winner) and by the ONNX checker. The module is left as
-    it was. A file of more than 1.5 GB comes with its weights in `<path>.data`.
+    `example_inputs` is one tensor (N, ...), a tuple of positional or a dictionary of keyword arguments; the file calls
+    them `input`, input_0, input_1, ... or by their keys. Its outputs are `logits` for a module that returns one tensor,
+    else the keys of dictionaries and output_0, output_1, ... The batch is dynamic where all inputs share their first
+    dimension. The file is compared with the module in eval mode on inputs of several batch sizes (each output: max|d| /
+    max|y| <= 1e-4, and the same winner of logits) and by the ONNX checker. The module is left as it was. A file of more
+    than 1.5 GB comes with its weights in `<path>.data`.
 
     Raises:
         InputError: `path` cannot be written.
@@ -102,18 +108,22 @@ def export(
     config, path = config or ExportConfig(), Path(path)
     started = time.perf_counter()
     module = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    example = example_inputs.detach().cpu()
+    example = mapped(example_inputs, lambda each: each.detach().cpu())
+    notes = []
+    if config.dynamic_batch and not shares_batch(example):
+        config = config.model_copy(update={"dynamic_batch": False})
+        notes.append("the inputs share no first dimension that could be a batch, so all sizes of the file are fixed")
     checks = _checks(module, example, config)
+    flat = Flat(module, example) if needs_flat(module, example) else module
     names = EXPORTERS if config.exporter == "auto" else (config.exporter,)
     data_name = f"{path.name}.data"
     with _folder_beside(path) as folder:
-        traced = _images(example, 2 if config.dynamic_batch else config.batch, seed=7)
-        attempts = [_attempt(name, module, traced, checks, folder / name, data_name, config) for name in names]
-        best = _fastest(attempts, path, batch=1 if config.dynamic_batch else config.batch)
+        traced = like(example, 2 if config.dynamic_batch else config.batch, seed=7)
+        attempts = [_attempt(name, flat, traced, checks, folder / name, data_name, config) for name in names]
+        best = _fastest(attempts, path, batch=1 if config.dynamic_batch else checks[0].batch)
         tried = {each.exporter: each.to_dict() for each in attempts}
         opset, size = read_opset(best.file), place(best.file, path, data_name)
-    notes = []
-    if not any(check.expected.any() for check in checks):
+    if not any(value.any() for check in checks for value in check.expected.values()):
         notes.append("the model answers 0 to every input (an untrained head?), so agreement with it proves nothing")
     if config.opset not in (None, opset):
         notes.append(f"opset {config.opset} was asked for; the {best.exporter} exporter wrote opset {opset}")
@@ -121,7 +131,7 @@ def export(
         say(note)
     return ExportResult(
         path=path, exporter=best.exporter, opset=opset, parity_max_rel=best.parity or 0.0, bytes=size,
-        checked_batches=tuple(sorted({len(each.inputs) for each in checks})), denormals_zeroed=best.denormals,
+        checked_batches=tuple(sorted({each.batch for each in checks})), denormals_zeroed=best.denormals,
         seconds=time.perf_counter() - started, tried=tried, notes=tuple(notes),
     )  # fmt: skip
 
@@ -140,36 +150,23 @@ def _folder_beside(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _checks(module: nn.Module, example: Tensor, config: ExportConfig) -> list[Check]:
-    """Return the example and several images at several batch sizes, each with the module's own answer."""
+def _checks(module: nn.Module, example: Inputs, config: ExportConfig) -> list[Check]:
+    """Return the example and inputs like it at several batch sizes, each with the module's own answer."""
     batches = CHECKED_BATCHES if config.dynamic_batch else (config.batch,) * 3
-    inputs = [_images(example, batch, seed) for seed, batch in enumerate(batches)]
-    if config.dynamic_batch or len(example) == config.batch:
+    inputs = [like(example, batch, seed) for seed, batch in enumerate(batches)]
+    sizes = [[each.shape for each in tensors_in(one)] for one in (example, inputs[0])]
+    if config.dynamic_batch or sizes[0] == sizes[1]:
         inputs.append(example)
-    with torch.no_grad():
-        outputs = [module(each) for each in inputs]
-    for output in outputs:
-        if not isinstance(output, Tensor):
-            raise CompressError(f"the model returns a {type(output).__name__}; only one tensor can be exported")
-        if not torch.isfinite(output).all():
-            raise CompressError("the model's output holds NaN or infinite values, so its export cannot be checked")
-    return [Check(image, output.clone()) for image, output in zip(inputs, outputs, strict=True)]
-
-
-def _images(example: Tensor, batch: int, seed: int) -> Tensor:
-    """Return (batch, ...) inputs like `example`: smooth areas plus noise, scaled as normalised images are."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn((batch, *example.shape[1:]), generator=generator)
-    if example.ndim == 4:
-        coarse = torch.randn((batch, example.shape[1], 4, 4), generator=generator)
-        noise = 0.4 * noise + 0.9 * nn.functional.interpolate(coarse, size=example.shape[2:], mode="bilinear")
-    return noise.to(example.dtype)
+    checks = [answered(module, each) for each in inputs]
+    if len({tuple(each.expected) for each in checks}) > 1:
+        raise CompressError("the model returns other outputs for other inputs; a file has the same ones always")
+    return checks
 
 
 def _attempt(
     name: str,
     module: nn.Module,
-    traced: Tensor,
+    traced: Inputs,
     checks: list[Check],
     folder: Path,
     data_name: str,
@@ -182,7 +179,7 @@ def _attempt(
     with tempfile.TemporaryDirectory(dir=folder.parent) as raw:
         try:
             with _quiet() as chatter:
-                _write(name, module, traced, Path(raw) / "raw.onnx", config)
+                _write(name, module, traced, checks, Path(raw) / "raw.onnx", config)
                 attempt.denormals = clean(Path(raw) / "raw.onnx", attempt.file, data_name)
                 attempt.parity = verify(attempt.file, checks)
         except Exception as error:  # exporters raise anything; the other one may still do
@@ -191,20 +188,32 @@ def _attempt(
     return attempt
 
 
-def _write(name: str, module: nn.Module, traced: Tensor, file: Path, config: ExportConfig) -> None:
+def _write(name: str, module: nn.Module, traced: Inputs, checks: list[Check], file: Path, config: ExportConfig) -> None:
     """Call the exporter on `traced`; of batch 2 where it is dynamic, since older versions of torch keep 1 constant."""
+    inputs, outputs = list(checks[0].inputs), list(checks[0].expected)
+    args = tuple(mapped(list(tensors_in(traced)), Tensor.clone))  # tracing may change them
     common: dict[str, Any] = {
-        "opset_version": config.opset, "input_names": ["input"], "output_names": ["logits"], "verbose": False,
+        "opset_version": config.opset, "input_names": inputs, "output_names": outputs, "verbose": False,
     }  # fmt: skip
     if name == "dynamo":
-        shapes = ({0: torch.export.Dim("batch")},) if config.dynamic_batch else None
-        size = sum(each.numel() * each.element_size() for each in module.state_dict().values())
+        shapes: Any = None
+        if config.dynamic_batch:
+            batch = torch.export.Dim("batch")
+            each = tuple({0: batch} for _ in args)
+            shapes = (each,) if isinstance(module, Flat) else each
+        tensors = [value for value in module.state_dict().values() if isinstance(value, Tensor)]
+        size = sum(each.numel() * each.element_size() for each in tensors)
         torch.onnx.export(
-            module, (traced,), file, dynamo=True, dynamic_shapes=shapes, external_data=size > 1_000_000_000, **common
+            module, args, file, dynamo=True, dynamic_shapes=shapes, external_data=size > 1_000_000_000, **common
         )
     else:
-        axes = {"input": {0: "batch"}, "logits": {0: "batch"}} if config.dynamic_batch else None
-        torch.onnx.export(copy.deepcopy(module), (traced,), str(file), dynamo=False, dynamic_axes=axes, **common)
+        batched = [each for each in outputs if all(_has_batch(check.expected[each], check.batch) for check in checks)]
+        axes = {each: {0: "batch"} for each in [*inputs, *batched]} if config.dynamic_batch else None
+        torch.onnx.export(copy.deepcopy(module), args, str(file), dynamo=False, dynamic_axes=axes, **common)
+
+
+def _has_batch(output: Tensor, batch: int) -> bool:
+    return output.ndim > 0 and len(output) == batch
 
 
 @contextlib.contextmanager
@@ -214,6 +223,10 @@ def _quiet() -> Iterator[io.StringIO]:
     handlers = [each for name in CHATTY_LOGGERS for each in logging.getLogger(name).handlers]
     streams = [(each, each.stream) for each in handlers if type(each) is logging.StreamHandler]
     with contextlib.ExitStack() as stack:
+        switch = getattr(torch._C, "_jit_set_onnx_log_enabled", None)
+        if switch is not None:  # the exporter turns its log on, which goes past Python's streams to standard output
+            switch(False)
+            stack.enter_context(mock.patch.object(torch._C, "_jit_set_onnx_log_enabled", lambda enabled: None))
         warned = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("default")
         stack.callback(lambda: chatter.writelines(f"{each.message}\n" for each in warned))

@@ -20,6 +20,7 @@ from compress.units import count
 from evaluators.cost import count_macs, count_params
 from evaluators.datasets import DataConfig
 from evaluators.targets import width_multiple
+from spaces.shapes import shown
 from spaces.zoo import ModelConfig
 
 SOURCES = ("timm", "torchvision", "builtin", "python", "space", "bundle")
@@ -44,7 +45,7 @@ class Inspection:
     """The prunable parts of a model; MACs are those of one image of `input_size`."""
 
     model: str
-    input_size: tuple[int, int, int]
+    input_size: tuple[int, ...]
     params: int
     macs: int
     width_multiple: int
@@ -59,8 +60,7 @@ class Inspection:
 
     def print(self) -> None:
         """Print the inspection as a table."""
-        size = "x".join(map(str, self.input_size))
-        print(f"{self.model}  input {size}  params {count(self.params)}  MACs {count(self.macs)}")
+        print(f"{self.model}  input {shown(self.input_size)}  params {count(self.params)}  MACs {count(self.macs)}")
         print(_table(self.groups))
         print(f"widths run fastest here in multiples of {self.width_multiple}")
         for tie in self.ties:

@@ -1,7 +1,7 @@
 """Parameters and multiply-accumulates (MACs), of dense models and of models under masks.
 
-One multiply-accumulate counts as one. Counted are convolutions, linear layers and matrix products, those of attention
-included (the same whether or not the attention is fused); normalisation, activations and biases are not.
+One multiply-accumulate counts as one. Counted are convolutions, linear and recurrent layers and matrix products, those
+of attention included (the same whether or not the attention is fused); normalisation, activations and biases are not.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import torch
@@ -19,6 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
+from compress.modes import evaluating
+from compress.tensors import Inputs, call
+
+aten = torch.ops.aten
 Masks = Mapping[str, Tensor]
 
 
@@ -29,86 +33,92 @@ def count_params(model: nn.Module, masks: Masks | None = None) -> tuple[int, int
     return total, total - removed
 
 
-def count_macs(model: nn.Module, example_inputs: Tensor) -> int:
-    """Return the MACs for one image of the shape of `example_inputs` (N, C, H, W)."""
-    with _quiet(model), FlopCounterMode(display=False) as counter:
-        model(example_inputs[:1])
+def count_macs(model: nn.Module, example_inputs: Inputs) -> int:
+    """Return the MACs for one image of the shape of `example_inputs` (N, ...); of several inputs, for all as given."""
+    with _quiet(model), _counter() as counter:
+        call(model, _one(example_inputs))
     return int(counter.get_total_flops()) // 2
 
 
-def layer_macs(model: nn.Module, example_inputs: Tensor) -> dict[str, int]:
-    """Return the MACs for one image of every module that computes any itself, not through a child.
-
-    Attention's two matrix products are the attention module's own.
-    """
-    return dict(_attribute(model, example_inputs).by_module)
-
-
-def parameter_macs(model: nn.Module, example_inputs: Tensor) -> dict[str, int]:
-    """Return the MACs for one image that every parameter takes part in, by parameter name."""
-    return dict(_attribute(model, example_inputs).by_parameter)
-
-
-def nonzero_macs(model: nn.Module, example_inputs: Tensor, masks: Masks) -> int:
+def nonzero_macs(model: nn.Module, example_inputs: Inputs, masks: Masks) -> int:
     """Return the layer-resolved MACs under masks: every layer's MACs times the kept share of its weight.
 
     Weights of early, large layers count for more than their number; see `uniform_equivalent_macs` for the other count.
     """
-    found = _attribute(model, example_inputs)
-    removed = sum(found.by_parameter.get(name, 0) * (1 - _kept(mask)) for name, mask in masks.items())
-    return round(found.total - removed)
+    total, of_parameter = _parameter_macs(model, example_inputs)
+    removed = sum(of_parameter.get(name, 0) * (1 - _kept(mask)) for name, mask in masks.items())
+    return round(total - removed)
 
 
-def uniform_equivalent_macs(model: nn.Module, example_inputs: Tensor, masks: Masks) -> int:
+def uniform_equivalent_macs(model: nn.Module, example_inputs: Inputs, masks: Masks) -> int:
     """Return the MACs if the masked layers were all equally sparse: what papers on unstructured pruning print.
 
     The share of removed weights over all masks, times the MACs of the masked layers, is taken off the total.
     """
-    found = _attribute(model, example_inputs)
+    total, of_parameter = _parameter_macs(model, example_inputs)
     weights = sum(mask.numel() for mask in masks.values())
     kept = sum(int(mask.sum()) for mask in masks.values())
-    prunable = sum(found.by_parameter.get(name, 0) for name in masks)
-    return round(found.total - prunable * (1 - kept / weights)) if weights else found.total
+    prunable = sum(of_parameter.get(name, 0) for name in masks)
+    return round(total - prunable * (1 - kept / weights)) if weights else total
 
 
 def _kept(mask: Tensor) -> float:
     return int(mask.sum()) / mask.numel() if mask.numel() else 1.0
 
 
+def _one(inputs: Inputs) -> Inputs:
+    """Return one image of a tensor; several inputs as they are, since the first dimension of each need be no batch."""
+    return inputs[:1] if isinstance(inputs, Tensor) else inputs
+
+
+def _counter() -> FlopCounterMode:
+    """Return torch's counter, taught the products that it does not know; it counts a multiplication and an addition."""
+    formulas: dict[Any, Any] = {
+        aten.mv: lambda matrix, vector, **_: 2 * prod(matrix),
+        aten.addmv: lambda bias, matrix, vector, **_: 2 * prod(matrix),
+        aten.dot: lambda one, other, **_: 2 * prod(one),
+        aten.vdot: lambda one, other, **_: 2 * prod(one),
+        aten.addbmm: lambda bias, one, other, **_: 2 * prod(one) * other[-1],
+        aten.conv_tbc: lambda x, weight, *_, out_shape, **__: 2 * out_shape[0] * out_shape[1] * prod(weight),
+        aten.mkldnn_rnn_layer: lambda x, w1, w2, *_, **__: 2 * x[0] * x[1] * (prod(w1) + prod(w2)),
+        aten._trilinear: _trilinear,
+    }
+    if hasattr(torch.ops.torchvision, "deform_conv2d"):  # torchvision was imported
+        formulas[torch.ops.torchvision.deform_conv2d] = lambda x, weight, *_, out_shape, **__: (
+            2 * prod(out_shape) * prod(weight[1:])
+        )
+    return FlopCounterMode(display=False, custom_mapping=formulas)
+
+
+def _trilinear(x: Any, weight: Any, y: Any, *_: Any, **__: Any) -> int:
+    """Return the flops of `nn.Bilinear`, x (N, I) W (O, I, J) y (N, J): W times y for every x, then times x."""
+    return int(2 * x[0] * weight[0] * weight[1] * (weight[2] + 1))
+
+
 @contextmanager
 def _quiet(model: nn.Module) -> Iterator[None]:
     """Run `model` in eval mode, without gradients and without kernels that hide their matrix products."""
-    modes = {module: module.training for module in model.modules()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fast = torch.backends.mha.get_fastpath_enabled()
-    model.eval()
     for parameter in trained:  # the counter's module tracker asks for the history of tokens that are parameters
         parameter.requires_grad_(False)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel([SDPBackend.MATH]):
+        with evaluating(model), torch.no_grad(), sdpa_kernel([SDPBackend.MATH]):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
         for parameter in trained:
             parameter.requires_grad_(True)
-        for module, training in modes.items():
-            module.training = training
-
-
-@dataclass
-class _Attribution:
-    total: int = 0
-    by_module: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    by_parameter: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
 class _Attributor(TorchDispatchMode):
-    """Gives the MACs of every operator to the running module and to the parameter among its arguments."""
+    """Gives the MACs of every operator to the parameter among its arguments."""
 
-    def __init__(self, model: nn.Module, counter: FlopCounterMode, found: _Attribution) -> None:
+    def __init__(self, model: nn.Module, counter: FlopCounterMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.counter, self.found = counter, found
+        self.counter = counter
+        self.found: dict[str, int] = defaultdict(int)
         self.running: list[str] = [""]
         self.modules = dict(model.named_modules())
         # a transposed or reshaped weight is a view: it keeps the parameter's storage
@@ -119,10 +129,9 @@ class _Attributor(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         macs = (self.counter.get_total_flops() - before) // 2
         if macs:
-            self.found.by_module[self.running[-1]] += macs
             owner = self._owner(args)
             if owner is not None:
-                self.found.by_parameter[owner] += macs
+                self.found[owner] += macs
         return result
 
     def _owner(self, args: Any) -> str | None:
@@ -147,15 +156,13 @@ def _watch(module: nn.Module, name: str, running: list[str]) -> list[RemovableHa
     return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
 
 
-def _attribute(model: nn.Module, example_inputs: Tensor) -> _Attribution:
-    """Run one image through `model` and return who computed what."""
-    found = _Attribution()
-    with _quiet(model), FlopCounterMode(display=False) as counter, _Attributor(model, counter, found) as mode:
+def _parameter_macs(model: nn.Module, example_inputs: Inputs) -> tuple[int, dict[str, int]]:
+    """Return the MACs for one image, in all and those that every parameter takes part in, by its name."""
+    with _quiet(model), _counter() as counter, _Attributor(model, counter) as mode:
         hooks = [hook for name, module in model.named_modules() for hook in _watch(module, name, mode.running)]
         try:
-            model(example_inputs[:1])
+            call(model, _one(example_inputs))
         finally:
             for hook in hooks:
                 hook.remove()
-    found.total = counter.get_total_flops() // 2
-    return found
+    return counter.get_total_flops() // 2, mode.found

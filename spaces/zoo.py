@@ -9,23 +9,24 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
 from compress.config import Config
 from compress.errors import InputError, did_you_mean, is_out_of_memory, reason_of
 from spaces import cifar_resnet
 from spaces.checkpoint import LoadReport, classifier_names, load_checkpoint, load_weights
+from spaces.shapes import Shape, as_argument, check_forward, pair
 from spaces.user_code import import_module
 
 if TYPE_CHECKING:
     from spaces.architecture import Architecture
     from spaces.space import Space
 
-Shape = tuple[int, int, int]
+_OF_IMAGES = ("timm", "torchvision", "builtin", "space")
 _IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "interpolation": "bilinear"}
 
 
@@ -43,12 +44,22 @@ class ModelConfig(Config):
     pretrained: bool = Field(False, description="download the published weights (timm and torchvision)")
     checkpoint: str | None = Field(None, description="weights to load: .safetensors, or .pth read without unpickling")
     kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments for the model's constructor")
-    input_size: Shape | None = Field(None, description="channels, height, width; null: the model's own or the data's")
+    input_size: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = Field(
+        None,
+        description="channels, height, width (a python model without images takes any sizes after the batch); null: "
+        "the model's own or the data's",
+    )
+
+    @model_validator(mode="after")
+    def _images(self) -> Self:
+        if self.input_size is not None and len(self.input_size) != 3 and self.source in _OF_IMAGES:
+            raise ValueError(f"input_size: {self.source} models take channels, height, width; got {self.input_size}")
+        return self
 
 
 @dataclass
 class BuiltModel:
-    """A module with what is needed to rebuild it and to feed it.
+    """A module with what is needed to rebuild it and to feed it; `num_classes` is None where it gives no logits.
 
     `config` is resolved: building it again, with no other argument, gives the same architecture without weights.
     `pretrained_cfg` has `input_size` as built, `fixed_input_size` (true where no other image size works) and, for
@@ -57,7 +68,7 @@ class BuiltModel:
 
     module: nn.Module
     config: ModelConfig
-    num_classes: int
+    num_classes: int | None
     input_size: Shape
     load_report: LoadReport | None
     pretrained_cfg: dict[str, Any]
@@ -68,7 +79,7 @@ class _Wishes:
     """What the data asks of the model; None where it does not care."""
 
     num_classes: int | None
-    image_size: int | None
+    sides: Shape | None
     in_chans: int | None
 
 
@@ -85,11 +96,12 @@ def build_model(
     Raises InputError, naming the recipe's key, for an unknown name, an argument that the constructor refuses,
     a module that is none, or weights that do not fit.
     """
-    wishes = _Wishes(num_classes, image_size, in_chans)
+    wishes = _Wishes(num_classes, None if image_size is None else pair(image_size), in_chans)
     if config.input_size is not None:
-        _agree("model.input_size", config.input_size[0], in_chans, "channels")
-        _agree("model.input_size", config.input_size[-1], image_size, "pixels a side")
-        wishes = _Wishes(num_classes, config.input_size[-1], config.input_size[0])
+        channels, *sides = config.input_size
+        _agree("model.input_size", channels, in_chans, "channels")
+        _agree("model.input_size", sides, image_size, "pixels a side, data.image_size")
+        wishes = _Wishes(num_classes, tuple(sides), channels)
     if config.source == "bundle":
         raise ValueError("a bundle is opened by compress.bundle.open_model, not built")
     if config.pretrained and config.source in ("python", "builtin", "space"):
@@ -97,8 +109,8 @@ def build_model(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         built = _BUILDERS[config.source](config, wishes)
-    if wishes.image_size is not None and config.source != "python":
-        check_forward(built.module.eval(), built.input_size, config.name)
+    if (wishes.sides is not None or num_classes is not None) and config.source != "python":
+        check_forward(built.module.eval(), built.input_size, config.name, num_classes)
     if config.checkpoint is not None:
         built.load_report = load_checkpoint(built.module, config.checkpoint)
     built.module.eval()
@@ -134,16 +146,16 @@ def _timm(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
     kwargs = _merged(config, num_classes=wishes.num_classes, in_chans=wishes.in_chans)
     fixed = bool(published and published.fixed_input_size)
     if fixed:
-        kwargs = _merged(config, kwargs, img_size=wishes.image_size)
+        kwargs = _merged(config, kwargs, img_size=as_argument(wishes.sides))
     with _refused(config, kwargs):
         module = timm.create_model(config.name, pretrained=False, **kwargs)
     cfg: dict[str, Any] = dict(vars(module)["pretrained_cfg"])
-    size = int(kwargs.get("img_size") or wishes.image_size or cfg["input_size"][-1])
+    sides = pair(kwargs.get("img_size") or wishes.sides or cfg["input_size"][1:])
     channels = int(kwargs.get("in_chans", cfg["input_size"][0]))
-    num_classes = int(kwargs.get("num_classes", module.num_classes))
-    kwargs |= {"num_classes": num_classes, "in_chans": channels}
+    num_classes = kwargs.get("num_classes", getattr(module, "num_classes", None))
+    kwargs |= {"in_chans": channels} | ({} if num_classes is None else {"num_classes": num_classes})
     if fixed:
-        kwargs["img_size"] = size
+        kwargs["img_size"] = as_argument(sides)
     report = None
     if config.pretrained:
         with _downloading(config):
@@ -151,8 +163,9 @@ def _timm(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
         heads = classifier_names(module) if cfg["num_classes"] != num_classes else ()
         replaced = [name for name in module.state_dict() if name.rpartition(".")[0] in heads]
         report = LoadReport(f"timm {config.name}", len(module.state_dict()) - len(replaced), replaced=replaced)
-    cfg |= {"input_size": (channels, size, size), "fixed_input_size": fixed or config.input_size is not None}
-    return _finish(config, kwargs, module, num_classes, (channels, size, size), report, cfg)
+    shape = (channels, *sides)
+    cfg |= {"input_size": shape, "fixed_input_size": fixed or config.input_size is not None}
+    return _finish(config, kwargs, module, num_classes or None, shape, report, cfg)
 
 
 def _torchvision(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
@@ -164,23 +177,25 @@ def _torchvision(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
     takes_size = "vit" in config.name or "maxvit" in config.name
     size_key = "input_size" if config.name == "maxvit_t" else "image_size"
     kwargs = _merged(config, num_classes=wishes.num_classes)
-    if config.name == "maxvit_t" and wishes.image_size is not None:
-        kwargs.setdefault("input_size", (wishes.image_size, wishes.image_size))
+    if config.name == "maxvit_t" and wishes.sides is not None:
+        kwargs.setdefault("input_size", wishes.sides)
     elif takes_size:
-        kwargs = _merged(config, kwargs, image_size=wishes.image_size)
+        side = as_argument(wishes.sides)
+        if isinstance(side, list):
+            raise InputError(f"model.input_size: {config.name} of torchvision takes square images; got {side}")
+        kwargs = _merged(config, kwargs, image_size=side)
     kwargs.setdefault("num_classes", 1000)
     with _refused(config, kwargs):
         module = torchvision.models.get_model(config.name, weights=None, **kwargs)
-    given = kwargs.get(size_key, wishes.image_size or 224)
-    size = int(given if isinstance(given, int) else given[0])
+    shape = (3, *pair(kwargs.get(size_key, wishes.sides or 224)))
     report = None
     if config.pretrained:
         with _downloading(config):
             state = torchvision.models.get_model_weights(config.name).DEFAULT.get_state_dict(progress=False)
         report = load_weights(module, state, f"torchvision {config.name}", "model.pretrained")
     fixed = takes_size or config.input_size is not None
-    cfg = _IMAGENET | {"input_size": (3, size, size), "fixed_input_size": fixed, "crop_pct": 0.875}
-    return _finish(config, kwargs, module, int(kwargs["num_classes"]), (3, size, size), report, cfg)
+    cfg = _IMAGENET | {"input_size": shape, "fixed_input_size": fixed, "crop_pct": 0.875}
+    return _finish(config, kwargs, module, int(kwargs["num_classes"]), shape, report, cfg)
 
 
 def _builtin(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
@@ -190,15 +205,17 @@ def _builtin(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
     depth = int(config.name.removeprefix("cifar_resnet"))
     with _refused(config, kwargs):
         module = cifar_resnet.cifar_resnet(depth, **kwargs)
-    size = wishes.image_size or 32
-    shape = (module.conv1.in_channels, size, size)
+    shape = (module.conv1.in_channels, *(wishes.sides or (32, 32)))
     cfg = {"input_size": shape, "fixed_input_size": config.input_size is not None}
     return _finish(config, kwargs, module, module.num_classes, shape, None, cfg)
 
 
 def _space(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
     space, arch = _architecture(config)
-    size = space.input_size(arch, wishes.image_size)
+    side = as_argument(wishes.sides)
+    if isinstance(side, list):
+        raise InputError(f"model.input_size: networks of a search space take square images; got {side}")
+    size = space.input_size(arch, side)
     task = space.task(wishes.num_classes, wishes.in_chans, size)
     module = space.build(arch, task.num_classes, task.in_chans, task.img_size)
     shape = (task.in_chans, size, size)
@@ -236,7 +253,8 @@ def _architecture(config: ModelConfig) -> tuple[Space, Architecture]:
 def _python(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
     factory = _import(config.name)
     kwargs = dict(config.kwargs)
-    with_size = {"img_size": wishes.image_size, "image_size": wishes.image_size}
+    side = as_argument(wishes.sides)
+    with_size = {"img_size": side, "image_size": side}
     for name, value in {"num_classes": wishes.num_classes, "in_chans": wishes.in_chans, **with_size}.items():
         if name in _parameters(factory):
             kwargs = _merged(config, kwargs, **{name: value})
@@ -244,9 +262,8 @@ def _python(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
         module = factory(**kwargs)
     if not isinstance(module, nn.Module):
         raise InputError(f"model.name: {config.name!r} returned {type(module).__name__}; a torch.nn.Module is needed")
-    size = wishes.image_size or 224
-    shape = (wishes.in_chans or 3, size, size)
-    num_classes = check_forward(module.eval(), shape, config.name)
+    shape = (wishes.in_chans or 3, *((224, 224) if wishes.sides is None else wishes.sides))
+    num_classes = check_forward(module.eval(), shape, config.name, wishes.num_classes)
     if wishes.num_classes not in (None, num_classes):
         raise InputError(
             f"model.name: {config.name!r} gives {num_classes} logits; the data has {wishes.num_classes} classes "
@@ -269,7 +286,7 @@ def _finish(
     config: ModelConfig,
     kwargs: dict[str, Any],
     module: nn.Module,
-    num_classes: int,
+    num_classes: int | None,
     shape: Shape,
     report: LoadReport | None,
     cfg: dict[str, Any],
@@ -290,7 +307,8 @@ def _merged(config: ModelConfig, base: Mapping[str, Any] | None = None, **wishes
 
 
 def _agree(key: str, given: Any, wish: Any, what: str) -> None:
-    if wish is not None and given not in (wish, (wish, wish), [wish, wish]):
+    sizes = [pair(each) if isinstance(each, int | list | tuple) else each for each in (given, wish)]
+    if wish is not None and sizes[0] != sizes[1]:
         raise InputError(f"{key}: got {given!r}; the data needs {wish!r} ({what})")
 
 
@@ -365,23 +383,3 @@ def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(factory).parameters
     except (TypeError, ValueError):
         return {}
-
-
-def check_forward(module: nn.Module, shape: Shape, name: str) -> int:
-    """Return the number of logits that `module`, in eval mode, gives for one image of `shape` (C, H, W).
-
-    Raises InputError, naming the model `name`, when it fails or returns something else than (1, classes).
-    """
-    try:
-        with torch.no_grad():
-            logits = module(torch.zeros(1, *shape))
-    except Exception as error:  # the user's module may raise anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"model.name: {name!r} fails on an image of (channels, height, width) {shape}: {reason}; "
-            "give data.image_size or model.input_size if it takes another"
-        ) from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[0] != 1:
-        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise InputError(f"model.name: {name!r} returned {got} for one image; logits of shape (1, classes) are needed")
-    return int(logits.shape[1])

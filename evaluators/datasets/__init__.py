@@ -79,9 +79,10 @@ def load_data(
     if isinstance(config, ImageFolderConfig | HuggingFaceConfig):
         return _from_files(config, hint, image_size, seed)
     found = arrays.open_set(config)
-    size = arrays.side(config, found, image_size or (hint.get("input_size", [None])[-1] if _fixed(hint) else None))
+    own = tuple(hint["input_size"][1:]) if _fixed(hint) else None
+    sides = arrays.sides(config, found, own if image_size is None else (image_size, image_size))
     native = int(found.test_images.shape[-1])
-    preprocessing = choose(config, hint, size, native, measured=found.statistics, crop_pct=1.0)
+    preprocessing = choose(config, hint, sides, native, measured=found.statistics, crop_pct=1.0)
     train, test = (
         ArrayLoader(
             *arrays.limited(images, labels, limit),
@@ -102,9 +103,10 @@ def _from_files(
     config: ImageFolderConfig | HuggingFaceConfig, hint: Mapping[str, Any], image_size: int | None, seed: int
 ) -> Data:
     found = files.open_set(config)
-    size = config.image_size or image_size or (hint["input_size"][-1] if hint.get("input_size") else 224)
+    side = config.image_size or image_size
+    sides = (side, side) if side else tuple(hint["input_size"][1:]) if hint.get("input_size") else (224, 224)
     crop_pct = config.crop_pct or float(hint.get("crop_pct") or 0.875)
-    preprocessing = choose(config, hint, size, 3, measured=None, crop_pct=crop_pct)
+    preprocessing = choose(config, hint, sides, 3, measured=None, crop_pct=crop_pct)
     evaluation = files.transform(config, preprocessing, training=False)
     training = files.transform(config, preprocessing, training=True)
     train, test = (

@@ -61,13 +61,20 @@ def open_set(config: DigitsConfig | NpzConfig | TorchvisionConfig) -> ArraySet:
     return _npz(str(path), path.stat().st_mtime_ns, config.num_classes)
 
 
-def side(config: DigitsConfig | NpzConfig | TorchvisionConfig, found: ArraySet, model_size: int | None) -> int:
-    """Return the pixels a side of the model's input: the recipe's, the model's, or the images' own."""
-    size = config.image_size or model_size or found.image_size
-    if size is None:
+def sides(
+    config: DigitsConfig | NpzConfig | TorchvisionConfig, found: ArraySet, model: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """Return height and width of the model's input: the recipe's, the model's, or the images' own."""
+    if config.image_size is None and model is not None:
+        return model
+    side = config.image_size or found.image_size
+    if side is None:
         shape = tuple(found.train_images.shape[1:3])
-        raise InputError(f"data.image_size: the images are {shape}, not square; give the size to resize them to")
-    return size
+        raise InputError(
+            f"data.image_size: the images are {shape}, not square; give the size to resize them to, or "
+            "model.input_size with another height than width"
+        )
+    return (side, side)
 
 
 def limited(images: Tensor, labels: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:

@@ -60,7 +60,9 @@ class DigitsConfig(_Arrays):
     """The 1,797 handwritten digits that come with scikit-learn: 8x8 pixels, 16 grey levels, always at hand."""
 
     name: Literal["digits"]
-    image_size: int = Field(32, ge=8, le=4096, description="pixels a side that the 8x8 images are enlarged to")
+    image_size: int | None = Field(
+        32, ge=8, le=4096, description="pixels a side that the 8x8 images are enlarged to; null: the model's"
+    )
     channels: Literal[1, 3] = Field(3, description="1 grey, 3 the same thrice")
     augment: Literal["none", "flip", "shift", "crop_flip"] = Field(
         "shift", description="shift and crop move the image by up to an eighth of its side; flip mirrors it"

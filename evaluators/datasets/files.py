@@ -51,9 +51,10 @@ def transform(
     from torchvision.transforms import Compose
 
     augmented = training and config.augment == "timm"
+    _, height, width = preprocessing.input_size
     try:
         result = create_transform(
-            preprocessing.input_size,
+            (height, width),
             is_training=augmented,
             scale=(config.crop_scale, 1.0),
             color_jitter=config.color_jitter,

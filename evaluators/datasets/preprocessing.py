@@ -18,11 +18,11 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 class Preprocessing:
     """Resize, crop and normalise: what the model saw in training, and what its user has to do.
 
-    `input_size` is (channels, height, width); `mean` and `std` are per channel for pixels in 0..1;
-    `crop_pct` is the share of the resized image that the centre crop keeps.
+    `input_size` is (channels, height, width), or the sizes of other inputs after the batch; `mean` and `std` are per
+    channel for pixels in 0..1; `crop_pct` is the share of the resized image that the centre crop keeps.
     """
 
-    input_size: tuple[int, int, int]
+    input_size: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str = "bilinear"
@@ -36,17 +36,19 @@ class Preprocessing:
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Return the preprocessing that `to_dict` described; raises InputError when it is none."""
         try:
-            channels, height, width = (int(v) for v in values["input_size"])
+            input_size = tuple(int(v) for v in values["input_size"])
             mean, std = (tuple(float(v) for v in values[name]) for name in ("mean", "std"))
-            result = cls((channels, height, width), mean, std, str(values["interpolation"]), float(values["crop_pct"]))
+            result = cls(input_size, mean, std, str(values["interpolation"]), float(values["crop_pct"]))
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"preprocessing: {dict(values)} is not complete ({error})") from error
-        if len(mean) != channels or len(std) != channels or min(channels, height, width) < 1:
-            raise InputError(f"preprocessing: mean and std need one value for each of {channels} channels")
+        if not input_size or min(input_size) < 1:
+            raise InputError(f"preprocessing: input_size {list(input_size)} holds no sizes above 0")
+        if len(mean) != input_size[0] or len(std) != input_size[0]:
+            raise InputError(f"preprocessing: mean and std need one value for each of {input_size[0]} channels")
         return result
 
     @classmethod
-    def of_model(cls, hint: Mapping[str, Any], input_size: tuple[int, int, int]) -> Preprocessing:
+    def of_model(cls, hint: Mapping[str, Any], input_size: tuple[int, ...]) -> Preprocessing:
         """Return a model's own preprocessing at `input_size`, where there is no data to ask."""
         mean, std = _own(hint, input_size[0]) or ((0.5,) * input_size[0], (0.5,) * input_size[0])
         return cls(input_size, mean, std, str(hint.get("interpolation", "bilinear")), float(hint.get("crop_pct", 1.0)))
@@ -55,7 +57,7 @@ class Preprocessing:
 def choose(
     config: _Images,
     hint: Mapping[str, Any],
-    size: int,
+    sides: tuple[int, ...],
     native_channels: int,
     measured: Statistics | None,
     crop_pct: float,
@@ -66,7 +68,7 @@ def choose(
     mean, std = _own(hint, channels) or measured or ((0.5,), (0.5,))
     interpolation = config.interpolation or str(hint.get("interpolation", "bilinear"))
     return Preprocessing(
-        (channels, size, size),
+        (channels, *sides),
         _per_channel("data.mean", config.mean or mean, channels),
         _per_channel("data.std", config.std or std, channels),
         interpolation if interpolation in ("bilinear", "bicubic") else "bilinear",

@@ -26,6 +26,7 @@ from spaces.channels.choices import Stage, Width, blocks_dropped, decisions, fin
 from spaces.channels.rows import Row, make_rows
 from spaces.layers import Layer
 from spaces.registry import register
+from spaces.shapes import Shape, shown
 from spaces.space import Preset, Space, Task
 from spaces.supernet import Supernet
 from spaces.zoo import ModelConfig, build_model
@@ -219,8 +220,7 @@ class ChannelSpace(Space):
             built = build_model(self.config.model, seed=seed)
         else:
             built = build_model(self.config.model, task.num_classes, task.img_size, task.in_chans, seed)
-        channels, _, side = built.input_size
-        return built.module, Task(built.num_classes, channels, side)
+        return built.module, _task(self.config.model, built.num_classes, built.input_size)
 
     def _graph_in_scope(self, module: nn.Module) -> Graph:
         images = _images(self.default_task)
@@ -241,12 +241,22 @@ def _images(task: Task) -> Tensor:
     return torch.randn(1, task.in_chans, task.img_size, task.img_size, generator=torch.Generator().manual_seed(0))
 
 
+def _task(model: ModelConfig, num_classes: int | None, shape: Shape) -> Task:
+    """Return what a model is for; spaces search classifiers of square images."""
+    if num_classes is None or len(shape) != 3 or shape[1] != shape[2]:
+        gives = "no logits" if num_classes is None else f"{num_classes} classes"
+        raise InputError(
+            f"space channels: the model {model.name!r} takes {shown(shape)} and gives {gives}; "
+            "square images and logits of shape (1, classes) are needed"
+        )
+    return Task(num_classes, shape[0], shape[1])
+
+
 def _open_bundle(model: ModelConfig, task: Task | None) -> tuple[nn.Module, Task]:
     from compress.bundle import open_model
 
     bundle = open_model(model).bundle
-    channels, _, side = bundle.preprocessing.input_size
-    own = Task(bundle.num_classes, channels, side)
+    own = _task(model, bundle.num_classes, bundle.preprocessing.input_size)
     if task is not None and (task.num_classes, task.in_chans) != (own.num_classes, own.in_chans):
         raise InputError(
             f"space channels: the bundle {model.name!r} has {own.num_classes} classes and {own.in_chans} image "

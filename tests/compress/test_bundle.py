@@ -239,7 +239,7 @@ def test_open_model_takes_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
         open_model(model.model_copy(update={"name": str(tmp_path)}), digits())
     bundle.num_classes = 7
     bundle.save(tmp_path / "run" / "bundle")
-    with pytest.raises(InputError, match="7 classes, the data 10"):
+    with pytest.raises(InputError, match="has 7 classes, the data has 10"):
         open_model(model, digits())
 
 

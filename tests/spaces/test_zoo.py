@@ -99,7 +99,7 @@ def test_python_models_come_from_the_working_directory(tmp_path: Path, monkeypat
     )
     assert "a callable is needed" in refused(source="python", name="own_net_of_test_zoo:number")
     assert "nn.Module is needed" in refused(source="python", name="own_net_of_test_zoo:wrong")
-    assert "logits" in refused(source="python", name="own_net_of_test_zoo:image")
+    assert "logits" in refused(5, source="python", name="own_net_of_test_zoo:image")
     assert "did you mean 'net'?" in refused(source="python", name="own_net_of_test_zoo:ne")
 
 
