@@ -42,6 +42,9 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         memo[id(tensors[name])] = _narrowed(name, tensors[name], dims)
     for name in plan.dropped:
         memo[id(_module(model, name))] = PassThrough()
+    for module in model.modules():  # tensors computed from parameters (an old weight norm's) cannot be copied as such
+        computed = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
+        memo.update({id(value): value.detach() for value in computed})
     small = copy.deepcopy(model, memo)
     for name, module in small.named_modules():
         if isinstance(module, nn.MultiheadAttention) and any(tensor.startswith(f"{name}.") for tensor in plan.kept):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from compress.prune import axes
 from compress.prune.axes import ONE, Dim
 from compress.prune.rules.base import SPATIAL, freeze, positions, rule
-from compress.prune.rules.products import note_outputs
+from compress.prune.rules.products import note_outputs, note_sizes
 from compress.prune.trace import Operation, _Tracer
 
 
@@ -28,6 +28,7 @@ def _convolution(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: T
         _join_channels(t, dims[1], kernel, groups)
     if bias is not None:
         axes.unify(outputs, t.of(bias)[0])
+    note_sizes(t, nn.modules.conv._ConvNd, in_channels=dims[1], out_channels=outputs)
     t.set(out, [dims[0], outputs, *spatial])
     windows = [dims[0], *(dims[2:] if transposed else spatial)]
     t.result.operations.append(Operation(t.module, weight.shape[2:].numel(), (kernel[0], kernel[1], *windows)))

@@ -38,12 +38,19 @@ def note_outputs(t: _Tracer, operands: Sequence[tuple[Tensor, Dim]]) -> None:
                 t.result.outputs.setdefault(name, found)
 
 
+def note_sizes(t: _Tracer, kind: type[nn.Module], **sizes: Dim) -> None:
+    """Let the sizes that a layer of this kind has stored follow its axes where its weight is no parameter itself."""
+    if isinstance(t.model.get_submodule(t.module), kind) and f"{t.module}.weight" not in t.result.tensors:
+        t.result.counts.update({(t.module, name): dim for name, dim in sizes.items()})
+
+
 @rule("mm", "addmm", "addmm_")
 def _mm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     a, b = args[-2:] if len(args) < 4 else args[1:3]
     left, right = t.of(a), t.of(b)
     note_outputs(t, [(a, left[0]), (b, right[1])])
     axes.unify(left[1], right[0])
+    note_sizes(t, nn.Linear, in_features=left[1], out_features=right[1])
     dims = [left[0], right[1]]
     _join_sum(t, dims, args[0] if len(args) > 2 else None)
     t.set(out, dims)

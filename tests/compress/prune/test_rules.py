@@ -220,13 +220,26 @@ def test_a_deformed_convolution_is_a_layer_and_lets_its_inputs_shrink(offset_gro
         torch.testing.assert_close(small, dense, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("wrap", [weight_norm, spectral_norm])
-def test_parametrised_convolutions_are_narrowed_under_their_own_name(wrap):
-    layers = [nn.Conv2d(3, 12, 3), nn.ReLU(), wrap(nn.Conv2d(12, 16, 3)), nn.ReLU(), nn.Conv2d(16, 4, 1)]
-    model = nn.Sequential(*layers).eval()
+WRAPS = (weight_norm, spectral_norm, nn.utils.weight_norm, nn.utils.spectral_norm)
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+def test_parametrised_convolutions_are_narrowed_under_their_own_name_and_rebuilt(wrap):
+    def build():
+        layers = [nn.Conv2d(3, 12, 3), nn.ReLU(), wrap(nn.Conv2d(12, 16, 3)), nn.ReLU(), nn.Conv2d(16, 4, 1)]
+        return nn.Sequential(*layers).eval()
+
+    model, x = build(), torch.randn(1, 3, 8, 8)
     for layer in ("0", "2"):
-        dense, small = narrowed(model, torch.randn(1, 3, 8, 8), layer, ("original1",))
+        dense, small = narrowed(model, x, layer, ("original1", "weight_v"))
         torch.testing.assert_close(small, dense, rtol=1e-4, atol=1e-5)
+    graph = build_graph(model, x)
+    plan = make_plan(model, graph, {group.name: torch.arange(5) for group in graph.groups})
+    small, again = apply(plan, model), apply(plan, build())
+    assert again[2].in_channels == again[2].out_channels == 5
+    again.load_state_dict(small.state_dict())
+    torch.testing.assert_close(again(x), small(x))
 
 
 class Pair(nn.Module):
