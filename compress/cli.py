@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -70,6 +72,9 @@ def main() -> None:
     """Run the command line; the entry point of the `compress` script."""
     # Threads that wait for each other sleep instead of spinning: on a busy machine that is several times faster.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):  # a terminal without × and → shows ? in their place
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app(prog_name="compress")
 
 

@@ -39,6 +39,17 @@ def reason_of(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def in_one_line(error: BaseException) -> str:
+    """Return what happened in one line: a sentence of ours as it is, any other exception with its class."""
+    if isinstance(error, CompressError):
+        return " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, SystemExit):
+        return f"code that was called ended the process ({error.code})"
+    name, reason = type(error).__name__, reason_of(error)
+    what = name if reason == name else f"{name}: {reason}"
+    return f"out of memory ({what})" if is_out_of_memory(error) else what
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether `error` says that memory ran out, of the machine or of an accelerator."""
     # by name, since torch's class would take seconds to import

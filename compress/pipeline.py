@@ -6,7 +6,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from compress.atomic import write_json
 from compress.bundle import Bundle, Opened, open_model
 from compress.environment import choose_device, environment, settle_threads
-from compress.errors import CompressError, InputError
+from compress.errors import CompressError, InputError, NotWritten, in_one_line, reason_of
 from compress.estimate import estimate, sentence
 from compress.progress import say
 from compress.pruning import check_pruning
@@ -79,26 +79,32 @@ def run(
         return runner.run()
     except RunInUse:
         raise
-    except InputError as error:
-        if new:
-            discard(directory)
-        raise recipe.located(error) from error
     except KeyboardInterrupt as error:
-        directory.log({"event": "interrupted"})
+        _note(directory, {"event": "interrupted"})
         raise KeyboardInterrupt(f"interrupted; go on with: {resume_hint}") from error
-    except Exception as error:
+    except InputError as error:
+        if new and not directory.holds_work():
+            discard(directory)
+        elif isinstance(error, NotWritten):  # the recipe is right, and work is done: a disk that is full by now
+            raise _failed(directory, runner.act, error, resume_hint) from error
+        raise recipe.located(error) from error
+    except (Exception, SystemExit) as error:  # whatever a stage, a library or the user's module raises
         raise _failed(directory, runner.act, error, resume_hint) from error
     finally:
         runner.close()
 
 
-def _failed(directory: RunDirectory, act: str, error: Exception, resume_hint: str) -> CompressError:
+def _failed(directory: RunDirectory, act: str, error: BaseException, resume_hint: str) -> CompressError:
     """Log the traceback; return what happened, where the log is and how to go on."""
-    what = str(error).strip() or type(error).__name__
-    if not isinstance(error, CompressError):
-        what = f"{type(error).__name__}: {what.splitlines()[0]}"
-    directory.log({"event": "error", "stage": act, "error": what, "trace": traceback.format_exc()})
+    what = in_one_line(error)
+    _note(directory, {"event": "error", "stage": act, "error": what, "trace": traceback.format_exc()})
     return CompressError(f"{act} failed: {what}; log: {directory.log_file}; go on with: {resume_hint}")
+
+
+def _note(directory: RunDirectory, event: dict[str, Any]) -> None:
+    """Log how a run ended; a log that cannot be written, as on a full disk, does not hide why."""
+    with suppress(OSError):
+        directory.log(event)
 
 
 class _Runner:
@@ -168,13 +174,17 @@ class _Runner:
         self.held.close()
 
     def _begin(self) -> None:
-        self.directory.path.mkdir(parents=True, exist_ok=True)
-        self.held.callback(self.directory.hold().release)
-        if not self.directory.recipe.is_file():
-            self.recipe.save(self.directory.recipe)
-        else:
-            go_on(self.recipe, self.directory, self.search_too)
-        self.directory.log({"event": "resume" if self.resume else "start", "recipe": self.recipe.name})
+        path = self.directory.path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self.held.callback(self.directory.hold().release)
+            if not self.directory.recipe.is_file():
+                self.recipe.save(self.directory.recipe)
+            else:
+                go_on(self.recipe, self.directory, self.search_too)
+            self.directory.log({"event": "resume" if self.resume else "start", "recipe": self.recipe.name})
+        except OSError as error:
+            raise NotWritten(f"--out  {path} cannot be written: {reason_of(error)}") from error
 
     def _estimate(self, opened: Opened) -> None:
         """Say how long the stages that are left will take."""

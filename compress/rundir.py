@@ -51,6 +51,10 @@ class RunDirectory:
         """One event a line."""
         return self.path / "log.jsonl"
 
+    def holds_work(self) -> bool:
+        """Return whether a finished stage or a checkpoint of a training lies here."""
+        return any(True for kind in ("metrics.json", "checkpoint/*") for _ in self.path.glob(f"stages/*/{kind}"))
+
     def stage(self, number: int, name: str) -> Path:
         """Return the directory of the stage that runs as `number`, from 1."""
         return self.path / "stages" / f"{number:02d}-{name}"
@@ -91,7 +95,7 @@ def open_run(recipe: Recipe, out: Path | None, resume: bool) -> tuple[RunDirecto
     directory = RunDirectory(out if out is not None else Path("runs") / recipe.name)
     check_writable(directory.path)
     entries = list(directory.path.iterdir()) if directory.path.is_dir() else []
-    if not entries:
+    if all(entry.name == directory.lock_file.name or entry.name.startswith(".recipe.yaml.") for entry in entries):
         return directory, True
     if not directory.recipe.is_file():
         raise InputError(f"--out  {directory.path} holds other files and no run; name an empty or new directory")
@@ -131,6 +135,7 @@ def finish_stage(directory: Path, name: str, seconds: float, details: dict[str, 
 
 
 def discard(directory: RunDirectory) -> None:
-    """Remove a run's directory in which no stage has finished."""
-    if not any(directory.path.glob("stages/*/metrics.json")):
-        shutil.rmtree(directory.path, ignore_errors=True)
+    """Remove what a run has written into a directory that was new or empty, and the directory unless it is a link."""
+    shutil.rmtree(directory.path.resolve(), ignore_errors=True)
+    if directory.path.is_symlink():  # the link was the user's, and what it names is there again
+        directory.path.resolve().mkdir(exist_ok=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from compress.errors import CompressError
+from compress.errors import CompressError, in_one_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -54,8 +55,21 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
         except KeyboardInterrupt as error:
             print(f"\n{str(error) or 'interrupted'}", file=sys.stderr)
             raise typer.Exit(130) from error
+        except (typer.Exit, typer.Abort, BrokenPipeError):
+            raise  # typer's own; a reader that has seen enough, as `head`, is no error of ours
+        except (Exception, SystemExit) as error:  # a fault of ours, or of a library or module that was called
+            file = error.filename if isinstance(error, OSError) else None
+            where = f" ({_place(error)})" if file is None else f": {file}"
+            print(f"{command.__name__} failed: {in_one_line(error)}{where}", file=sys.stderr)
+            raise typer.Exit(1 if file is None else 2) from error
 
     return wrapper
+
+
+def _place(error: BaseException) -> str:
+    """Return the file and line that raised `error`."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.filename}:{frame.lineno}"
 
 
 def overrides_of(pairs: list[str] | None, seed: int | None = None) -> dict[str, Any]:
