@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +10,121 @@ from torch import Tensor
 
 from compress.bundle import open_model
 from compress.environment import choose_device, on_device
-from compress.errors import InputError
+from compress.errors import InputError, reason_of
 from compress.recipe import Recipe
 from evaluators.accuracy import evaluate
+from evaluators.datasets import Data, Loader, load_data
+from evaluators.onnx_files import together
 from spaces.zoo import ModelConfig
+
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
 
 def evaluate_file(path: Path, recipe: Recipe, device: str = "auto") -> dict[str, Any]:
     """Return top1, top5, loss and the number of images; preprocessing is the bundle's, for ONNX the recipe's model's.
 
-    Raises `InputError` where the recipe has no test images or the file is no bundle and no ONNX model.
+    Images get the size and the channels that an ONNX file fixes.
+
+    Raises `InputError` where the recipe has no test images, the file is no bundle and no ONNX model, or it is one that
+    does not map images to logits.
     """
     onnx = path.is_file()
     model = recipe.given_model if onnx else ModelConfig(source="bundle", name=str(path))
     if onnx and model.source != "bundle":
         model = model.model_copy(update={"checkpoint": None, "pretrained": False})
     opened = open_model(model, recipe.data, recipe.seed)
-    if opened.data is None or opened.data.test is None:
+    data = opened.data
+    if data is None or data.test is None:
         raise InputError("data: the recipe has no test images; name a data set with --set data.name=...")
-    test = opened.data.test
     if onnx:
-        found = evaluate(onnx_callable(path), test)
-    else:
-        chosen = choose_device(device)
-        with on_device(opened.bundle.model, chosen):
-            found = evaluate(opened.bundle.model, test, chosen)
-    return {**found, "images": test.num_samples}
+        classifier = OnnxClassifier(path)
+        test = _fitting(recipe, data, classifier)
+        return {**evaluate(classifier, test), "images": test.num_samples}
+    chosen = choose_device(device)
+    with on_device(opened.bundle.model, chosen):
+        return {**evaluate(opened.bundle.model, data.test, chosen), "images": data.test.num_samples}
 
 
-def onnx_callable(path: Path) -> Callable[[Tensor], np.ndarray[Any, Any]]:
-    """Return a function from images (N, C, H, W) to the logits that ONNX Runtime gives for them.
+def _fitting(recipe: Recipe, data: Data, classifier: OnnxClassifier) -> Loader:
+    """Return the test images in the size and with the channels that the file fixes."""
+    known = data.preprocessing
+    wanted = classifier.fitted(known.input_size)
+    if wanted == known.input_size:
+        assert data.test is not None
+        return data.test
+    channels = wanted[0]
+    if channels not in (1, 3):
+        raise InputError(f"{classifier.path}: its input has {channels} channels; images give 1 or 3")
+    mean, std = (_for_channels(values, channels) for values in (known.mean, known.std))
+    hint = known.to_dict() | {"input_size": wanted, "mean": mean, "std": std, "fixed_input_size": True}
+    config = recipe.data.model_copy(update={"image_size": None, "channels": channels, "mean": mean, "std": std})
+    found = load_data(config, hint, seed=recipe.seed)
+    assert found is not None and found.test is not None
+    return found.test
 
-    A file with a fixed batch is fed in pieces, the last one filled up.
+
+def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return statistics of pixels for another number of channels: the average for grey, the same thrice for colour."""
+    return values if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+class OnnxClassifier:
+    """Maps images (N, C, H, W) to the logits that ONNX Runtime gives for them, by an ONNX file.
+
+    A file with a fixed batch is fed in pieces, the last one filled up. Of several outputs the one called logits counts,
+    else the first.
     """
-    import onnxruntime
 
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises classes of its own for each kind of failure
-        raise InputError(f"{path} is no model that ONNX Runtime reads: {str(error).splitlines()[0]}") from error
-    entry = session.get_inputs()[0]
-    batch = entry.shape[0] if isinstance(entry.shape[0], int) else None
+    def __init__(self, path: Path) -> None:
+        """Open the file; raises InputError, in one sentence, for one that ONNX Runtime or images do not fit."""
+        import onnxruntime
 
-    def run(images: Tensor) -> np.ndarray[Any, Any]:
-        values = images.numpy()
-        if batch is None:
-            return np.asarray(session.run(None, {entry.name: values})[0])
+        self.path = path
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            with together(path) as file:
+                self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except InputError:
+            raise
+        except Exception as error:  # onnxruntime raises classes of its own for each kind of failure
+            raise InputError(f"{path} is no model that ONNX Runtime reads: {reason_of(error)}") from error
+        inputs = self.session.get_inputs()
+        if len(inputs) != 1:
+            listed = f" ({', '.join(each.name for each in inputs)})" if inputs else ""
+            raise InputError(f"{path} takes {len(inputs) or 'no'} inputs{listed}; one of images is needed")
+        self.entry = inputs[0]
+        if len(self.entry.shape) != 4:
+            raise InputError(f"{path}: its input has the shape {self.entry.shape}; images (N, C, H, W) are needed")
+        if self.entry.type not in FLOATS:
+            raise InputError(f"{path}: its input is a {self.entry.type}; allowed: {', '.join(FLOATS)}")
+        names = [each.name for each in self.session.get_outputs()]
+        self.output = "logits" if "logits" in names else names[0]
+
+    def fitted(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return channels, height and width: those that the file fixes, else those of `shape`."""
+        own = self.entry.shape[1:]
+        return tuple(one if isinstance(one, int) else other for one, other in zip(own, shape, strict=True))
+
+    def __call__(self, images: Tensor) -> np.ndarray[Any, Any]:
+        """Return the logits (N, classes) of images (N, C, H, W)."""
+        values = images.numpy().astype(FLOATS[self.entry.type])
+        batch = self.entry.shape[0] if isinstance(self.entry.shape[0], int) else len(values)
         pieces = []
         for start in range(0, len(values), batch):
             piece = values[start : start + batch]
             filled = np.concatenate([piece, np.repeat(piece[-1:], batch - len(piece), axis=0)])
-            pieces.append(np.asarray(session.run(None, {entry.name: filled})[0])[: len(piece)])
+            pieces.append(self._run(filled)[: len(piece)])
         return np.concatenate(pieces)
 
-    return run
+    def _run(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        try:
+            logits = np.asarray(self.session.run([self.output], {self.entry.name: values})[0])
+        except Exception as error:
+            raise InputError(f"{self.path} does not run on images {values.shape}: {reason_of(error)}") from error
+        if logits.ndim != 2 or len(logits) != len(values) or logits.dtype.kind != "f":
+            raise InputError(
+                f"{self.path}: its output {self.output!r} is {logits.dtype} of shape {logits.shape} for {len(values)} "
+                "images; logits (N, classes) are needed"
+            )
+        return logits

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,7 @@ from pydantic import Field, field_validator
 from compress.config import Config
 from compress.errors import CompressError, InputError
 from evaluators import agent, ray_target
+from evaluators.onnx_files import parts, together
 from evaluators.ray_target import RayTarget
 
 PIECE_BYTES = 3 * 2**18
@@ -78,16 +80,19 @@ def ask(target: Target, request: dict[str, Any], models: Sequence[Path] = ()) ->
         InputError: the command cannot be started, or the model or request does not suit the target.
         CompressError: the command failed, timed out, or its Python lacks numpy or onnxruntime.
     """
-    files = [_files(path) for path in models]
-    if target == "local":
-        parts, where = b"", ""
-        names = [str(path.resolve()) for path in models]
-    else:
-        where = f" (on {name_of(target)!r})"
-        names = [f"{index}/{path.name}" for index, path in enumerate(models)]
-        parts = b"".join(_parts(f"{index}/{file.name}", file) for index, each in enumerate(files) for file in each)
-    call = f"main({json.dumps(request | {'models': names})!r})\n"
-    reply = _read(_run_on(target, program() + parts + call.encode()), name_of(target))
+    with ExitStack() as stack:
+        if target == "local":
+            sent, where = b"", ""
+            names = [str(stack.enter_context(together(path))) for path in models]
+        else:
+            where = f" (on {name_of(target)!r})"
+            names = [f"{index}/{path.name}" for index, path in enumerate(models)]
+            files = [
+                (f"{index}/{name}", file) for index, path in enumerate(models) for name, file in parts(path).items()
+            ]
+            sent = b"".join(_pieces(name, file) for name, file in files)
+        call = f"main({json.dumps(request | {'models': names})!r})\n"
+        reply = _read(_run_on(target, program() + sent + call.encode()), name_of(target))
     if "error" in reply:
         raise (InputError if reply.get("input") else CompressError)(f"latency: {reply['error']}{where}")
     return reply
@@ -109,31 +114,7 @@ def program() -> bytes:
     return (LOADER + "".join(loads) + "from evaluators.agent import main, part\n").encode()
 
 
-def _files(path: Path) -> list[Path]:
-    """Return an ONNX file and the files beside it that hold its weights."""
-    import onnx
-
-    if not path.is_file():
-        raise InputError(f"{path}: there is no such ONNX file")
-    try:
-        graph = onnx.load(path, load_external_data=False).graph
-    except Exception as error:  # protobuf's own exception class differs between its implementations
-        raise InputError(f"{path}: not a readable ONNX file (corrupt or truncated)") from error
-    places = {
-        entry.value
-        for tensor in graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    beside = [path.parent / place for place in sorted(places)]
-    missing = [str(each) for each in beside if not each.is_file()]
-    if missing:
-        raise InputError(f"{path}: its weights are in {', '.join(missing)}, which is not there")
-    return [path, *beside]
-
-
-def _parts(name: str, file: Path) -> bytes:
+def _pieces(name: str, file: Path) -> bytes:
     """Return Python lines that hand `file` to the agent."""
 
     def lines() -> Iterator[bytes]:

@@ -35,6 +35,8 @@ def shown(shape: Sequence[int]) -> str:
 def check_forward(module: nn.Module, shape: Shape, name: str, classes: int | None = None) -> int | None:
     """Return the number of logits that `module`, in eval mode, gives for one input of `shape`; None if it gives others.
 
+    Of a tuple the first tensor counts.
+
     Raises InputError, naming the model `name`, when it fails, when it returns no tensor, or when data of `classes`
     needs logits and it gives none.
     """
@@ -50,8 +52,9 @@ def check_forward(module: nn.Module, shape: Shape, name: str, classes: int | Non
     found = named_tensors(output, "logits", "output")
     if not found:
         raise InputError(f"model.name: {name!r} returned {type(output).__name__} without any tensor for one input")
-    if isinstance(output, torch.Tensor) and output.ndim == 2 and output.shape[0] == 1:
-        return int(output.shape[1])
+    first = output[0] if isinstance(output, tuple | list) else output  # as training and evaluation have it
+    if isinstance(first, torch.Tensor) and first.ndim == 2 and first.shape[0] == 1:
+        return int(first.shape[1])
     if classes is not None:
         what = ", ".join(f"{key} {shown(value.shape)}" for key, value in found.items())
         what = shown(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__} ({what})"

@@ -145,7 +145,7 @@ def evaluate(
 
 def _recipe_beside(bundle: Path) -> Path:
     """Return the recipe.yaml of the run that `bundle` lies in."""
-    for folder in (bundle, *bundle.resolve().parents):
+    for folder in (bundle, *bundle.absolute().parents, *bundle.resolve().parents):
         if (folder / "recipe.yaml").is_file():
             return folder / "recipe.yaml"
     raise InputError(f"{bundle} lies in no run directory, so its data is not known; name a recipe with --recipe")

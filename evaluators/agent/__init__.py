@@ -81,7 +81,7 @@ def answer(request: Request) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         for name, parts in _received.items():
-            (Path(folder) / name).parent.mkdir(exist_ok=True)
+            (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
             with (Path(folder) / name).open("wb") as file:
                 file.writelines(base64.b64decode(each) for each in parts)
         _received.clear()
