@@ -13,6 +13,7 @@ from torch import Tensor
 
 from compress.errors import InputError
 from evaluators.datasets.config import DigitsConfig, NpzConfig, TorchvisionConfig
+from evaluators.datasets.decoding import reason
 from evaluators.datasets.preprocessing import Statistics
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -140,8 +141,7 @@ def _read_npz(path: str) -> dict[str, np.ndarray[Any, Any]]:
     except InputError:
         raise
     except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise nearly anything
-        reason = str(error) or type(error).__name__
-        raise InputError(f"data.path: {path!r} cannot be read as an .npz of plain arrays ({reason})") from error
+        raise InputError(f"data.path: {path!r} cannot be read as an .npz of plain arrays ({reason(error)})") from error
 
 
 def _check_images(where: str, images: np.ndarray[Any, Any]) -> None:
@@ -195,9 +195,9 @@ def _torchvision(dataset: str, path: str, download: bool) -> ArraySet:
 
     try:
         train, test = (getattr(datasets, dataset)(path, train=t, download=download) for t in (True, False))
-    except (RuntimeError, OSError) as error:
-        reason = "the download failed" if download else "set data.download to fetch it"
-        raise InputError(f"data.path: {dataset} is not complete in {path!r} ({error}); {reason}") from error
+    except Exception as error:  # of damaged files torchvision's readers raise nearly anything
+        advice = "the download failed" if download else "set data.download to fetch it"
+        raise InputError(f"data.path: {dataset} is not complete in {path!r} ({reason(error)}); {advice}") from error
     (x_train, y_train), (x_test, y_test) = (
         (torch.as_tensor(split.data), torch.as_tensor(split.targets)) for split in (train, test)
     )

@@ -78,7 +78,7 @@ class NpzConfig(_Arrays):
 
 
 class TorchvisionConfig(_Arrays):
-    """CIFAR-10, CIFAR-100 or Fashion-MNIST through torchvision."""
+    """CIFAR-10, CIFAR-100 or Fashion-MNIST through torchvision, which checks the sums of files that it unpickles."""
 
     name: Literal["torchvision"]
     dataset: Literal["CIFAR10", "CIFAR100", "FashionMNIST"] = Field(description="name of the torchvision class")

@@ -85,6 +85,6 @@ def read(file: str | BinaryIO) -> Image | Tensor:
 
 
 def reason(error: Exception) -> str:
-    """Return what is wrong with an image as one line."""
+    """Return what a library says of a damaged file as one line."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

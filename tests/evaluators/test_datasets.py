@@ -264,6 +264,13 @@ def test_images_that_are_not_square_need_a_size(tmp_path: Path, arrays: dict[str
 def test_torchvision_that_is_not_there_is_refused(tmp_path: Path) -> None:
     sentence = refused(name="torchvision", dataset="CIFAR10", path=str(tmp_path))
     assert "data.path" in sentence and "data.download" in sentence
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for content in ("images-idx3", "labels-idx1"):
+            (raw / f"{part}-{content}-ubyte").write_bytes(b"\0\0\x08\x01\0\0")
+    sentence = refused(name="torchvision", dataset="FashionMNIST", path=str(tmp_path))
+    assert "FashionMNIST is not complete" in sentence
 
 
 def test_torchvision_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
