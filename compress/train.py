@@ -23,8 +23,9 @@ from compress.environment import convolutions
 from compress.errors import CompressError, Diverged, InputError
 from compress.modes import modes_kept
 from compress.progress import track
+from compress.train_config import TrainConfig
 from compress.train_state import FILE_NAME, Position, discard, read_checkpoint, sweep, write_checkpoint
-from compress.train_step import Stepper, TrainConfig
+from compress.train_step import Stepper
 from evaluators.accuracy import evaluate, logits_of
 from evaluators.datasets.loaders import placed
 from spaces.checkpoint import first_infinite

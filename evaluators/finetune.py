@@ -20,7 +20,7 @@ from compress.errors import CompressError, Diverged, InputError
 from compress.progress import hushed
 from compress.prune.criteria import unit_criteria
 from compress.train import fit
-from compress.train_step import TrainConfig
+from compress.train_config import TrainConfig
 from evaluators.cache import locked
 from evaluators.candidates import accuracy, accuracy_names, build, candidate_data, costs, diverged, fingerprint
 from evaluators.datasets.loaders import Batch, Loader, placed

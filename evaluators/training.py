@@ -15,7 +15,7 @@ from compress.atomic import replacing
 from compress.errors import Diverged
 from compress.progress import hushed
 from compress.train import fit
-from compress.train_step import TrainConfig
+from compress.train_config import TrainConfig
 from evaluators.cache import locked
 from evaluators.candidates import (
     accuracy,

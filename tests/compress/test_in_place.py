@@ -15,7 +15,8 @@ from compress.distill.kd import KdConfig, kd_loss
 from compress.prune.blocks import block_influence
 from compress.prune.graph import build_graph
 from compress.prune.units import ScoringData
-from compress.train_step import Stepper, TrainConfig
+from compress.train_config import TrainConfig
+from compress.train_step import Stepper
 from evaluators.accuracy import evaluate
 from evaluators.zero_cost import grad_norm, jacov, naswot
 

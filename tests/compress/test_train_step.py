@@ -12,7 +12,8 @@ from torchvision.models import GoogLeNetOutputs, InceptionOutputs
 
 from compress.distill.kd import KdConfig, kd_loss
 from compress.errors import InputError
-from compress.train_step import Stepper, TrainConfig
+from compress.train_config import TrainConfig
+from compress.train_step import Stepper
 
 
 def linear() -> nn.Sequential:
