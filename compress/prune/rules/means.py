@@ -2,14 +2,17 @@
 
 Leaving out units changes a mean, since it is divided by their number. Where it only centres or scales the axis it was
 taken over (layer norm written out, response normalisation), the axis may be narrowed and is marked `normalised`.
-Everywhere else the axis stays whole.
+Everywhere else the axis stays whole. A sum or norm of parameters that scales these parameters (spectral norm) marks
+their axes as well: leaving out inputs that are silent then changes the weights of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from compress.prune import axes
 from compress.prune.axes import Dim
@@ -18,7 +21,8 @@ from compress.prune.trace import _tensors_in as tensors_in
 from compress.prune.trace import _Tracer
 
 REASON = "a mean is taken over it, which changes with its width"
-_TAKES = {"mean", "nanmean", "var", "std", "var_mean", "std_mean"}
+_TAKES = {"mean", "nanmean", "var", "std", "var_mean", "std_mean", "sum", "linalg_vector_norm", "norm", "mv", "dot",
+          "vdot"}  # fmt: skip
 _CENTRES = {"sub", "sub_", "rsub", "div", "div_"}
 _INVERTS = {"rsqrt", "rsqrt_", "reciprocal", "reciprocal_"}
 _COMPARES = {"gt", "ge", "lt", "le", "eq", "ne"}  # what follows from a threshold is left to the check of the plan
@@ -31,9 +35,18 @@ _CARRIES = _CENTRES | _INVERTS | {
 
 @dataclass(frozen=True, eq=False)
 class Mean:
-    """A mean over the product of some dimensions."""
+    """A mean over the product of some dimensions; `sums` if it is a sum, which zeros do not change."""
 
     dims: tuple[Dim, ...]
+    sums: bool = False
+
+
+def note_sum(t: _Tracer, operands: Sequence[Tensor], dims: Sequence[Dim], out: Tensor) -> None:
+    """Note that a result is a sum of parameters alone over `dims`, and over what its operands were summed over."""
+    dims = [dim for dim in dims if not axes.is_frozen(dim)]
+    if all(operand in t.sources for operand in operands):
+        earlier = {mean: inverse for operand in operands for mean, inverse in t.means.get(operand, {}).items()}
+        t.means[out] = {**earlier, **({Mean(tuple(dims), True): False} if dims else {})}
 
 
 def follow_means(t: _Tracer, args: Any, kwargs: Any, out: Any) -> None:
@@ -57,7 +70,7 @@ def follow_means(t: _Tracer, args: Any, kwargs: Any, out: Any) -> None:
                 axes.mark(dim, "normalised")
         elif not meets and t.operation in _CARRIES:
             carried[mean] = inverse or t.operation in _INVERTS or _negative_power(t, args)
-        elif t.operation not in _COMPARES:
+        elif t.operation not in _COMPARES and not mean.sums:
             freeze(mean.dims, REASON)
     for result in tensors_in(out):
         t.means[result] = {**carried, **(t.means.get(result, {}) if t.operation in _TAKES else {})}
@@ -71,4 +84,5 @@ def freeze_means(t: _Tracer, tensors: Iterable[Any]) -> None:
     """Keep whole what the means in these tensors (the outputs of the model) were taken over."""
     for tensor in tensors:
         for mean in t.means.get(tensor, {}):
-            freeze(mean.dims, REASON)
+            if not mean.sums:
+                freeze(mean.dims, REASON)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from compress.prune import axes
 from compress.prune.axes import ONE, Dim
 from compress.prune.rules.base import broadcast, rule
+from compress.prune.rules.means import note_sum
 from compress.prune.trace import Operation, _Tracer
 
 OWN = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
@@ -99,12 +100,14 @@ def _mv(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) ->
     axes.unify(left[1], right[0])
     _join_sum(t, left[:1], args[0] if len(args) > 2 else None)
     t.set(out, [left[0]])
+    note_sum(t, [a, b], left[1:], out)
 
 
 @rule("dot", "vdot")
 def _dot(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     axes.unify(t.of(args[0])[0], t.of(args[1])[0])
     t.set(out, [])
+    note_sum(t, args[:2], t.of(args[0]), out)
 
 
 @rule("_trilinear")

@@ -15,7 +15,7 @@ from torch import Tensor
 from compress.prune import axes
 from compress.prune.axes import ONE, Dim
 from compress.prune.rules.base import argument, freeze, places, rule
-from compress.prune.rules.means import Mean
+from compress.prune.rules.means import Mean, note_sum
 from compress.prune.rules.pointwise import POINTWISE
 from compress.prune.trace import _tensors_in as tensors_in
 from compress.prune.trace import _Tracer
@@ -44,6 +44,7 @@ def _sum(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> N
     order = args[1] if t.operation in ("linalg_vector_norm", "norm") and len(args) > 1 else None
     if isinstance(order, (int, float)) and order < 0:
         freeze(gone, "its smallest value is taken")
+    note_sum(t, args[:1], gone, out)
 
 
 @rule("amax", "amin", "aminmax", "max", "min", "prod", "any", "all", "logsumexp", "argmax", "argmin",

@@ -3,8 +3,10 @@
 import pytest
 import torch
 import torchvision.ops as ops
+from timm.layers import StdConv2d
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from compress.errors import InputError
 from compress.prune import axes
@@ -99,14 +101,27 @@ def test_a_width_that_is_normalised_over_may_be_narrowed_and_is_marked(kind):
     assert any(group.name.startswith("a:") for group in build_graph(model, x).groups)
 
 
-def test_standardised_weights_are_normalised_over_their_inputs():
-    from timm.layers import StdConv2d
+class Directions(nn.Module):
+    """A linear layer whose columns have length 1."""
 
-    model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), StdConv2d(12, 8, 3), nn.Conv2d(8, 4, 1)).eval()
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(12, 8))
+
+    def forward(self, x):
+        return (x.permute(0, 2, 3, 1) @ (self.weight / self.weight.norm(dim=0))).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("wrap", [StdConv2d, Directions, weight_norm, spectral_norm])
+def test_weights_that_are_scaled_as_a_whole_are_normalised_over_their_inputs(wrap):
+    middle = {Directions: Directions, StdConv2d: lambda: StdConv2d(12, 8, 3)}.get(
+        wrap, lambda: wrap(nn.Conv2d(12, 8, 3))
+    )
+    model = nn.Sequential(nn.Conv2d(3, 12, 3), nn.ReLU(), middle(), nn.Conv2d(8, 4, 1)).eval()
     found = trace(model, torch.randn(1, 3, 8, 8))
-    first, second = (next(axes.axes_of(found.tensors[name][0])) for name in ("0.weight", "2.weight"))
-    assert "normalised" in first.marks and "normalised" not in second.marks
-    assert first.frozen is second.frozen is None
+    (axis,) = axes.axes_of(found.tensors["0.weight"][0])
+    assert "normalised" in axis.marks and axis.frozen is None
+    assert all(axis.frozen is None for axis in axes.axes_of(found.tensors["3.weight"][1]))
 
 
 def test_a_mean_that_nothing_uses_keeps_nothing():
