@@ -24,7 +24,7 @@ def note_outputs(t: _Tracer, operands: Sequence[tuple[Tensor, Dim]]) -> None:
     (a gain) is no matrix. A product of parameters alone becomes a matrix where it meets an activation, unless a layer
     of torch's own is fed with parameters (learned queries): then the layer's own are.
     """
-    constant = all(operand in t.sources for operand, _ in operands)
+    constant = all(t.sources.get(operand) for operand, _ in operands)
     own = constant and isinstance(t.model.get_submodule(t.module), OWN)
     t.activation = own
     if constant and not own:
@@ -35,13 +35,18 @@ def note_outputs(t: _Tracer, operands: Sequence[tuple[Tensor, Dim]]) -> None:
             dims = t.result.tensors[name]
             found = tuple(place for place, dim in enumerate(dims) if not wanted.isdisjoint(axes.axes_of(dim)))
             matrix = any(axes.dim_size(dim) > 1 for place, dim in enumerate(dims) if place not in found)
-            if found and matrix and (not own or name.startswith(f"{t.module}.")):
+            if found and matrix and (not own or name.startswith(_named(t, ""))):
                 t.result.outputs.setdefault(name, found)
+
+
+def _named(t: _Tracer, leaf: str) -> str:
+    """Return the full name of a tensor of the layer that runs."""
+    return f"{t.module}.{leaf}" if t.module else leaf
 
 
 def note_sizes(t: _Tracer, kind: type[nn.Module], **sizes: Dim) -> None:
     """Let the sizes that a layer of this kind has stored follow its axes where its weight is no parameter itself."""
-    if isinstance(t.model.get_submodule(t.module), kind) and f"{t.module}.weight" not in t.result.tensors:
+    if isinstance(t.model.get_submodule(t.module), kind) and _named(t, "weight") not in t.result.tensors:
         t.result.counts.update({(t.module, name): dim for name, dim in sizes.items()})
 
 
@@ -51,11 +56,23 @@ def _mm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) ->
     left, right = t.of(a), t.of(b)
     note_outputs(t, [(a, left[0]), (b, right[1])])
     axes.unify(left[1], right[0])
+    _recurrence_follows(t)
     note_sizes(t, nn.Linear, in_features=left[1], out_features=right[1])
     dims = [left[0], right[1]]
     _join_sum(t, dims, args[0] if len(args) > 2 else None)
     t.set(out, dims)
     t.result.operations.append(Operation(t.module, 1, (left[0], left[1], right[1])))
+
+
+def _recurrence_follows(t: _Tracer) -> None:
+    """Let the sizes of a recurrent layer follow its axes: one input size, one hidden size for all its directions."""
+    layer = t.model.get_submodule(t.module)
+    if isinstance(layer, nn.RNNBase) and (t.module, "hidden_size") not in t.result.counts:
+        hidden = [t.result.tensors[_named(t, name)][1] for name, _ in layer.named_parameters() if "weight_hh" in name]
+        for other in hidden[1:]:
+            axes.unify(hidden[0], other)
+        t.result.counts[t.module, "hidden_size"] = hidden[0]
+        t.result.counts[t.module, "input_size"] = t.result.tensors[_named(t, "weight_ih_l0")][1]
 
 
 @rule("bmm", "baddbmm", "baddbmm_")
@@ -80,7 +97,7 @@ def _heads_follow(t: _Tracer, heads: Dim, width: Dim) -> None:
     """Let the sizes that torch's own attention has stored follow its axes; its first product is queries x keys."""
     layer = t.model.get_submodule(t.module)
     if isinstance(layer, nn.MultiheadAttention) and (t.module, "num_heads") not in t.result.counts:
-        weight = f"{t.module}.{'q_proj_weight' if layer.in_proj_weight is None else 'in_proj_weight'}".lstrip(".")
+        weight = _named(t, "q_proj_weight" if layer.in_proj_weight is None else "in_proj_weight")
         sizes = {"num_heads": heads, "head_dim": width, "embed_dim": t.result.tensors[weight][1]}
         t.result.counts.update({(t.module, name): dim for name, dim in sizes.items()})
 

@@ -183,7 +183,9 @@ def narrowed(model, x, layer, scaled=()):
         for group in groups:
             for part in group.slices:
                 gone = part.positions[order[group.name][: group.size // 2]].reshape(-1)
-                quiet = part.tensor.endswith("bias") or (part.role == "out" and not part.tensor.endswith(scaled))
+                quiet = "bias" in part.tensor.rpartition(".")[2] or (
+                    part.role == "out" and not part.tensor.endswith(scaled)
+                )
                 if part.role == "in" or quiet:
                     silenced.get_parameter(part.tensor).index_fill_(part.dim, gone, 0.0)
         kept = {name: units[len(units) // 2 :].sort().values for name, units in order.items()}
@@ -256,6 +258,26 @@ class Pair(nn.Module):
 def test_a_bilinear_layer_is_narrowed_along_all_three_dimensions():
     model, x = Pair(), torch.randn(1, 3)
     for layer in ("a", "b", "both"):
+        dense, small = narrowed(model, x, layer)
+        torch.testing.assert_close(small, dense, rtol=1e-4, atol=1e-5)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer in two directions over the columns of an image."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.a, self.rnn = nn.Conv1d(3, 12, 3), kind(12, 10, 2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(20, 4)
+
+    def forward(self, x):
+        return self.head(self.rnn(self.a(x).mT)[0].mean(1))
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
+def test_recurrent_layers_keep_one_hidden_size(kind):
+    model, x = Recurrent(kind), torch.randn(1, 3, 8)
+    for layer in ("a", "rnn"):
         dense, small = narrowed(model, x, layer)
         torch.testing.assert_close(small, dense, rtol=1e-4, atol=1e-5)
 
