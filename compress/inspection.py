@@ -12,7 +12,8 @@ from compress.catalog import find_recipe
 from compress.details import whole_lines
 from compress.errors import InputError
 from compress.prune.check import checked
-from compress.prune.graph import Graph, Group, build_graph
+from compress.prune.graph import Graph, Group
+from compress.prune.groups import build_graph
 from compress.recipe import check_model, load_recipe
 from compress.recipe_file import section
 from compress.text_table import text_table

@@ -10,7 +10,7 @@ from compress.errors import InputError
 from compress.narrowing import Details, Surroundings, narrowed, shrunk
 from compress.prune.apply import apply
 from compress.prune.check import checked
-from compress.prune.graph import build_graph
+from compress.prune.groups import build_graph
 from compress.prune.masks import apply_masks
 from compress.prune.merge import MergeConfig, merge_units
 from compress.prune.plan import make_plan

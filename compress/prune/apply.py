@@ -52,7 +52,8 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     for name, attributes in plan.attributes.items():
         module = _module(small, name)
         for attribute, value in attributes.items():
-            setattr(module, attribute, value)
+            as_list = isinstance(getattr(module, attribute, None), list)
+            setattr(module, attribute, list(value) if as_list else value)
     return small
 
 

@@ -123,12 +123,25 @@ def _unreachable(
 ) -> str:
     """Say what was asked, what the nearest is, and what stands in the way."""
     if nearest > target and choice.achieved - selector.lowest < 1e-9:
-        skipped = selector.graph.skipped
-        first = f", as {skipped[0].layer!r} ({skipped[0].reason})" if skipped else ""
         reason = (
             f"every group is at its least width (prune.min_fraction {rules.min_fraction:g}, "
-            f"prune.min_width {rules.min_width}, align {rules.align}) and {len(skipped)} layers stay whole{first}"
+            f"prune.min_width {rules.min_width}, align {rules.align}); most is then left in "
+            f"{'; '.join(_heaviest(selector, choice))}"
         )
     else:
         reason = f"the widths that align {rules.align} allows are too far apart; a smaller prune.align allows more"
     return f"prune.budget.{kind}: {target:g} cannot be met; the nearest that can be reached is {nearest:.3f}: {reason}"
+
+
+def _heaviest(selector: Selector, choice: Choice, most: int = 4) -> list[str]:
+    """Return the layers that hold most of what a choice leaves, with their share of the dense cost and why it stays."""
+    cost = selector.cost
+    left = cost.by_layer(choice.widths)
+    why = {skip.layer: skip.reason for skip in selector.graph.skipped}
+    ranked = sorted(left, key=lambda layer: -left[layer])[:most]
+    unit = "MACs" if cost.counted == "macs" else "parameters"
+    return [
+        f"{layer or '(top)'!r}, {left[layer] / cost.dense:.0%} of the {unit}"
+        + (f" ({why[layer]})" if layer in why else "")
+        for layer in ranked
+    ]

@@ -1,93 +1,316 @@
-"""Try the groups of a graph out: run the narrowed model, and leave whole, with the reason, what breaks it.
+"""Try the groups of a graph out: narrow the model, hold it against the dense one, and leave whole what goes wrong.
 
-Shapes that a model computes in Python (`C // num_heads`, `reshape(B, N, C)`) leave no trace in its operations. So
-every group is narrowed once, all together and by different amounts, and the model is run. If that fails the groups
-at fault are found by halving. Groups that fail alone but work when they keep the same fraction are *tied*.
+Shapes that a model computes in Python (`C // num_heads`, `reshape(B, N, C)`) leave no trace in its operations. So all
+groups are narrowed at once, by different amounts and by units drawn at random, and the result is compared with the
+dense model whose removed units are silenced (`compress.prune.exactness`). Where that fails:
+
+1. numbers that the modules at fault keep as attributes are made to follow a width, if that gets further;
+2. the fewest groups that fail together are found, and *tied* (they keep the same fraction) if that works;
+3. else one of them is left whole, with the reason.
+
+What holds for a group is tried on those of the same place in other blocks next.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice, product
+from math import gcd
 
 import torch
 from torch import Tensor, nn
 
-from compress.prune.apply import apply
-from compress.prune.graph import Graph, Group, Skip, stage_of
-from compress.prune.plan import make_plan
+from compress.prune.cost_model import CostModel
+from compress.prune.exactness import Exactness, Fault, Reference
+from compress.prune.graph import Candidate, Formula, Graph, Skip, value_of
+from compress.tensors import Inputs
 
-Trial = Callable[[Sequence[Group], Sequence[float]], str | None]
-
-
-def checked(model: nn.Module, graph: Graph, example_inputs: Tensor) -> Graph:
-    """Return `graph` with only the groups whose narrowing leaves a model that runs."""
-
-    def trial(groups: Sequence[Group], fractions: Sequence[float]) -> str | None:
-        kept = {g.name: torch.arange(max(1, int(g.size * f))) for g, f in zip(groups, fractions, strict=True)}
-        return failure(model, graph, kept, example_inputs)
-
-    broken = _broken(list(graph.groups), trial)
-    ties, skips = [], list(graph.skipped)
-    for cluster in _clusters([group for group, _ in broken]):
-        if len(cluster) > 1 and trial(cluster, [0.5] * len(cluster)) is None:
-            ties.append(tuple(group.name for group in cluster))
-    tied = {name for tie in ties for name in tie}
-    for group, reason in broken:
-        if group.name not in tied:
-            skips += [
-                Skip(layer, f"{group.kind} stay whole: the forward pass fails ({reason})") for layer in group.layers
-            ]
-    lost = {group.name for group, _ in broken} - tied
-    groups = tuple(group for group in graph.groups if group.name not in lost)
-    blocks = graph.blocks
-    if failure(model, graph, {}, example_inputs, blocks) is not None:
-        blocks = tuple(block for block in blocks if failure(model, graph, {}, example_inputs, (block,)) is None)
-    return replace(graph, groups=groups, skipped=tuple(skips), ties=tuple(ties), blocks=blocks)
+Lane = tuple[str, ...]  # the names of groups that keep the same fraction; most have one
+AMOUNTS = (0.45, 0.55, 0.65, 0.75, 0.85)
+MOST_SETTINGS = 32  # of attributes, tried for one fault
+MOST_PARTNERS = 8  # for a tie
 
 
-def failure(
-    model: nn.Module,
-    graph: Graph,
-    kept: dict[str, Tensor],
-    example_inputs: Tensor,
-    dropped: tuple[str, ...] = (),
-) -> str | None:
-    """Return why the model does not run (first line of the error) when narrowed like this; None if it does."""
-    small = apply(make_plan(model, graph, kept, dropped=dropped), model).eval()
-    try:
-        with torch.no_grad():
-            small(example_inputs)
-    except Exception as error:
-        return (str(error).splitlines() or [type(error).__name__])[0][:120]
-    return None
+def checked(model: nn.Module, graph: Graph, example_inputs: Inputs) -> Graph:
+    """Return `graph` with only the groups, ties, blocks and attributes that were seen to be right.
+
+    Args:
+        model: what `graph` was built from; the same again afterwards.
+        graph: of `compress.prune.groups.build_graph`.
+        example_inputs: what it was traced with.
+    """
+    trials = _Trials(model, graph, example_inputs)
+    trials.settle()
+    return trials.result()
 
 
-def _broken(groups: list[Group], trial: Trial) -> list[tuple[Group, str]]:
-    """Find the groups that cannot be narrowed by themselves; amounts differ so that hidden equalities show."""
-    amounts = [0.45 + 0.1 * (place % 5) for place in range(len(groups))]
+def conflict(lanes: Sequence[Lane], fails: Callable[[Sequence[Lane]], bool]) -> list[Lane]:
+    """Return a smallest set of lanes that fails though none of its subsets does (QuickXplain, Junker 2004).
 
-    def search(start: int, end: int) -> list[tuple[Group, str]]:
-        reason = trial(groups[start:end], amounts[start:end]) if end > start else None
-        if reason is None:
+    All `lanes` together fail; the empty set does not.
+    """
+
+    def search(background: list[Lane], changed: bool, rest: list[Lane]) -> list[Lane]:
+        if changed and fails(background):
             return []
-        if end - start == 1:
-            return [(groups[start], reason)]
-        middle = (start + end) // 2
-        return search(start, middle) + search(middle, end)
+        if len(rest) == 1:
+            return rest
+        first, second = rest[: len(rest) // 2], rest[len(rest) // 2 :]
+        late = search([*background, *first], bool(first), second)
+        early = search([*background, *late], bool(late), first)
+        return [*early, *late]
 
-    return search(0, len(groups))
+    return search([], False, list(lanes))
 
 
-def _clusters(groups: Sequence[Group]) -> list[list[Group]]:
-    """Put groups of the same total width that meet in a part of the model together."""
-    clusters: list[tuple[int, set[str], list[Group]]] = []
-    for group in groups:
-        total = group.size * group.repeats
-        stages = {stage_of(part.layer) for part in group.slices}
-        joined = [c for c in clusters if c[0] == total and c[1] & stages]
-        for cluster in joined:
-            clusters.remove(cluster)
-        members = [member for cluster in joined for member in cluster[2]]
-        clusters.append((total, stages.union(*(c[1] for c in joined)), [*members, group]))
-    return [members for _, _, members in clusters]
+class _Trials:
+    """The search for what can be narrowed; `lanes` are those that still take part."""
+
+    def __init__(self, model: nn.Module, graph: Graph, example_inputs: Inputs) -> None:
+        self.model, self.graph = model, graph
+        self.groups = {group.name: group for group in graph.groups}
+        self.exact = Exactness(model, example_inputs)
+        self.lanes: list[Lane] = [(name,) for name in self.groups if self.groups[name].size > 1]
+        self.lost: dict[str, str] = {}
+        self.doubtful: dict[Lane, str] = {}
+        self.setting: dict[tuple[str, str], str | None] = {
+            (candidate.kind, candidate.attribute): next(iter(candidate.options)) for candidate in graph.candidates
+        }
+        self.savings = CostModel(graph).savings()
+        self._amount = {name: AMOUNTS[place % len(AMOUNTS)] for place, name in enumerate(self.groups)}
+        self._kept: tuple[object, Reference | None] = (None, None)
+        self._hopeless: set[tuple[str, int]] = set()
+
+    def settle(self) -> None:
+        """Narrow all lanes together until nothing is wrong any more."""
+        while (fault := self.fault(self.lanes)) is not None:
+            if not self._adapted(fault):
+                self._give_way(fault)
+        self._look_again()
+        self._keep_needed_settings()
+
+    def _look_again(self) -> None:
+        """Take back what was put aside because its like in another block failed, where it does not fail itself."""
+        faults = {lane: self.fault([lane]) for lane in self.doubtful}
+        sound = [lane for lane, fault in faults.items() if fault is None]
+        if sound and self.fault([*self.lanes, *sound]) is None:
+            self.lanes += sound
+        for lane, fault in faults.items():
+            if lane not in self.lanes:
+                self.lost |= dict.fromkeys(lane, self.doubtful[lane] if fault is None else str(fault))
+
+    def result(self) -> Graph:
+        """Return the graph of what is right."""
+        left = {name for lane in self.lanes for name in lane}
+        skips = [
+            Skip(layer, f"{self.groups[name].kind} stay whole: {self.lost[name]}")
+            for name in self.groups
+            if name in self.lost
+            for layer in self.groups[name].layers
+        ]
+        whole = {name for name, group in self.groups.items() if group.size == 1}
+        order = {name: place for place, name in enumerate(self.groups)}
+        ties = sorted((lane for lane in self.lanes if len(lane) > 1), key=lambda lane: order[lane[0]])
+        return replace(
+            self._graph_with_setting(),
+            groups=tuple(group for group in self.graph.groups if group.name in left | whole),
+            skipped=(*self.graph.skipped, *skips),
+            ties=tuple(ties),
+            blocks=self._removable_blocks(),
+            candidates=(),
+        )
+
+    def fault(self, lanes: Sequence[Lane], amount: float | None = None) -> Fault | None:
+        """Return what goes wrong when these lanes are narrowed (to `amount`, else each to its own fraction)."""
+        key = (tuple(lanes), amount)
+        if self._kept[0] != key:
+            kept = {name: units for lane in lanes for name, units in self._units(lane, amount).items()}
+            self._kept = key, self.exact.reference(self.graph, kept) if kept else None
+        reference = self._kept[1]
+        if reference is None:
+            return None
+        self._set_attributes(reference)
+        found = self.exact.compared(reference, reference.model)
+        if found is not None and found.values:
+            return self.exact.confirmed(found, self._graph_with_setting(), reference.positions.kept)
+        return found
+
+    def _units(self, lane: Lane, amount: float | None) -> dict[str, Tensor]:
+        """Draw the units that stay of each group of a lane."""
+        sizes = [self.groups[name].size for name in lane]
+        levels = gcd(*sizes)
+        least = 2 if levels > 2 else 1  # of one, too much comes out right by chance
+        share = max(least, int(levels * (amount or self._amount[lane[0]])))
+        draw = torch.Generator().manual_seed(list(self.groups).index(lane[0]))
+        with torch.device("cpu"):
+            return {
+                name: torch.randperm(size, generator=draw)[: size // levels * share].sort().values
+                for name, size in zip(lane, sizes, strict=True)
+                if share < levels
+            }
+
+    # attributes
+
+    def _set_attributes(self, reference: Reference) -> None:
+        kept = reference.positions.kept
+        widths = {**self.graph.widths(), **{name: len(units) for name, units in kept.items()}}
+        for candidate in self.graph.candidates:
+            module = reference.model.get_submodule(candidate.module)
+            formula = self._formula(candidate)
+            value = vars(self.model.get_submodule(candidate.module))[candidate.attribute]
+            setattr(module, candidate.attribute, value if formula is None else value_of(formula, widths))
+
+    def _adapted(self, fault: Fault) -> bool:
+        """Find values for the attributes around a fault with which the model gets further."""
+        mark = fault.module, fault.step
+        near = [c for c in self.graph.candidates if _related(c.module, fault.module)]
+        if not near or mark in self._hopeless:
+            return False
+        before = dict(self.setting)
+        labels = {(c.kind, c.attribute): [*c.options, None] for c in reversed(near)}
+        for chosen in islice(product(*labels.values()), MOST_SETTINGS):
+            self.setting |= dict(zip(labels, chosen, strict=True))
+            if self.setting == before:
+                continue
+            found = self.fault(self.lanes)
+            if found is None or found.step > fault.step:
+                return True
+        self.setting = before
+        self._hopeless.add(mark)
+        return False
+
+    def _keep_needed_settings(self) -> None:
+        """Let an attribute go its own way where the model is right without changing it."""
+        for key, label in self.setting.items():
+            if label is not None and self.lanes:
+                self.setting[key] = None
+                if self.fault(self.lanes) is not None:
+                    self.setting[key] = label
+
+    def _graph_with_setting(self) -> Graph:
+        """Return the graph with the attributes of the present setting."""
+        attributes = {name: dict(values) for name, values in self.graph.attributes.items()}
+        for candidate in self.graph.candidates:
+            formula = self._formula(candidate)
+            if formula is not None:
+                attributes.setdefault(candidate.module, {})[candidate.attribute] = formula
+        return replace(self.graph, attributes=attributes)
+
+    def _formula(self, candidate: Candidate) -> Formula | None:
+        """Return what an attribute follows in the present setting; None: nothing."""
+        label = self.setting[candidate.kind, candidate.attribute]
+        return None if label is None else candidate.options.get(label)
+
+    # groups
+
+    def _give_way(self, fault: Fault) -> None:
+        """Tie the groups at fault, or leave one whole."""
+        suspects = [lane for lane in self.lanes if not set(lane).isdisjoint(fault.groups)]
+        pool = suspects if suspects and self.fault(suspects) is not None else self.lanes
+        guilty = conflict(pool, lambda lanes: self.fault(lanes) is not None)
+        alone = self.fault(guilty)
+        assert alone is not None
+        if len(guilty) > 1 and self._tied(guilty):
+            return
+        if len(guilty) == 1:
+            for partners in self._partners(guilty[0], alone):
+                if self._tied([guilty[0], *partners]):
+                    return
+        loser = min(guilty, key=lambda lane: sum(self.savings[name] for name in lane))
+        self.lanes.remove(loser)
+        self.lost |= dict.fromkeys(loser, str(alone))
+        if len(guilty) == 1:
+            for lane in [lane for lane in self.lanes if _place(lane) == _place(loser)]:
+                self.lanes.remove(lane)
+                self.doubtful[lane] = str(alone)
+
+    def _partners(self, lane: Lane, fault: Fault) -> list[list[Lane]]:
+        """Return what a lane might have to be tied with, the likeliest first.
+
+        One that the failing operation sees, or of the same width; then all of both kinds that meet.
+        """
+        seen = [other for other in self.lanes if other != lane and not set(other).isdisjoint(fault.groups)]
+        alike = self._alike(lane)
+        single = list(dict.fromkeys([*seen, *alike]))
+        sets = [[other] for other in single[:MOST_PARTNERS]] + [seen, alike, single]
+        return [some for place, some in enumerate(sets) if some and some not in sets[:place]]
+
+    def _alike(self, lane: Lane) -> list[Lane]:
+        """Return the lanes of the same width, by itself or times heads, that meet this one or one that does so."""
+        widths, met, around = self._widths(lane), [lane], self._modules(lane)
+        rest = [other for other in self.lanes if other != lane and not widths.isdisjoint(self._widths(other))]
+        while near := [other for other in rest if not around.isdisjoint(self._modules(other))]:
+            met += near
+            rest = [other for other in rest if other not in near]
+            around = around.union(*(self._modules(other) for other in near))
+        return met[1:]
+
+    def _modules(self, lane: Lane) -> set[str]:
+        """Return the modules around the layers that a lane narrows."""
+        return {part.layer.rpartition(".")[0] for name in lane for part in self.groups[name].slices}
+
+    def _widths(self, lane: Lane) -> set[int]:
+        group = self.groups[lane[0]]
+        return {group.size, group.size * group.repeats}
+
+    def _tied(self, lanes: Sequence[Lane]) -> bool:
+        """Tie lanes if they work at the same fraction, and those at the same places of other blocks."""
+        if not self._works(self._joined(lanes)):
+            return False
+        for lane in list(lanes[1:]) if len(lanes) > 2 else []:  # what need not be tied is let go
+            fewer = [other for other in lanes if other != lane]
+            if len(fewer) > 1 and self._works(self._joined(fewer)):
+                lanes = fewer
+        for other in self._counterparts(lanes):
+            self._joined(other, enter=True)
+        self._joined(lanes, enter=True)
+        return True
+
+    def _works(self, tie: Lane) -> bool:
+        """Return whether groups can keep the same fraction, tried at two."""
+        if gcd(*(self.groups[name].size for name in tie)) == 1:
+            return False
+        return self.fault([tie], 0.5) is None and self.fault([tie], 0.8) is None
+
+    def _joined(self, lanes: Sequence[Lane], enter: bool = False) -> Lane:
+        tie = tuple(name for name in self.groups if any(name in lane for lane in lanes))
+        if enter:
+            self.lanes = [lane for lane in self.lanes if lane not in lanes]
+            self.lanes.append(tie)
+        return tie
+
+    def _counterparts(self, lanes: Sequence[Lane]) -> list[list[Lane]]:
+        """Return the sets of lanes at the same places of other blocks, where these lie in one block."""
+        blocks = {_numbers(lane) for lane in lanes}
+        if len(blocks) != 1:
+            return []
+        places = [_place(lane) for lane in lanes]
+        found: dict[tuple[str, ...], dict[str, Lane]] = {}
+        for lane in self.lanes:
+            if _place(lane) in places and _numbers(lane) not in blocks:
+                found.setdefault(_numbers(lane), {})[_place(lane)] = lane
+        return [[each[place] for place in places] for each in found.values() if len(each) == len(set(places))]
+
+    def _removable_blocks(self) -> tuple[str, ...]:
+        """Return the residual blocks without which the model still runs."""
+
+        def fails(blocks: tuple[str, ...]) -> bool:
+            return self.exact.fault(self._graph_with_setting(), {}, blocks) is not None
+
+        if not self.graph.blocks or not fails(self.graph.blocks):
+            return self.graph.blocks
+        return tuple(block for block in self.graph.blocks if not fails((block,)))
+
+
+def _related(a: str, b: str) -> bool:
+    return a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") or not a or not b
+
+
+def _place(lane: Lane) -> str:
+    return "|".join(re.sub(r"\d+", "#", name) for name in lane)
+
+
+def _numbers(lane: Lane) -> tuple[str, ...]:
+    return tuple(re.findall(r"\d+", lane[0].rpartition(":")[0]))

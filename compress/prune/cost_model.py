@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from compress.prune.graph import Graph, Size
+from compress.prune.graph import Graph, Size, evaluate, inside, layer_of
 
 Counted = Literal["macs", "params"]
 Integers = NDArray[np.int64]
@@ -29,6 +29,7 @@ class CostModel:
         self, graph: Graph, counted: Counted = "macs", dropped: Collection[str] = (), dense: int | None = None
     ) -> None:
         self.counted: Counted = counted
+        self._graph, self._dropped = graph, dropped
         self.names = [group.name for group in graph.groups]
         self.full = np.array([group.size for group in graph.groups], dtype=np.int64)
         self._compile(_products(graph, counted, dropped), graph.widths())
@@ -59,6 +60,20 @@ class CostModel:
         fewer = self.totals(self.full - np.eye(len(self.full), dtype=np.int64)) if self.names else self.full
         return {name: int(whole - cost) for name, cost in zip(self.names, fewer, strict=True)}
 
+    def by_layer(self, widths: Mapping[str, int]) -> dict[str, int]:
+        """Return what every layer costs when groups have these widths."""
+        kept = {**self._graph.widths(), **widths}
+        if self.counted == "macs":
+            rows = [(op.layer, op.constant, op.sizes) for op in self._graph.operations]
+        else:
+            tensors = self._graph.tensors.items()
+            rows = [(layer_of(name), 1, sizes) for name, sizes in tensors if name in self._graph.parameters]
+        costs: dict[str, int] = {}
+        for layer, constant, sizes in rows:
+            if not inside(layer, self._dropped):
+                costs[layer] = costs.get(layer, 0) + constant * prod(evaluate(size, kept) for size in sizes)
+        return costs
+
     def _compile(self, products: Sequence[tuple[int, tuple[Size, ...]]], present: Mapping[str, int]) -> None:
         """Number the distinct sizes and write all formulas as padded index arrays; the last index stands for 1.
 
@@ -78,13 +93,11 @@ class CostModel:
 
 def _products(graph: Graph, counted: Counted, dropped: Collection[str]) -> list[tuple[int, tuple[Size, ...]]]:
     """Return every summand of a cost as a constant and the sizes it multiplies."""
-
-    def inside(name: str) -> bool:
-        return any(name == block or name.startswith(f"{block}.") for block in dropped)
-
     if counted == "macs":
-        return [(op.constant, op.sizes) for op in graph.operations if not inside(op.layer)]
-    return [(1, sizes) for name, sizes in graph.tensors.items() if name in graph.parameters and not inside(name)]
+        return [(op.constant, op.sizes) for op in graph.operations if not inside(op.layer, dropped)]
+    return [
+        (1, sizes) for name, sizes in graph.tensors.items() if name in graph.parameters and not inside(name, dropped)
+    ]
 
 
 def _padded(rows: Sequence[Sequence[int]], filler: int) -> Integers:

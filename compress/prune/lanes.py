@@ -38,6 +38,11 @@ class Lane:
         level: Integers = len(self.widths) - 1 - distance.argmin(axis=1)
         return level
 
+    @property
+    def units_per_step(self) -> float:
+        """How many units of all members go with one of the first."""
+        return float(self.widths[-1].sum() / self.widths[-1, 0])
+
     @cached_property
     def between(self) -> Floats:
         """Mean priority of the units between each level and the next."""

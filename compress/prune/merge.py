@@ -20,7 +20,8 @@ from compress.modes import evaluating
 from compress.progress import track
 from compress.prune.apply import fold_batch_norms
 from compress.prune.fold import foldable_pairs
-from compress.prune.graph import Graph, Skip, build_graph
+from compress.prune.graph import Graph, Skip
+from compress.prune.groups import build_graph
 from compress.prune.merging import GroupState, Merging, Rule
 from compress.prune.scope import in_scope
 

@@ -10,14 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from compress.errors import InputError
-from compress.prune.graph import Graph, Group, Skip, evaluate, holds_scale
+from compress.prune.graph import Graph, Group, Skip, inside, value_of
+from compress.prune.trace import holds_scale
 
 
 @dataclass(frozen=True)
 class LayerChange:
     """One width before and after: channels, heads, width of a head or hidden units of an MLP.
 
-    `unit` is how many channels go at once (more than 1 in grouped convolutions).
+    `unit` is how many channels go at once (more than 1 in grouped convolutions). `normalised`: a norm runs over the
+    width, so that without some units it gives the others other values; that is by design, and the plan was checked
+    with the norm taken over what stays.
     """
 
     name: str
@@ -26,6 +29,7 @@ class LayerChange:
     after: int
     stage: str
     unit: int = 1
+    normalised: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,13 +111,13 @@ class Plan:
         for row in later.layers:
             first = before.get((row.name, row.kind), row.before)
             rows[row.name, row.kind] = replace(row, before=first)
-        gone = tuple(f"{block}." for block in later.dropped) or ("\0",)
+        gone = later.dropped
         return Plan(
-            kept={name: dims for name, dims in kept.items() if not name.startswith(gone)},
-            attributes={name: values for name, values in attributes.items() if not f"{name}.".startswith(gone)},
+            kept={name: dims for name, dims in kept.items() if not inside(name, gone)},
+            attributes={name: values for name, values in attributes.items() if not inside(name, gone)},
             dropped=self.dropped + later.dropped,
             folded=self.folded + later.folded,
-            layers=tuple(row for row in rows.values() if not row.name.startswith(gone)),
+            layers=tuple(row for row in rows.values() if not inside(row.name, gone)),
             skipped=later.skipped,
             macs=(self.macs[0], later.macs[1]),
             params=(self.params[0], later.params[1]),
@@ -141,15 +145,12 @@ def make_plan(
     """
     widths = {**graph.widths(), **{name: len(units) for name, units in kept.items()}}
     shapes = {name: tensor.shape for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
-    gone = tuple(f"{block}." for block in dropped)
     return Plan(
-        kept=_kept_positions(graph, kept, shapes, gone),
-        attributes=_attribute_values(model, graph, widths, gone),
+        kept=_kept_positions(graph, kept, shapes, dropped),
+        attributes=_attribute_values(model, graph, widths, dropped),
         dropped=dropped,
         folded=folded,
-        layers=tuple(
-            _change(group, widths[group.name]) for group in graph.groups if not group.name.startswith(gone or ("\0",))
-        ),
+        layers=tuple(_change(group, widths[group.name]) for group in graph.groups if not inside(group.name, dropped)),
         skipped=graph.skipped,
         macs=(graph.macs(), graph.macs(widths, dropped)),
         params=(graph.params(), graph.params(widths, dropped)),
@@ -160,11 +161,11 @@ def make_plan(
 def _change(group: Group, width: int) -> LayerChange:
     first = next(part for part in group.slices if part.role == "out")
     unit = first.positions[0].numel() if group.kind == "channels" else 1
-    return LayerChange(group.name, group.kind, group.size * unit, width * unit, group.stage, unit)
+    return LayerChange(group.name, group.kind, group.size * unit, width * unit, group.stage, unit, group.normalised)
 
 
 def _kept_positions(
-    graph: Graph, kept: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], gone: tuple[str, ...]
+    graph: Graph, kept: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], dropped: tuple[str, ...]
 ) -> dict[str, dict[int, tuple[int, ...]]]:
     masks: dict[tuple[str, int], Tensor] = {}
     for group in graph.groups:
@@ -174,7 +175,7 @@ def _kept_positions(
         removed = torch.ones(group.size, dtype=torch.bool)
         removed[units] = False
         for part in group.slices:
-            if not part.tensor.startswith(gone or ("\0",)):
+            if not inside(part.tensor, dropped):
                 length = shapes[part.tensor][part.dim]
                 mask = masks.setdefault((part.tensor, part.dim), torch.ones(length, dtype=torch.bool))
                 mask[part.positions[removed].reshape(-1)] = False
@@ -185,24 +186,20 @@ def _kept_positions(
 
 
 def _attribute_values(
-    model: nn.Module, graph: Graph, widths: Mapping[str, int], gone: tuple[str, ...]
+    model: nn.Module, graph: Graph, widths: Mapping[str, int], dropped: tuple[str, ...]
 ) -> dict[str, dict[str, Any]]:
     result: dict[str, dict[str, Any]] = {}
     for name, attributes in graph.attributes.items():
-        if f"{name}.".startswith(gone or ("\0",)):
+        if inside(name, dropped):
             continue
         module = model.get_submodule(name)
         for attribute, formula in attributes.items():
-            value: Any
-            if attribute == "normalized_shape":
-                value = tuple(evaluate(size, widths) for size in formula)  # type: ignore[arg-type]
-            else:
-                value = evaluate(formula, widths)  # type: ignore[arg-type]
+            value = value_of(formula, widths)
             if value != getattr(module, attribute):
                 result.setdefault(name, {})[attribute] = value
     for group in graph.groups:
         if group.kind == "head_dims" and widths[group.name] != group.size:
             owner = group.name.split(":")[0].rpartition(".")[0]
-            if not f"{owner}.".startswith(gone or ("\0",)) and holds_scale(model.get_submodule(owner)):
+            if not inside(owner, dropped) and holds_scale(model.get_submodule(owner)):
                 result.setdefault(owner, {})["fused_attn"] = False  # the plain path keeps the scale that was trained
     return result

@@ -18,18 +18,20 @@ def score_units(model: nn.Module, graph: Graph, criterion: str, data: ScoringDat
 
     Where a group repeats inside each head, its units may be chosen in every head on their own: the criterion sees
     each repeat, the units of each are sorted from strong to weak, and unit u of the group becomes the u-th of every
-    repeat; its score is the sum of theirs. The graph that is returned has its groups rematched in that way.
+    repeat; its score is the sum of theirs. The graph that is returned has its groups rematched in that way, but for
+    those that are rigid.
 
     Raises:
         InputError: a weight is not finite, or the criterion is unknown or cannot score this model.
     """
     score = unit_criteria.get(criterion)
     _refuse_not_finite(model, graph)
-    seen = [group.expanded() if group.repeats > 1 else group for group in graph.groups]
+    free = {group.name for group in graph.groups if group.repeats > 1 and not group.rigid}
+    seen = [group.expanded() if group.name in free else group for group in graph.groups]
     scores = score(model, seen, data)
     groups: list[Group] = []
     for group in graph.groups:
-        if group.repeats > 1:
+        if group.name in free:
             value, order = scores[group.name].view(group.repeats, group.size).sort(dim=1, descending=True, stable=True)
             group, scores[group.name] = group.rematched(order), value.sum(0)
         groups.append(group)

@@ -75,7 +75,9 @@ class Selector:
         present = sum(len(score) for score in self.scores.values())
         full = sum(self.rules.full.get(name, len(score)) for name, score in self.scores.items())
         wanted = present - round((1 - share) * full)
-        return self._choice(self._levels(min(max(wanted, 0), len(self._order))))
+        units = np.array([lane.units_per_step for lane in self.lanes])
+        gone = np.concatenate([[0.0], np.cumsum(units[self._order])])
+        return self._choice(self._levels(int(np.abs(gone - wanted).argmin())))
 
     def _levels(self, removed: int) -> Integers:
         """Return the level of each lane when so many of the least units are to go."""

@@ -5,8 +5,9 @@ Trace the model into groups of coupled widths, score their units, choose widths 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -14,15 +15,18 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from compress.config import Config
-from compress.errors import InputError, did_you_mean
+from compress.errors import CompressError, InputError, did_you_mean
 from compress.problems import validated
+from compress.progress import say
 from compress.prune.apply import apply
 from compress.prune.blocks import block_influence, least_influential
 from compress.prune.budget import BudgetConfig, meet_budget
-from compress.prune.check import checked, failure
+from compress.prune.check import checked, conflict
 from compress.prune.cost_model import CostModel
 from compress.prune.criteria import unit_criteria
-from compress.prune.graph import Graph, build_graph
+from compress.prune.exactness import Exactness, Fault
+from compress.prune.graph import Graph, Skip, inside
+from compress.prune.groups import build_graph
 from compress.prune.plan import Plan, make_plan
 from compress.prune.scope import in_scope
 from compress.prune.score import score_units
@@ -30,6 +34,9 @@ from compress.prune.select import Choice, Selector
 from compress.prune.trace import Limits
 from compress.prune.units import Batches, CriterionOptions, ScoringData
 from compress.prune.widths import WidthRules
+from compress.tensors import Inputs, tensors_in
+from evaluators.cost import count_macs
+from evaluators.targets import width_multiple
 
 Unit = Literal["channels", "heads", "head_dims", "mlp"]
 
@@ -109,7 +116,7 @@ class Setting:
     full: Mapping[str, int] = field(default_factory=dict)
 
 
-def prunable(model: nn.Module, example_inputs: Tensor, config: StructureConfig) -> Graph:
+def prunable(model: nn.Module, example_inputs: Inputs, config: StructureConfig) -> Graph:
     """Return the groups of `model` that `config` lets pruning touch, each tried out.
 
     Raises:
@@ -121,13 +128,15 @@ def prunable(model: nn.Module, example_inputs: Tensor, config: StructureConfig) 
 
 
 def plan_structure(
-    model: nn.Module, example_inputs: Tensor, config: StructureConfig, setting: Setting | None = None
+    model: nn.Module, example_inputs: Inputs, config: StructureConfig, setting: Setting | None = None
 ) -> Plan:
     """Return the plan that brings `model` to the budget (or removes the ratio) of `config`; nothing is changed.
 
+    The plan has been checked: the narrowed model computes what the dense one does with the removed units silenced.
+
     Args:
         model: on `setting.device`.
-        example_inputs: one image (1, C, H, W) on the same device.
+        example_inputs: one sample on the same device: a tensor (1, C, H, W), or a tuple or dictionary of tensors.
         config: what to remove.
         setting: data, target and seed.
 
@@ -137,8 +146,24 @@ def plan_structure(
     setting = setting or Setting()
     graph = prunable(model, example_inputs, config)
     dropped = _dropped(model, graph, config, setting)
-    left = replace(graph, groups=tuple(g for g in graph.groups if not _inside(g.name, dropped)))
-    scored, scores = scored_units(model, left, config, setting)
+    graph = replace(graph, groups=tuple(g for g in graph.groups if not inside(g.name, dropped)))
+    exact = Exactness(model, example_inputs)
+    if dropped and (fault := exact.fault(graph, {}, dropped)) is not None:
+        raise InputError(f"prune.blocks: the model does not run without {', '.join(dropped)} ({fault.reason})")
+    while True:
+        scored, choice, plan = _chosen(model, graph, config, setting, dropped)
+        fault = exact.fault(scored, choice.kept, dropped, finished=plan)
+        if fault is None:
+            _compare_costs(model, example_inputs, exact, plan)
+            return plan
+        graph = _mended(graph, scored, choice, partial(exact.fault, scored, dropped=dropped), fault)
+
+
+def _chosen(
+    model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting, dropped: tuple[str, ...]
+) -> tuple[Graph, Choice, Plan]:
+    """Score the units and choose widths; return the graph as scored, the choice, and the plan of it."""
+    scored, scores = scored_units(model, graph, config, setting)
     align = setting.multiple if config.align == "auto" else config.align
     rules = WidthRules(align, config.min_width, config.min_fraction, full=setting.full)
     counted = config.budget.counted if config.budget else "macs"
@@ -153,10 +178,65 @@ def plan_structure(
     else:
         measure = _measured(model, setting, written)
         choice = meet_budget(selector, config.budget, rules, measure, setting.target)
-    reason = failure(model, scored, choice.kept, example_inputs, dropped)
-    if reason is not None:
-        raise InputError(f"prune: the model does not run with the widths that were chosen ({reason})")
-    return written(choice)
+    return scored, choice, written(choice)
+
+
+def _mended(
+    graph: Graph,
+    scored: Graph,
+    choice: Choice,
+    faulty: Callable[[Mapping[str, Tensor]], Fault | None],
+    fault: Fault,
+) -> Graph:
+    """Return the graph without what made a choice fail: the groups at fault are tied or left whole.
+
+    Heads that each kept units of their own must first keep the same ones.
+    """
+    full = graph.widths()
+    ties = [tuple(name for name in tie if name in choice.kept) for tie in graph.ties]
+    bound = {name for tie in ties for name in tie}
+    lanes = [tie for tie in ties if tie] + [(name,) for name in choice.kept if name not in bound]
+    lanes = [lane for lane in lanes if any(len(choice.kept[name]) < full[name] for name in lane)]
+
+    def fails(some: Sequence[tuple[str, ...]]) -> bool:
+        return faulty({name: choice.kept[name] for lane in some for name in lane}) is not None
+
+    suspects = [lane for lane in lanes if not set(lane).isdisjoint(fault.groups)]
+    guilty = conflict(suspects if suspects and fails(suspects) else lanes, fails)
+    names = {name for lane in guilty for name in lane}
+    free = {group.name for group in scored.groups if group.name in names and group.order is not None}
+    if free:
+        return replace(graph, groups=tuple(replace(g, rigid=g.rigid or g.name in free) for g in graph.groups))
+    if len(guilty) > 1:
+        tie = tuple(group.name for group in graph.groups if group.name in names)
+        return replace(graph, ties=(*(old for old in graph.ties if names.isdisjoint(old)), tie))
+    say(f"left whole, and the widths are chosen again: {', '.join(sorted(names))}: {fault}")
+    skips = [
+        Skip(layer, f"{g.kind} stay whole: {fault}") for g in graph.groups if g.name in names for layer in g.layers
+    ]
+    return replace(
+        graph,
+        groups=tuple(group for group in graph.groups if group.name not in names),
+        skipped=(*graph.skipped, *skips),
+        ties=tuple(tie for tie in graph.ties if names.isdisjoint(tie)),
+    )
+
+
+def _compare_costs(model: nn.Module, example_inputs: Inputs, exact: Exactness, plan: Plan) -> None:
+    """Count what the plan foretells where not every shape of the narrowed model was seen.
+
+    Raises:
+        CompressError: the narrowed model does not cost what the plan says.
+    """
+    if exact.complete:
+        return
+    before, after = count_macs(model, example_inputs), count_macs(apply(plan, model), example_inputs)
+    slack = abs(before - plan.macs[0]) + 0.005 * before  # what the tracer does not count is outside of any choice
+    if abs(after - plan.macs[1]) > slack:
+        raise CompressError(
+            f"the narrowed model takes {after:,} MACs where the plan foretells {plan.macs[1]:,} "
+            f"(dense: {before:,} counted, {plan.macs[0]:,} traced); please report the model"
+        )
 
 
 def _measured(
@@ -193,29 +273,26 @@ def _dropped(model: nn.Module, graph: Graph, config: StructureConfig, setting: S
     return least_influential(block_influence(model, graph.blocks, images), config.blocks)
 
 
-def _inside(name: str, blocks: tuple[str, ...]) -> bool:
-    return any(name.startswith((f"{block}.", f"{block}:")) for block in blocks)
-
-
 def plan(
     model: nn.Module,
-    example_inputs: Tensor,
+    example_inputs: Inputs,
     criterion: str = "dimap",
     budget: Mapping[str, float] | None = None,
     *,
     batches: Batches | None = None,
-    multiple: int = 1,
+    multiple: int | None = None,
     **options: Any,
 ) -> Plan:
     """Return a plan for `model`: `compress.plan(model, x, budget={"macs": 0.5})`; see `StructureConfig` for options.
 
     Args:
-        model: any module that takes one image tensor.
-        example_inputs: images (N, C, H, W) on the model's device; the first is used.
+        model: any module.
+        example_inputs: on the model's device: a tensor (N, ...) of which the first sample is used, or one sample as a
+            tuple (positional arguments) or dictionary (keyword arguments).
         criterion: how units are ranked.
         budget: `{"macs": f}`, `{"params": f}`: the fraction to keep.
         batches: yields (images, labels), for criteria that need data.
-        multiple: what widths are multiples of where `align` is not given.
+        multiple: what widths are multiples of where `align` is not given; None: what this machine runs fastest.
         options: further fields of `StructureConfig`.
 
     Raises:
@@ -224,5 +301,9 @@ def plan(
     config = validated(StructureConfig, {"kind": "structure", "criterion": criterion, "budget": budget, **options})
     if config.budget is not None and config.budget.kind == "latency":
         raise InputError("budget.latency: a recipe measures latency; allowed here: macs, params")
-    device = str(example_inputs.device)
-    return plan_structure(model, example_inputs[:1], config, Setting(batches, device, multiple=multiple))
+    if config.align == "auto" and multiple is None:
+        multiple = width_multiple("local").value
+    if isinstance(example_inputs, Tensor):
+        example_inputs = example_inputs[:1]
+    device = str(next(tensors_in(example_inputs)).device)
+    return plan_structure(model, example_inputs, config, Setting(batches, device, multiple=multiple or 1))

@@ -23,13 +23,24 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from compress.environment import peak_gigabytes
 from compress.errors import InputError
+from compress.modes import evaluating, training_flow
 from compress.prune import axes
 from compress.prune.axes import Dim
+from compress.tensors import Inputs, mapped, tensors_in
 
 Dims = list[Dim]
 
 STRICT = False
 """Whether an operation whose rule fails is an error (in tests) or an operation that is not known."""
+
+# Operations that only rearrange: whether a reshape is a view or a copy depends on strides, so these are no landmarks.
+LAYOUT = frozenset((
+    "view", "_unsafe_view", "_reshape_alias", "view_copy", "clone", "contiguous", "detach", "alias", "expand",
+    "expand_copy", "permute", "permute_copy", "transpose", "t", "squeeze", "unsqueeze", "_to_copy", "as_strided",
+    "lift_fresh", "lift_fresh_copy", "reshape", "slice", "select", "split", "split_with_sizes", "unbind",
+    "_local_scalar_dense", "unsafe_split", "unsafe_chunk", "chunk", "empty", "empty_like", "new_empty",
+    "empty_strided", "new_empty_strided",
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,13 +52,25 @@ class Operation:
     dims: tuple[Dim, ...]
 
 
+@dataclass(frozen=True)
+class Step:
+    """One operation of the forward pass, in order: the dimensions of its tensors."""
+
+    name: str
+    module: str
+    inputs: tuple[tuple[Dim, ...], ...]
+    outputs: tuple[tuple[Dim, ...], ...]
+
+
 @dataclass
 class Trace:
-    """What one forward pass showed: axes of all tensors with a name, costs, blocks, and attributes that were read.
+    """What the forward passes showed: axes of all tensors with a name, costs, blocks, and attributes that were read.
 
     `outputs` names the parameters that act as the matrix of a product or as the kernel of a convolution, by themselves
     or after operations on parameters alone (views, gains, masks), with the dimensions that number its outputs. `counts`
     are attributes (layer, name) of torch's own layers that are the size of an axis: numbers of groups and features.
+    `steps` lists the operations of the forward pass in evaluation, `training_steps` those of the pass in training
+    where layers take part that evaluation leaves out (auxiliary heads).
     """
 
     tensors: dict[str, Dims] = field(default_factory=dict)
@@ -56,8 +79,14 @@ class Trace:
     counts: dict[tuple[str, str], Dim] = field(default_factory=dict)
     residual_blocks: list[str] = field(default_factory=list)
     attributes_read: set[tuple[str, str]] = field(default_factory=set)
-    seen: dict[str, list[Dim]] = field(default_factory=dict)
+    steps: list[Step] = field(default_factory=list)
+    training_steps: list[Step] = field(default_factory=list)
     unscaled_attention: set[str] = field(default_factory=set)
+
+    def seen(self, module: str) -> list[Dim]:
+        """Return the dimensions of all tensors that `module` itself handled, in order, each once."""
+        steps = [step for step in (*self.steps, *self.training_steps) if step.module == module]
+        return list(dict.fromkeys(dim for step in steps for dims in (*step.inputs, *step.outputs) for dim in dims))
 
 
 @dataclass(frozen=True)
@@ -68,56 +97,89 @@ class Limits:
     gigabytes: float = 8.0
 
 
-def trace(model: nn.Module, example_inputs: Tensor, limits: Limits | None = None) -> Trace:
-    """Run `model` once on `example_inputs` (N, C, H, W) and return how its axes hang together.
+def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None) -> Trace:
+    """Run `model` once on `example_inputs` and return how its axes hang together.
+
+    Where parameters are left that evaluation does not reach (auxiliary heads), the model is run once more with the
+    control flow of training.
+
+    Args:
+        model: any module; it is left as it was.
+        example_inputs: one tensor (N, C, H, W), or a tuple or dictionary of what the model takes.
+        limits: of time and memory.
 
     Raises:
         InputError: the forward pass fails, or takes longer or more memory than `limits` allow; the layer is named.
     """
-    from compress.prune.rules import freeze_means
-
-    limits = limits or Limits()
-    tracer = _Tracer(model, limits)
-    training = model.training
-    model.eval()
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            stack.enter_context(_module_hooks(model, tracer))
-            stack.enter_context(_attribute_reads(model, tracer.result.attributes_read))
-            tracer.dims[example_inputs] = [axes.fresh(n, "it belongs to the input") for n in example_inputs.shape]
-            stack.enter_context(_AttentionScale(tracer))
-            with tracer:
-                output = model(example_inputs)
-    except InputError:
-        raise
-    except Exception as error:
-        raise InputError(
-            f"the model cannot be traced: layer {tracer.module or '(top)'!r} fails on an input of shape "
-            f"{tuple(example_inputs.shape)}: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        ) from error
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-        model.train(training)
-    for tensor in _tensors_in(output):
-        for dim in tracer.of(tensor):
-            axes.freeze(dim, "it is an output of the model")
-    freeze_means(tracer, _tensors_in(output))
+    tracer = _Tracer(model, limits or Limits())
+    with watched(model), _attribute_reads(model, tracer.result.attributes_read):
+        try:
+            _pass(model, example_inputs, tracer, evaluating)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(_cannot(tracer, example_inputs, error)) from error
+        if tracer.unreached():
+            tracer.steps, counted = tracer.result.training_steps, list(tracer.result.operations)
+            try:
+                _pass(model, example_inputs, tracer, training_flow)
+            except InputError:
+                raise
+            except Exception:  # such as a detector, which in training asks for targets
+                tracer.result.training_steps.clear()
+            tracer.result.operations = counted  # MACs are those of inference
     return tracer.result
 
 
-def _tensors_in(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _tensors_in(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _tensors_in(item)
+@contextlib.contextmanager
+def watched(model: nn.Module) -> Iterator[None]:
+    """Run `model` without gradients and without kernels that hide what an attention computes."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    fused = [module for module in model.modules() if holds_scale(module) and module.fused_attn]
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        for module in fused:
+            module.fused_attn = False  # type: ignore[assignment]
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        for module in fused:
+            module.fused_attn = True  # type: ignore[assignment]
+
+
+def holds_scale(module: nn.Module) -> bool:
+    """Return whether an attention can be told to use its stored scale instead of 1/sqrt(head width)."""
+    return hasattr(module, "fused_attn") and isinstance(getattr(module, "scale", None), (float, Tensor))
+
+
+def _pass(
+    model: nn.Module,
+    example_inputs: Inputs,
+    tracer: _Tracer,
+    mode: Callable[[nn.Module], contextlib.AbstractContextManager[None]],
+) -> None:
+    """Run the model once under `tracer`; what comes out of it keeps its size."""
+    from compress.prune.rules import freeze_means
+
+    own = mapped(example_inputs, Tensor.clone)
+    for tensor in tensors_in(own):
+        tracer.dims[tensor] = [axes.fresh(n, "it belongs to the input") for n in tensor.shape]
+    tracer.stack.clear()
+    with mode(model), _module_hooks(model, tracer), _AttentionScale(tracer), tracer:
+        output = model(own) if isinstance(own, Tensor) else model(**own) if isinstance(own, dict) else model(*own)
+    for tensor in tensors_in(output):
+        for dim in tracer.of(tensor):
+            axes.freeze(dim, "it is an output of the model")
+    freeze_means(tracer, tensors_in(output))
+
+
+def _cannot(tracer: _Tracer, example_inputs: Inputs, error: Exception) -> str:
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(example_inputs))
+    return (
+        f"the model cannot be traced: layer {tracer.module or '(top)'!r} fails on an input of shape {shapes}: "
+        f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    )
 
 
 class _Tracer(TorchDispatchMode):
@@ -131,6 +193,8 @@ class _Tracer(TorchDispatchMode):
         self.sources = WeakTensorKeyDictionary()
         self.means = WeakTensorKeyDictionary()
         self.operation, self.activation = "", False
+        self.steps = self.result.steps
+        self.used: set[str] = set()
         self.stack: list[str] = []
         self.adds: list[tuple[set[int], int]] = []
         self.limits = limits
@@ -157,6 +221,10 @@ class _Tracer(TorchDispatchMode):
             raise RuntimeError(f"axes {[axes.dim_size(d) for d in dims]} do not fit a tensor {tuple(tensor.shape)}")
         self.dims[tensor] = dims
 
+    def unreached(self) -> bool:
+        """Return whether the model has parameters that no operation has used so far."""
+        return any(name not in self.used for name, value in self.model.named_parameters() if value.numel())
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -165,6 +233,7 @@ class _Tracer(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         self._check_limits()
+        operands = [*tensors_in(args), *tensors_in(kwargs)]
         self.operation, self.activation = func.overloadpacket.__name__, False
         rule: Callable[..., None] | None = RULES.get(self.operation)
         if rule is None and torch.Tag.pointwise in func.tags:
@@ -179,16 +248,18 @@ class _Tracer(TorchDispatchMode):
             if STRICT:
                 raise
             self.unknown(self.operation, args, kwargs, out)
-        self._note_sources(args, kwargs, out)
-        self._note_sizes(args, out)
+        self._note_sources(operands, out)
+        inputs = tuple(tuple(self.of(tensor)) for tensor in operands)
+        outputs = tuple(tuple(self.of(tensor)) for tensor in tensors_in(out))
+        self.steps.append(Step(self.operation, self.module, inputs, outputs))
         return out
 
-    def _note_sources(self, args: Any, kwargs: Any, out: Any) -> None:
+    def _note_sources(self, operands: list[Tensor], out: Any) -> None:
         """Remember of each tensor that does not depend on the input from which parameters it was computed."""
-        operands = [*_tensors_in(args), *_tensors_in(kwargs)]
         known = not self.activation and all(tensor in self.sources for tensor in operands)
         names = tuple(dict.fromkeys(name for tensor in operands for name in self.sources.get(tensor, ())))
-        for tensor in _tensors_in(out):
+        self.used.update(names)
+        for tensor in tensors_in(out):
             if known:
                 self.sources[tensor] = names
             elif tensor in self.sources:
@@ -197,19 +268,14 @@ class _Tracer(TorchDispatchMode):
     def unknown(self, name: str, args: Any, kwargs: Any, out: Any) -> None:
         """Freeze all that an operation without a rule touches."""
         reason = f"it feeds the operation {name}, which cannot be narrowed"
-        for tensor in [*_tensors_in(args), *_tensors_in(kwargs)]:
+        for tensor in [*tensors_in(args), *tensors_in(kwargs)]:
             for dim in self.of(tensor):
                 axes.freeze(dim, reason)
             for source in self.sources.get(tensor, ()):
                 if len(self.result.tensors[source]) > 1:
                     self.result.outputs.setdefault(source, (0,))
-        for tensor in _tensors_in(out):
+        for tensor in tensors_in(out):
             self.set(tensor, [axes.fresh(n, reason) for n in tensor.shape])
-
-    def _note_sizes(self, args: Any, out: Any) -> None:
-        seen = self.result.seen.setdefault(self.module, [])
-        for tensor in [*_tensors_in(args), *_tensors_in(out)]:
-            seen += [dim for dim in self.of(tensor) if not axes.is_frozen(dim)]
 
     def _check_limits(self) -> None:
         seconds = time.monotonic() - self.started

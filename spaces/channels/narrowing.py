@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from compress.prune.apply import apply
-from compress.prune.graph import build_graph
+from compress.prune.groups import build_graph
 from compress.prune.plan import make_plan
 from compress.prune.score import score_units
 from compress.prune.select import strongest

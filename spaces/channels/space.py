@@ -14,7 +14,8 @@ from compress.config import Config
 from compress.errors import InputError
 from compress.prune.apply import apply
 from compress.prune.check import checked
-from compress.prune.graph import Graph, build_graph
+from compress.prune.graph import Graph
+from compress.prune.groups import build_graph
 from compress.prune.plan import Plan, make_plan
 from compress.prune.scope import in_scope
 from compress.prune.score import score_units

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from compress.prune.graph import Graph, evaluate, holds_scale
+from compress.prune.graph import Graph, evaluate
+from compress.prune.trace import holds_scale
 from compress.prune.units import Batches
 from spaces.architecture import Architecture
 from spaces.channels.choices import blocks_dropped, units_kept

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compress.bn import recalibrate
 from compress.distill.kd import KdConfig, kd_loss
 from compress.prune.blocks import block_influence
-from compress.prune.graph import build_graph
+from compress.prune.groups import build_graph
 from compress.prune.units import ScoringData
 from compress.train_config import TrainConfig
 from compress.train_step import Stepper

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.prune.apply import apply
-from compress.prune.graph import Graph, build_graph
+from compress.prune.graph import Graph
+from compress.prune.groups import build_graph
 from compress.prune.merge import MergeConfig, MergeResult, fold_all, merge_units
 from compress.prune.plan import make_plan
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from compress.prune.apply import apply
-from compress.prune.graph import build_graph
+from compress.prune.groups import build_graph
 from compress.prune.plan import make_plan
 
 tp = pytest.importorskip("torch_pruning")

@@ -9,7 +9,7 @@ from torch import nn
 from compress.prune.apply import apply
 from compress.prune.attention import NarrowAttention
 from compress.prune.check import checked
-from compress.prune.graph import build_graph
+from compress.prune.groups import build_graph
 from compress.prune.plan import Plan, make_plan
 
 LAYERS = {

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from compress.errors import InputError
 from compress.prune.budget import MEASUREMENTS, BudgetConfig, meet_budget
 from compress.prune.cost_model import CostModel
-from compress.prune.graph import build_graph
+from compress.prune.groups import build_graph
 from compress.prune.score import score_units
 from compress.prune.select import Selector
 from compress.prune.units import ScoringData

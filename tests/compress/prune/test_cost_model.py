@@ -11,7 +11,7 @@ import timm
 import torch
 
 from compress.prune.cost_model import CostModel
-from compress.prune.graph import build_graph
+from compress.prune.groups import build_graph
 
 MODELS = {"densenet121": 64, "regnety_002": 64, "swin_tiny_patch4_window7_224": 224}
 

@@ -13,7 +13,7 @@ from torch import nn
 from compress.errors import InputError
 from compress.prune.apply import apply
 from compress.prune.check import checked
-from compress.prune.graph import build_graph
+from compress.prune.groups import build_graph
 from compress.prune.plan import Plan, make_plan
 from compress.prune.trace import Limits, trace
 from evaluators.cost import count_macs

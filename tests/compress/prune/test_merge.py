@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from compress.errors import InputError
 from compress.prune.apply import apply
 from compress.prune.fold import foldable_pairs
-from compress.prune.graph import Group, build_graph
+from compress.prune.graph import Group
+from compress.prune.groups import build_graph
 from compress.prune.merge import MergeConfig, fold_all, merge_units
 from compress.prune.plan import make_plan
 

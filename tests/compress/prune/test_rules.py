@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from compress.prune.apply import apply
 from compress.prune.check import checked
-from compress.prune.graph import build_graph
+from compress.prune.groups import build_graph
 from compress.prune.plan import make_plan
 
 CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

@@ -10,7 +10,7 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from compress.errors import InputError
 from compress.prune import axes
-from compress.prune.graph import build_graph
+from compress.prune.groups import build_graph
 from compress.prune.rules import RULES
 from compress.prune.trace import trace
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from compress.errors import InputError
 from compress.prune.cost_model import CostModel
 from compress.prune.criteria import unit_criteria
-from compress.prune.graph import build_graph
+from compress.prune.groups import build_graph
 from compress.prune.score import score_units
 from compress.prune.units import CriterionOptions, ScoringData
 

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from compress.prune.cost_model import CostModel
-from compress.prune.graph import build_graph
+from compress.prune.groups import build_graph
 from compress.prune.score import score_units
 from compress.prune.select import FINE, Selector
 from compress.prune.units import ScoringData
