@@ -6,6 +6,8 @@ of a head. After pruning neither holds: the layer keeps its parameters and its s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -25,6 +27,21 @@ class NarrowAttention(nn.MultiheadAttention):
             layer.scale = layer.head_dim**-0.5
             layer._qkv_same_embed_dim = False  # else torch's encoder layers call a fused kernel of fixed sizes
             layer.__class__ = cls
+
+    @classmethod
+    @contextmanager
+    def standing_in(cls, model: nn.Module) -> Iterator[None]:
+        """Let the attention layers of `model` compute by this class's forward inside the block."""
+        layers = [module for module in model.modules() if type(module) is nn.MultiheadAttention]
+        packed = [layer._qkv_same_embed_dim for layer in layers]
+        try:
+            for layer in layers:
+                cls.free(layer)
+            yield
+        finally:
+            for layer, was in zip(layers, packed, strict=True):
+                layer.__class__, layer._qkv_same_embed_dim = nn.MultiheadAttention, was
+                del layer.scale
 
     def forward(
         self,

@@ -13,7 +13,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,10 @@ from compress.prune.trace import LAYOUT, Step, watched
 from compress.tensors import Inputs, call, mapped, tensors_in
 
 SINGLE, DOUBLE = 1e-4, 1e-5  # largest difference in terms of the largest value; what is more is looked at in float64
+Silenced = Literal["everything", "learned", "plain"]
+SILENCED: tuple[Silenced, ...] = ("everything", "learned", "plain")
+_PLAIN = ("weight", "bias", "running_")
+_UNINITIALISED = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
 _OVER_A_WIDTH = frozenset(("native_layer_norm", "_fused_rms_norm", "rms_norm", "native_group_norm"))
 
 
@@ -127,19 +131,21 @@ class Exactness:
     def confirmed(
         self, found: Fault, graph: Graph, kept: Mapping[str, Tensor], dropped: tuple[str, ...] = ()
     ) -> Fault | None:
-        """Return `found` unless it is rounding, which double precision tells, or comes of silenced constants.
+        """Return `found` unless it is rounding, which double precision tells, or comes of the silencing itself.
 
-        A table of constants (the knots of a spline) that is set to zero can make the dense model divide by zero.
+        A table of constants (the knots of a spline), or a row of weights that is divided by its length, makes the
+        dense model divide by zero when it is set to zero.
         """
         if not found.values:
             return found
-        reference = self.reference(graph, kept, dropped, constants=False)
-        if self.compared(reference, reference.model) is None:
-            return None
+        for silenced in SILENCED[1:]:
+            reference = self.reference(graph, kept, dropped, silenced=silenced)
+            if self.compared(reference, reference.model) is None:
+                return None
         double = Exactness(copy.deepcopy(self.model).double(), mapped(self.inputs, _doubled))
         double._constant = self._constant
         try:
-            references = [double.reference(graph, kept, dropped, constants=constants) for constants in (True, False)]
+            references = [double.reference(graph, kept, dropped, silenced=silenced) for silenced in SILENCED]
         except OWN_ERRORS:  # a model that casts to float32 by itself
             return found
         again = [double.compared(reference, reference.model, DOUBLE) for reference in references]
@@ -152,17 +158,22 @@ class Exactness:
         dropped: tuple[str, ...] = (),
         *,
         finished: Plan | None = None,
-        constants: bool = True,
+        silenced: Silenced = "everything",
     ) -> Reference:
         """Run the dense model with all units but `kept` silenced; the reference comes with the narrowed model.
 
-        Parameters and running statistics are set to zero, and other buffers with `constants`.
+        `silenced` is what is set to zero: `everything`, parameters and running statistics (`learned`), or of them only
+        plain weights and biases and what reads the units (`plain`).
         """
         plan = finished or make_plan(self.model, graph, kept, dropped=dropped)
         positions = Positions(graph, kept)
         with _perturbed(self.model, self._constant):
             result = Reference(positions, apply(plan, self.model))
-            with watched(self.model), _silenced(self.model, plan, constants), _passed_through(self.model, dropped):
+            with (
+                watched(self.model),
+                _silenced(self.model, plan, graph, silenced),
+                _passed_through(self.model, dropped),
+            ):
                 for mode, steps in ((evaluating, graph.record.steps), (training_flow, graph.record.training_steps)):
                     if steps or mode is evaluating:
                         left = [step for step in steps if not inside(step.module, dropped)]
@@ -199,7 +210,8 @@ class _Following(TorchDispatchMode):
         kwargs = kwargs or {}
         name = func.overloadpacket.__name__
         if name in LAYOUT:
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            return out.zero_() if name in _UNINITIALISED else out
         steps, step = self.one.steps, None
         self.aligned = self.aligned and self.place < len(steps) and steps[self.place].name == name
         if self.aligned:
@@ -208,7 +220,8 @@ class _Following(TorchDispatchMode):
             self.one.random = True
         out = self.run(func, args, kwargs, step)
         if step is not None:
-            self.seen(step, list(tensors_in(out)))
+            found = list(tensors_in(out))
+            self.seen(step, found[:1] if step.name in _OVER_A_WIDTH else found)  # their statistics are no one's input
             self.place += 1
         return out
 
@@ -238,7 +251,7 @@ class _Observing(_Following):
 
     def seen(self, step: Step, outputs: list[Tensor]) -> None:
         values: list[Tensor | None] = []
-        for tensor, dims in zip(outputs, step.outputs, strict=True):
+        for tensor, dims in zip(outputs, step.outputs, strict=False):
             sample = self.positions.sample(dims)
             values.append(None if sample is None else _at(tensor, sample.dense))
         self.one.values.append(values)
@@ -269,10 +282,14 @@ class _Observing(_Following):
         if step.name in ("native_layer_norm", "_fused_rms_norm", "rms_norm"):
             narrow[1] = list(narrow[0].shape[-len(narrow[1]) :])
         elif step.name == "native_group_norm":
-            narrow[4] = narrow[0].shape[1]
+            channels, groups = args[0].shape[1], args[6]
+            stay = wide[step.inputs[0][1]] // (channels // groups)
+            narrow[4], narrow[6] = narrow[0].shape[1], len(stay.unique())
         given = iter(step.outputs)
 
         def spread(tensor: Tensor) -> Tensor:
+            if step.name in _OVER_A_WIDTH and tensor is not first:
+                return tensor
             for place, dim in enumerate(next(given)):
                 size = sum(_size(segment) for segment in dim)
                 if size != tensor.shape[place]:
@@ -280,7 +297,9 @@ class _Observing(_Following):
                     tensor = tensor.new_zeros(shape).index_copy_(place, wide[dim].to(tensor.device), tensor)
             return tensor
 
-        return mapped(func(*narrow, **options), spread)
+        out = func(*narrow, **options)
+        first = next(tensors_in(out))
+        return mapped(out, spread)
 
 
 _COUNTING = frozenset((
@@ -302,7 +321,7 @@ class _Comparing(_Following):
         self.tolerance = tolerance
 
     def seen(self, step: Step, outputs: list[Tensor]) -> None:
-        for tensor, dims, expected in zip(outputs, step.outputs, self.one.values[self.place], strict=True):
+        for tensor, dims, expected in zip(outputs, step.outputs, self.one.values[self.place], strict=False):
             shape = self.positions.shape(dims)
             if tuple(tensor.shape) != shape:
                 self._disagree(f"{step.name} gives the shape {tuple(tensor.shape)} in place of {shape}")
@@ -418,16 +437,26 @@ def _perturbed(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silenced(model: nn.Module, plan: Plan, constants: bool) -> Iterator[None]:
+def _silenced(model: nn.Module, plan: Plan, graph: Graph, silenced: Silenced) -> Iterator[None]:
     """Set to zero what the plan removes; put it back afterwards."""
-    named = {**dict(_learned(model)), **(dict(model.named_buffers()) if constants else {})}
-    removed = [(named[name], dims) for name, dims in plan.kept.items() if name in named]
-    with _restored([tensor for tensor, _ in removed]):
-        for tensor, dims in removed:
-            for dim, indices in dims.items():
-                gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
-                gone[list(indices)] = False
-                tensor.data.index_fill_(dim, gone.nonzero().flatten().to(tensor.device), 0)
+    named = {**dict(_learned(model)), **(dict(model.named_buffers()) if silenced == "everything" else {})}
+    reads = {(part.tensor, part.dim) for group in graph.groups for part in group.slices if part.role == "in"}
+
+    def goes(name: str, dim: int) -> bool:
+        return silenced != "plain" or (name, dim) in reads or name.rpartition(".")[2].startswith(_PLAIN)
+
+    removed = [
+        (named[name], dim, indices)
+        for name, dims in plan.kept.items()
+        if name in named
+        for dim, indices in dims.items()
+        if goes(name, dim)
+    ]
+    with _restored(list({id(tensor): tensor for tensor, _, _ in removed}.values())):
+        for tensor, dim, indices in removed:
+            gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
+            gone[list(indices)] = False
+            tensor.data.index_fill_(dim, gone.nonzero().flatten().to(tensor.device), 0)
         yield
 
 

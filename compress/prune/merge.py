@@ -19,6 +19,7 @@ from compress.errors import CompressError
 from compress.modes import evaluating
 from compress.progress import track
 from compress.prune.apply import fold_batch_norms
+from compress.prune.check import checked
 from compress.prune.fold import foldable_pairs
 from compress.prune.graph import Graph, Skip
 from compress.prune.groups import build_graph
@@ -126,7 +127,7 @@ def _output(model: nn.Module, example_inputs: Tensor) -> Tensor:
 
 def _traced_again(model: nn.Module, graph: Graph, example_inputs: Tensor) -> Graph:
     """Return the graph of the folded model with the groups that `graph` has."""
-    fresh = build_graph(model, example_inputs)
+    fresh = checked(model, build_graph(model, example_inputs), example_inputs)
     names = {group.name for group in graph.groups}
     groups = tuple(group for group in fresh.groups if group.name in names)
     return replace(fresh, groups=groups, skipped=graph.skipped, blocks=graph.blocks, ties=graph.ties)

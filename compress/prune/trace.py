@@ -25,6 +25,7 @@ from compress.environment import peak_gigabytes
 from compress.errors import InputError
 from compress.modes import evaluating, training_flow
 from compress.prune import axes
+from compress.prune.attention import NarrowAttention
 from compress.prune.axes import Dim
 from compress.tensors import Inputs, mapped, tensors_in
 
@@ -133,14 +134,17 @@ def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None
 
 @contextlib.contextmanager
 def watched(model: nn.Module) -> Iterator[None]:
-    """Run `model` without gradients and without kernels that hide what an attention computes."""
+    """Run `model` without gradients and without kernels that hide what an attention computes.
+
+    torch's attention layers are traced in the form that they have once they are narrowed.
+    """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     fused = [module for module in model.modules() if holds_scale(module) and module.fused_attn]
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         for module in fused:
             module.fused_attn = False  # type: ignore[assignment]
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with NarrowAttention.standing_in(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

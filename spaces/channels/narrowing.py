@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from compress.prune.apply import apply
+from compress.prune.check import checked
 from compress.prune.groups import build_graph
 from compress.prune.plan import make_plan
 from compress.prune.score import score_units
@@ -46,7 +47,8 @@ class Narrower:
     ) -> None:
         self.space, self.module, self.arch = space, module, space.check(arch)
         device = next(module.parameters()).device
-        graph = build_graph(module, torch.zeros(1, task.in_chans, task.img_size, task.img_size, device=device))
+        images = torch.zeros(1, task.in_chans, task.img_size, task.img_size, device=device)
+        graph = checked(module, build_graph(module, images), images)
         decided = units_kept(space.widths, self.arch)
         graph = replace(graph, groups=tuple(group for group in graph.groups if group.name in decided))
         self.graph, self.scores = score_units(module, graph, criterion, ScoringData(graph, batches, device))

@@ -187,7 +187,8 @@ class ChannelSpace(Space):
         if task not in self._bases:
             with torch.device("cpu"):  # tracing runs the model, also where the caller builds on the meta device
                 module, _ = self._open(task, seed=0)
-                found = build_graph(module, _images(task))
+                images = _images(task)
+                found = checked(module, build_graph(module, images), images)
                 names = {group.name for group in self._bases[self._own_task].graph.groups}
                 groups = tuple(group for group in found.groups if group.name in names)
                 self._bases[task] = self._based(module, replace(found, groups=groups), task)

@@ -17,8 +17,8 @@ from torch import Tensor
 from compress.prune import axes
 from compress.prune.axes import Dim
 from compress.prune.rules.base import freeze
-from compress.prune.trace import _tensors_in as tensors_in
 from compress.prune.trace import _Tracer
+from compress.tensors import tensors_in
 
 REASON = "a mean is taken over it, which changes with its width"
 _TAKES = {"mean", "nanmean", "var", "std", "var_mean", "std_mean", "sum", "linalg_vector_norm", "norm", "mv", "dot",

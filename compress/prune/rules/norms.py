@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from compress.prune import axes
 from compress.prune.axes import Dim
 from compress.prune.rules.base import positions, rule
-from compress.prune.trace import _tensors_in as tensors_in
 from compress.prune.trace import _Tracer
+from compress.tensors import tensors_in
 
 
 def _mark(dims: Sequence[Dim]) -> None:

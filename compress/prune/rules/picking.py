@@ -11,8 +11,8 @@ from torch import Tensor
 from compress.prune import axes
 from compress.prune.axes import Dim
 from compress.prune.rules.base import SPATIAL, argument, freeze, positions, rule, unify_equal
-from compress.prune.trace import _tensors_in as tensors_in
 from compress.prune.trace import _Tracer
+from compress.tensors import tensors_in
 
 PICKED = "single positions of it are picked out"
 

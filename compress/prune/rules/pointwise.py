@@ -9,8 +9,8 @@ from torch import Tensor
 
 from compress.prune import axes
 from compress.prune.rules.base import RULES, SPATIAL, broadcast, freeze, rule
-from compress.prune.trace import _tensors_in as tensors_in
 from compress.prune.trace import _Tracer
+from compress.tensors import tensors_in
 
 
 def POINTWISE(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from compress.prune import axes
 from compress.prune.rules.base import RULES, SPATIAL, Rule, argument, freeze, places, positions, rule
-from compress.prune.trace import _tensors_in as tensors_in
 from compress.prune.trace import _Tracer
+from compress.tensors import tensors_in
 
 _RESAMPLED = ("max_pool{}d_with_indices", "max_pool{}d", "avg_pool{}d", "_adaptive_avg_pool{}d", "adaptive_avg_pool{}d",
               "adaptive_max_pool{}d", "fractional_max_pool{}d", "mkldnn_max_pool{}d", "max_unpool{}d",

@@ -17,8 +17,8 @@ from compress.prune.axes import ONE, Dim
 from compress.prune.rules.base import argument, freeze, places, rule
 from compress.prune.rules.means import Mean, note_sum
 from compress.prune.rules.pointwise import POINTWISE
-from compress.prune.trace import _tensors_in as tensors_in
 from compress.prune.trace import _Tracer
+from compress.tensors import tensors_in
 
 _DIM_PLACE = {"linalg_vector_norm": 2, "norm": 2, "renorm": 2}
 

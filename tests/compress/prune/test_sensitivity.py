@@ -7,6 +7,7 @@ import timm
 import torch
 
 from compress.prune.apply import apply
+from compress.prune.check import checked
 from compress.prune.groups import build_graph
 from compress.prune.plan import make_plan
 from compress.prune.score import score_units
@@ -27,7 +28,9 @@ def case(request):
     options, size = CASES[request.param]
     model = timm.create_model(request.param, num_classes=10, **options).eval()
     image = torch.randn(1, 3, size, size)
-    graph, scores = score_units(model, build := build_graph(model, image), "magnitude", ScoringData(build))
+    graph, scores = score_units(
+        model, build := checked(model, build_graph(model, image), image), "magnitude", ScoringData(build)
+    )
     return model, image, graph, scores
 
 
