@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.modes import evaluating, training_flow
+from compress.prune import axes
 from compress.prune.apply import PassThrough, apply
+from compress.prune.axes import Dim
 from compress.prune.graph import Graph, inside
 from compress.prune.plan import Plan, make_plan
 from compress.prune.positions import Positions
@@ -126,10 +128,16 @@ class Exactness:
                 raise
             return Fault(0, "", f"without {', '.join(dropped)} it fails: {first_line(error)}")
         found = self.compared(reference, reference.model, SINGLE)
-        return self.confirmed(found, graph, kept, dropped) if found is not None else None
+        return self.confirmed(found, graph, kept, dropped, finished=finished) if found is not None else None
 
     def confirmed(
-        self, found: Fault, graph: Graph, kept: Mapping[str, Tensor], dropped: tuple[str, ...] = ()
+        self,
+        found: Fault,
+        graph: Graph,
+        kept: Mapping[str, Tensor],
+        dropped: tuple[str, ...] = (),
+        *,
+        finished: Plan | None = None,
     ) -> Fault | None:
         """Return `found` unless it is rounding, which double precision tells, or comes of the silencing itself.
 
@@ -139,13 +147,15 @@ class Exactness:
         if not found.values:
             return found
         for silenced in SILENCED[1:]:
-            reference = self.reference(graph, kept, dropped, silenced=silenced)
+            reference = self.reference(graph, kept, dropped, finished=finished, silenced=silenced)
             if self.compared(reference, reference.model) is None:
                 return None
         double = Exactness(copy.deepcopy(self.model).double(), mapped(self.inputs, _doubled))
         double._constant = self._constant
         try:
-            references = [double.reference(graph, kept, dropped, silenced=silenced) for silenced in SILENCED]
+            references = [
+                double.reference(graph, kept, dropped, finished=finished, silenced=silenced) for silenced in SILENCED
+            ]
         except OWN_ERRORS:  # a model that casts to float32 by itself
             return found
         again = [double.compared(reference, reference.model, DOUBLE) for reference in references]
@@ -222,7 +232,7 @@ class _Following(TorchDispatchMode):
         if step is not None:
             found = list(tensors_in(out))
             self.seen(step, found[:1] if step.name in _OVER_A_WIDTH else found)  # their statistics are no one's input
-            self.place += 1
+            self.place += self.aligned
         return out
 
     def run(self, func: Any, args: Any, kwargs: Any, step: Step | None) -> Any:
@@ -251,6 +261,9 @@ class _Observing(_Following):
 
     def seen(self, step: Step, outputs: list[Tensor]) -> None:
         values: list[Tensor | None] = []
+        if any(tuple(tensor.shape) != _dense_shape(dims) for tensor, dims in zip(outputs, step.outputs, strict=False)):
+            self.aligned = False  # shapes that depend on values: silencing units has changed them
+            return
         for tensor, dims in zip(outputs, step.outputs, strict=False):
             sample = self.positions.sample(dims)
             values.append(None if sample is None else _at(tensor, sample.dense))
@@ -291,7 +304,7 @@ class _Observing(_Following):
             if step.name in _OVER_A_WIDTH and tensor is not first:
                 return tensor
             for place, dim in enumerate(next(given)):
-                size = sum(_size(segment) for segment in dim)
+                size = axes.dim_size(dim)
                 if size != tensor.shape[place]:
                     shape = (*tensor.shape[:place], size, *tensor.shape[place + 1 :])
                     tensor = tensor.new_zeros(shape).index_copy_(place, wide[dim].to(tensor.device), tensor)
@@ -308,11 +321,8 @@ _COUNTING = frozenset((
 ))  # fmt: skip
 
 
-def _size(segment: Sequence[Any]) -> int:
-    size = 1
-    for axis in segment:
-        size *= axis.size
-    return size
+def _dense_shape(dims: Sequence[Dim]) -> tuple[int, ...]:
+    return tuple(axes.dim_size(dim) for dim in dims)
 
 
 class _Comparing(_Following):
@@ -443,6 +453,8 @@ def _silenced(model: nn.Module, plan: Plan, graph: Graph, silenced: Silenced) ->
     reads = {(part.tensor, part.dim) for group in graph.groups for part in group.slices if part.role == "in"}
 
     def goes(name: str, dim: int) -> bool:
+        if _is_direction(name, named):
+            return False
         return silenced != "plain" or (name, dim) in reads or name.rpartition(".")[2].startswith(_PLAIN)
 
     removed = [
@@ -458,6 +470,15 @@ def _silenced(model: nn.Module, plan: Plan, graph: Graph, silenced: Silenced) ->
             gone[list(indices)] = False
             tensor.data.index_fill_(dim, gone.nonzero().flatten().to(tensor.device), 0)
         yield
+
+
+def _is_direction(name: str, named: Mapping[str, Tensor]) -> bool:
+    """Return whether a tensor is the direction in a weight norm: its length is divided out, the gain silences it."""
+    for own, gain in (("parametrizations.weight.original1", "original0"), ("weight_v", "weight_g")):
+        if name.endswith(own):
+            owner = name.removesuffix(own.rpartition(".")[2])
+            return f"{owner}{gain}" in named
+    return False
 
 
 @contextlib.contextmanager
