@@ -453,9 +453,9 @@ def _silenced(model: nn.Module, plan: Plan, graph: Graph, silenced: Silenced) ->
     reads = {(part.tensor, part.dim) for group in graph.groups for part in group.slices if part.role == "in"}
 
     def goes(name: str, dim: int) -> bool:
-        if _is_direction(name, named):
-            return False
-        return silenced != "plain" or (name, dim) in reads or name.rpartition(".")[2].startswith(_PLAIN)
+        if (name, dim) in reads:
+            return True
+        return not _is_direction(name, named) and (silenced != "plain" or name.rpartition(".")[2].startswith(_PLAIN))
 
     removed = [
         (named[name], dim, indices)
