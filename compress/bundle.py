@@ -166,8 +166,9 @@ def open_model(model: ModelConfig, data: DataConfig | None = None, seed: int = 0
     # these have no published input size, so they take that of the images where the recipe says none
     own = model.source in ("python", "builtin", "space") and model.input_size is None
     wishes = facts if own else DataFacts(None, getattr(data, "image_size", None), getattr(data, "channels", None))
+    if model.input_size is not None:
+        _takes_images(facts, model.input_size)
     built = build_model(model, facts.num_classes, wishes.image_size, wishes.channels, seed)
-    _takes_images(facts, built.input_size)
     found = load_data(data, built.pretrained_cfg, seed=seed) if data is not None else None
     preprocessing = found.preprocessing if found else Preprocessing.of_model(built.pretrained_cfg, built.input_size)
     if preprocessing.input_size != built.input_size:

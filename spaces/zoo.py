@@ -99,8 +99,8 @@ def build_model(
     wishes = _Wishes(num_classes, None if image_size is None else pair(image_size), in_chans)
     if config.input_size is not None:
         channels, *sides = config.input_size
-        _agree("model.input_size", channels, in_chans, "channels")
-        _agree("model.input_size", sides, image_size, "pixels a side, data.image_size")
+        _agree("model.input_size", channels, in_chans, "data.channels")
+        _agree("model.input_size", sides, image_size, "pixels a side: data.image_size")
         wishes = _Wishes(num_classes, tuple(sides), channels)
     if config.source == "bundle":
         raise ValueError("a bundle is opened by compress.bundle.open_model, not built")
