@@ -1,9 +1,9 @@
 """What becomes of a mean (or variance) over a width: a normalisation of that width, or something else.
 
 Leaving out units changes a mean, since it is divided by their number. Where it only centres or scales the axis it was
-taken over (layer norm written out, response normalisation), the axis may be narrowed and is marked `normalised`.
-Everywhere else the axis stays whole. A sum or norm of parameters that scales these parameters (spectral norm) marks
-their axes as well: leaving out inputs that are silent then changes the weights of the others.
+taken over (layer norm written out, response normalisation), or is held against a threshold, the axis may be narrowed
+and is marked `normalised`. Everywhere else the axis stays whole. A sum or norm of parameters that scales these
+parameters (spectral norm) marks their axes as well: leaving out silent inputs changes the weights of the others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TAKES = {"mean", "nanmean", "var", "std", "var_mean", "std_mean", "sum", "linal
           "vdot"}  # fmt: skip
 _CENTRES = {"sub", "sub_", "rsub", "div", "div_"}
 _INVERTS = {"rsqrt", "rsqrt_", "reciprocal", "reciprocal_"}
-_COMPARES = {"gt", "ge", "lt", "le", "eq", "ne"}  # what follows from a threshold is left to the check of the plan
+_COMPARES = {"gt", "ge", "lt", "le"}  # a threshold on a mean picks positions by what stays, as a norm does
 _CARRIES = _CENTRES | _INVERTS | {
     "add", "add_", "mul", "mul_", "neg", "pow", "pow_", "sqrt", "sqrt_", "square", "abs", "clamp", "clamp_",
     "clamp_min", "clamp_min_", "maximum", "expand", "view", "_unsafe_view", "reshape", "unsqueeze", "squeeze",
@@ -65,12 +65,13 @@ def follow_means(t: _Tracer, args: Any, kwargs: Any, out: Any) -> None:
         own = {axis for dim in mean.dims for axis in axes.axes_of(dim)}
         others = (operand for operand in operands if mean not in t.means.get(operand, {}))
         meets = any(not own.isdisjoint(axes.axes_of(dim)) for operand in others for dim in t.of(operand))
-        if meets and (t.operation in _CENTRES or (inverse and t.operation in ("mul", "mul_"))):
+        scales = t.operation in _CENTRES or (inverse and t.operation in ("mul", "mul_"))
+        if (meets and scales) or (t.operation in _COMPARES and not mean.sums):
             for dim in mean.dims:
                 axes.mark(dim, "normalised")
         elif not meets and t.operation in _CARRIES:
             carried[mean] = inverse or t.operation in _INVERTS or _negative_power(t, args)
-        elif t.operation not in _COMPARES and not mean.sums:
+        elif not mean.sums:
             freeze(mean.dims, REASON)
     for result in tensors_in(out):
         t.means[result] = {**carried, **(t.means.get(result, {}) if t.operation in _TAKES else {})}

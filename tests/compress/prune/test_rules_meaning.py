@@ -91,6 +91,7 @@ NORMALISED = {
     "root mean square written out": lambda x: x * (x.square().mean(1, keepdim=True) + 1e-6).rsqrt(),
     "layer norm written out": written_out,
     "global response": response,
+    "threshold on a mean": lambda x: x * (x.mean(1, keepdim=True) > 0),
 }
 
 
