@@ -177,7 +177,7 @@ class _Runner:
         path = self.directory.path
         try:
             path.mkdir(parents=True, exist_ok=True)
-            self.held.callback(self.directory.hold().release)
+            self.held.callback(self.directory.let_go, self.directory.hold())
             if not self.directory.recipe.is_file():
                 self.recipe.save(self.directory.recipe)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
@@ -78,6 +79,12 @@ class RunDirectory:
                 f"--out  another process is running in {self.path}; wait for it, or name another directory with --out"
             ) from error
         return lock
+
+    def let_go(self, lock: FileLock) -> None:
+        """Release the lock that `hold` gave and take its file away; whoever waits for that file makes a new one."""
+        with contextlib.suppress(OSError):  # Windows keeps open files, and takes this one away itself
+            self.lock_file.unlink(missing_ok=True)
+        lock.release()
 
     def log(self, event: dict[str, Any]) -> None:
         """Append an event with the time of day."""
