@@ -25,6 +25,7 @@ from compress.prune.graph import Graph, Skip
 from compress.prune.groups import build_graph
 from compress.prune.merging import GroupState, Merging, Rule
 from compress.prune.scope import in_scope
+from compress.tensors import call
 
 
 class MergeConfig(Config):
@@ -121,7 +122,7 @@ def _pair(state: GroupState, config: MergeConfig) -> tuple[int, int] | None:
 
 def _output(model: nn.Module, example_inputs: Tensor) -> Tensor:
     with evaluating(model), torch.no_grad():
-        output: Tensor = model(example_inputs).double()
+        output: Tensor = call(model, example_inputs).double()
     return output
 
 

@@ -14,6 +14,7 @@ from compress.bn import recalibrate
 from compress.distill.kd import KdConfig, kd_loss
 from compress.prune.blocks import block_influence
 from compress.prune.groups import build_graph
+from compress.prune.merge import MergeConfig, merge_units
 from compress.prune.units import ScoringData
 from compress.train_config import TrainConfig
 from compress.train_step import Stepper
@@ -93,6 +94,17 @@ def test_criteria_see_the_batches_as_they_are() -> None:
         (some, _), *_ = data.draws("taylor")
         assert torch.equal(some, batch()[0])
         some.mul_(2)
+
+
+def test_channels_are_merged_in_a_network_that_works_in_place() -> None:
+    images = batch()[0][:1]
+    model, apart = Scaling(True).eval(), Scaling(False).eval()
+    results = [
+        merge_units(each, build_graph(each, images), MergeConfig(kind="merge"), images) for each in (model, apart)
+    ]
+    assert torch.equal(images, batch()[0][:1])
+    assert results[0].kept.keys() == results[1].kept.keys() and model.state_dict().keys() == apart.state_dict().keys()
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), apart.parameters(), strict=True))
 
 
 class Stream(nn.Module):
