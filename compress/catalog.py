@@ -39,7 +39,7 @@ def find_recipe(recipe: str | Path) -> Path:
 
 
 def _models() -> list[str]:
-    from spaces.zoo import model_names
+    from spaces.model_names import model_names
 
     return [f"{source}:{name}" for source in ("builtin", "timm", "torchvision") for name in model_names(source)]
 

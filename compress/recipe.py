@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, PrivateAttr, Tag
 from compress.atomic import write_text
 from compress.catalog import find_recipe
 from compress.config import Config
-from compress.errors import InputError, did_you_mean
+from compress.errors import InputError
 from compress.export import ExportConfig
 from compress.prune.merge import MergeConfig
 from compress.prune.structure import StructureConfig
@@ -24,7 +24,8 @@ from compress.train import FinetuneConfig, TrainConfig
 from evaluators.datasets import DataConfig
 from evaluators.latency import LatencyConfig
 from search.config import SearchConfig
-from spaces.zoo import ModelConfig
+from spaces.model_names import problems_of
+from spaces.zoo import ModelConfig, architecture_of
 
 PruneConfig = Annotated[WeightsConfig | StructureConfig | MergeConfig, Field(discriminator="kind")]
 
@@ -171,12 +172,14 @@ def check_sections(sections: dict[str, Any]) -> Iterator[Finding]:
 def check_model(model: ModelConfig) -> Iterator[Finding]:
     """Yield what is wrong with the names and files of the section `model`."""
     yield from _check_path(("model", "checkpoint"), model.checkpoint)
-    if model.source == "timm":
-        import timm
-
-        if not timm.is_model(model.name.split(".")[0]):
-            near = did_you_mean(model.name, timm.list_models())
-            yield ("model", "name"), f'timm has no such model; got "{model.name}"; allowed: `compress ls models`{near}'
+    wrong = list(problems_of(model.source, model.name, model.pretrained, model.kwargs))
+    for key, text in wrong:
+        yield ("model", *key.split(".")), text
+    if model.source == "space" and not wrong and "model" not in (model.kwargs.get("options") or {}):
+        try:
+            architecture_of(model)
+        except InputError as error:
+            yield from ((("model", "kwargs"), problem.removeprefix("model.kwargs: ")) for problem in error.problems)
 
 
 def _check_path(key: tuple[str, ...], path: str | None) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.errors import InputError
+from compress.errors import InputError, is_out_of_memory, reason_of
 from compress.tensors import named_tensors
 
 Shape = tuple[int, ...]
@@ -43,10 +43,11 @@ def check_forward(module: nn.Module, shape: Shape, name: str, classes: int | Non
     try:
         with torch.no_grad():
             output: Any = module(torch.zeros(1, *shape))
-    except Exception as error:  # the user's module may raise anything
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
+        if is_out_of_memory(error):
+            raise
         raise InputError(
-            f"model.name: {name!r} fails on an input of {_sizes(shape)}: {reason}; "
+            f"model.name: {name!r} fails on an input of {_sizes(shape)}: {reason_of(error)}; "
             "give data.image_size or model.input_size if it takes another"
         ) from error
     found = named_tensors(output, "logits", "output")

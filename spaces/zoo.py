@@ -17,8 +17,10 @@ from torch import nn
 
 from compress.config import Config
 from compress.errors import InputError, did_you_mean, is_out_of_memory, reason_of
+from compress.wrappers import unwrap_all
 from spaces import cifar_resnet
 from spaces.checkpoint import LoadReport, classifier_names, load_checkpoint, load_weights
+from spaces.model_names import problems_of
 from spaces.shapes import Shape, as_argument, check_forward, pair
 from spaces.user_code import import_module
 
@@ -104,8 +106,9 @@ def build_model(
         wishes = _Wishes(num_classes, tuple(sides), channels)
     if config.source == "bundle":
         raise ValueError("a bundle is opened by compress.bundle.open_model, not built")
-    if config.pretrained and config.source in ("python", "builtin", "space"):
-        raise InputError(f"model.pretrained: {config.source} models have no published weights; give model.checkpoint")
+    wrong = list(problems_of(config.source, config.name, config.pretrained, config.kwargs))
+    if wrong:
+        raise InputError(*(f"model.{key}: {text}" for key, text in wrong))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         built = _BUILDERS[config.source](config, wishes)
@@ -117,31 +120,12 @@ def build_model(
     return built
 
 
-def model_names(source: str = "timm") -> list[str]:
-    """Return the names that `source` knows; empty for sources without a list."""
-    if source == "space":
-        from spaces.registry import space_names
-
-        return space_names()
-    if source == "timm":
-        import timm
-
-        return list(timm.list_models())
-    if source == "torchvision":
-        import torchvision
-
-        return list(torchvision.models.list_models(module=torchvision.models))
-    return [f"cifar_resnet{depth}" for depth in cifar_resnet.DEPTHS] if source == "builtin" else []
-
-
 # Each builder takes (config, wishes) and returns the module without the user's checkpoint.
 
 
 def _timm(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
     import timm
 
-    if not timm.is_model(config.name):
-        raise _unknown(config)
     published = timm.models.get_pretrained_cfg(config.name)
     kwargs = _merged(config, num_classes=wishes.num_classes, in_chans=wishes.in_chans)
     fixed = bool(published and published.fixed_input_size)
@@ -171,8 +155,6 @@ def _timm(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
 def _torchvision(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
     import torchvision
 
-    if config.name not in model_names("torchvision"):
-        raise _unknown(config)
     _agree("model.name", 3, wishes.in_chans, "channels (torchvision's models take 3)")
     takes_size = "vit" in config.name or "maxvit" in config.name
     size_key = "input_size" if config.name == "maxvit_t" else "image_size"
@@ -199,8 +181,6 @@ def _torchvision(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
 
 
 def _builtin(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
-    if config.name not in model_names("builtin"):
-        raise _unknown(config)
     kwargs = _merged(config, num_classes=wishes.num_classes, in_chans=wishes.in_chans)
     depth = int(config.name.removeprefix("cifar_resnet"))
     with _refused(config, kwargs):
@@ -211,7 +191,7 @@ def _builtin(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
 
 
 def _space(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
-    space, arch = _architecture(config)
+    space, arch = architecture_of(config)
     side = as_argument(wishes.sides)
     if isinstance(side, list):
         raise InputError(f"model.input_size: networks of a search space take square images; got {side}")
@@ -228,13 +208,10 @@ def _space(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
     return _finish(resolved, kwargs, module, task.num_classes, shape, None, cfg)
 
 
-def _architecture(config: ModelConfig) -> tuple[Space, Architecture]:
+def architecture_of(config: ModelConfig) -> tuple[Space, Architecture]:
     """Return the architecture that `model.kwargs` of a space names, by a preset, a file, its choices or its code."""
     from spaces.registry import create, open_preset, read_architecture
 
-    unknown = sorted(set(config.kwargs) - {"preset", "arch", "options"})
-    if unknown:
-        raise InputError(f"model.kwargs.{unknown[0]}: a model of a space takes preset, arch and options")
     preset, arch = config.kwargs.get("preset"), config.kwargs.get("arch")
     options = config.kwargs.get("options") or {}
     if (preset is None) == (arch is None):
@@ -262,6 +239,10 @@ def _python(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
         module = factory(**kwargs)
     if not isinstance(module, nn.Module):
         raise InputError(f"model.name: {config.name!r} returned {type(module).__name__}; a torch.nn.Module is needed")
+    try:
+        module = unwrap_all(module)
+    except InputError as error:
+        raise InputError(f"model.name: {config.name!r}: {error}") from error
     shape = (wishes.in_chans or 3, *((224, 224) if wishes.sides is None else wishes.sides))
     num_classes = check_forward(module.eval(), shape, config.name, wishes.num_classes)
     if wishes.num_classes not in (None, num_classes):
@@ -312,13 +293,6 @@ def _agree(key: str, given: Any, wish: Any, what: str) -> None:
         raise InputError(f"{key}: got {given!r}; the data needs {wish!r} ({what})")
 
 
-def _unknown(config: ModelConfig) -> InputError:
-    names = model_names(config.source)
-    allowed = ", ".join(names) if len(names) < 10 else f"{len(names)} names, see `compress ls models`"
-    hint = did_you_mean(config.name, names)
-    return InputError(f"model.name: {config.source} has no model {config.name!r}; allowed: {allowed}{hint}")
-
-
 @contextmanager
 def _refused(config: ModelConfig, kwargs: Mapping[str, Any]) -> Iterator[None]:
     """Turn whatever the constructor raises into a sentence about `model.kwargs`."""
@@ -326,14 +300,17 @@ def _refused(config: ModelConfig, kwargs: Mapping[str, Any]) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except Exception as error:  # a constructor may raise anything at arguments that it does not like
+    except (Exception, SystemExit) as error:  # a constructor may raise anything at arguments that it does not like
+        if is_out_of_memory(error):
+            raise
         unknown = re.search(r"unexpected keyword argument\S* \[?'(\w+)'", str(error))
         if isinstance(error, TypeError) and unknown:
             name = unknown.group(1)
             hint = did_you_mean(name, _accepted(error))
             raise InputError(f"model.kwargs.{name}: {config.name!r} takes no argument {name!r}{hint}") from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"model.kwargs: {config.name!r} cannot be built with {dict(kwargs)}: {reason}") from error
+        reason = reason_of(error)
+        given = f"with {dict(kwargs)}" if kwargs else "without arguments"
+        raise InputError(f"model.kwargs: {config.name!r} cannot be built {given}: {reason}") from error
 
 
 def _accepted(error: TypeError) -> list[str]:
@@ -349,7 +326,7 @@ def _downloading(config: ModelConfig) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # the hub clients raise their own families and requests'
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason_of(error)
         raise InputError(
             f"model.pretrained: cannot get the published weights of {config.name!r} ({reason}); "
             "download them elsewhere and give model.checkpoint"
@@ -358,9 +335,7 @@ def _downloading(config: ModelConfig) -> Iterator[None]:
 
 def _import(name: str) -> Callable[..., Any]:
     """Return the callable `package.module:callable`; the working directory is searched too."""
-    module_name, colon, attribute = name.partition(":")
-    if not colon or not module_name or not attribute:
-        raise InputError(f"model.name: got {name!r}; a python model is written package.module:callable")
+    module_name, _, attribute = name.partition(":")
     try:
         found: Any = import_module(module_name)
     except (Exception, SystemExit) as error:  # importing runs the user's file, which may raise anything

@@ -12,6 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 from compress.errors import InputError
 from compress.prune.attention import NarrowAttention
 from compress.prune.plan import Plan
+from compress.wrappers import unwrapped
 
 
 class PassThrough(nn.Module):
@@ -31,6 +32,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     Raises:
         InputError: the plan was made for another architecture; the tensor or layer is named.
     """
+    model = unwrapped(model)
     if plan.folded:
         model = copy.deepcopy(model)
         fold_batch_norms(model, plan.folded)

@@ -35,6 +35,7 @@ from compress.prune.trace import Limits
 from compress.prune.units import Batches, CriterionOptions, ScoringData
 from compress.prune.widths import WidthRules
 from compress.tensors import Inputs, tensors_in
+from compress.wrappers import unwrapped
 from evaluators.cost import count_macs
 from evaluators.targets import width_multiple
 
@@ -306,4 +307,4 @@ def plan(
     if isinstance(example_inputs, Tensor):
         example_inputs = example_inputs[:1]
     device = str(next(tensors_in(example_inputs)).device)
-    return plan_structure(model, example_inputs, config, Setting(batches, device, multiple=multiple or 1))
+    return plan_structure(unwrapped(model), example_inputs, config, Setting(batches, device, multiple=multiple or 1))

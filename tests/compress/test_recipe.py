@@ -75,7 +75,7 @@ def test_prune_takes_one_section_or_a_list(tmp_path: Path) -> None:
         (SMALL.replace("{name: none}", "{name: npz, path: no.npz}"), "4  data.path: no such file"),
         (
             SMALL.replace("builtin, name: cifar_resnet20", "timm, name: resnet81"),
-            "3  model.name: timm has no such model",
+            "3  model.name: timm has no model 'resnet81'",
         ),
         (SMALL.replace("name: small", "name: ../up"), "2  name: does not fit"),
         (SMALL.replace("version: 1\n", ""), "1  version: required, but missing"),
@@ -91,6 +91,31 @@ def test_what_a_recipe_cannot_mean_is_found_before_running(tmp_path: Path, text:
     with pytest.raises(InputError) as caught:
         load_recipe(write(tmp_path, text))
     assert str(caught.value).splitlines()[0].startswith(f"{tmp_path / 'recipe.yaml'}:{line}")
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("source: timm, name: resnet18, kwargs: {features_only: true}", "model.kwargs.features_only: makes a model"),
+        ("source: timm, name: resnet18.a1_in2k", "model.name: timm has no weights 'a1_in2k'"),
+        ("source: torchvision, name: resnet81", "model.name: torchvision has no model 'resnet81'"),
+        ("source: builtin, name: cifar_resnet21", "model.name: builtin has no model 'cifar_resnet21'"),
+        ("source: builtin, name: cifar_resnet20, pretrained: true", "model.pretrained: builtin models have no"),
+        ("source: space, name: mobilnetv3, kwargs: {preset: tiny}", "model.name: space has no model 'mobilnetv3'"),
+        (
+            "source: space, name: nas_bench_macro, kwargs: {preset: bset}",
+            "model.kwargs: space nas_bench_macro has no pr",
+        ),
+        ("source: space, name: nas_bench_macro, kwargs: {presets: best}", "model.kwargs.presets: a model of a space"),
+        ("source: python, name: torch.nn.Linear", "model.name: got 'torch.nn.Linear'; a python model is written"),
+        ("source: bundle, name: runs/absent", "model.name: 'runs/absent' holds no bundle.json"),
+    ],
+)
+def test_a_model_that_no_source_knows_is_no_valid_recipe(tmp_path: Path, model: str, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_recipe(write(tmp_path, SMALL.replace("source: builtin, name: cifar_resnet20", model)))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{tmp_path / 'recipe.yaml'}:3  {says}")
 
 
 def test_a_misspelt_recipe_gets_the_nearest_name() -> None:

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from compress.errors import InputError
-from spaces.zoo import BuiltModel, ModelConfig, build_model, model_names
+from spaces.model_names import model_names
+from spaces.zoo import BuiltModel, ModelConfig, build_model
 
 SMALL_SWIN = {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "patch_size": 2}
 
@@ -118,6 +119,20 @@ def test_python_models_come_from_the_working_directory(tmp_path: Path, monkeypat
         ({"name": "resnet18", "input_size": (3, 32, 32), "image_size": 64}, ["model.input_size", "64"]),
         ({"source": "builtin", "name": "cifar_resnet20", "pretrained": True}, ["model.pretrained"]),
         ({"source": "builtin", "name": "cifar_resnet20", "kwargs": {"shortcut": "C"}}, ["model.kwargs", "'A' or 'B'"]),
+        ({"name": "resnet18.a9_in1k"}, ["model.name", "did you mean 'a3_in1k'?"]),
+        ({"name": "resnet18", "kwargs": {"features_only": True}}, ["model.kwargs.features_only", "without logits"]),
+        ({"name": "resnet18", "kwargs": {"pretrained": True}}, ["model.kwargs.pretrained", "say model.pretrained"]),
+        ({"name": "resnet18", "kwargs": {"checkpoint_path": "w.pth"}}, ["kwargs.checkpoint_path", "model.checkpoint"]),
+        ({"source": "torchvision", "name": "resnet18", "kwargs": {"weights": "DEFAULT"}}, ["model.kwargs.weights"]),
+        ({"source": "space", "name": "nasbench_macro"}, ["model.name", "did you mean 'nas_bench_macro'?"]),
+        ({"source": "python", "name": "torch.nn:Linear"}, ["model.kwargs", "without arguments", "in_features"]),
+        ({"source": "python", "name": "torch.nn:Linear", "kwargs": {"size": 3}}, ["no argument 'size'"]),
+        ({"source": "python", "name": "collections:OrderedDict"}, ["model.name", "OrderedDict", "nn.Module is needed"]),
+        ({"source": "python", "name": "torch.nn:Identity.nothing"}, ["model.name", "has no 'Identity.nothing'"]),
+        (
+            {"source": "python", "name": "torch.nn:Linear", "kwargs": {"in_features": 3, "out_features": 3}},
+            ["model.name", "fails on an input of (channels, height, width) (3, 224, 224)", "model.input_size"],
+        ),
         ({"name": "resnet18", "checkpoint": "absent.pth"}, ["model.checkpoint", "absent.pth"]),
         (
             {"source": "torchvision", "name": "squeezenet1_1", "image_size": 4},
@@ -128,6 +143,28 @@ def test_python_models_come_from_the_working_directory(tmp_path: Path, monkeypat
 def test_refuses_wrong_input_in_one_sentence(config: dict[str, Any], words: list[str]) -> None:
     sentence = refused(**config)
     assert all(word in sentence for word in words), sentence
+
+
+def test_a_compiled_model_is_unwrapped_and_torchscript_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    body = "import torch\nfrom torch import nn\ndef plain(): return nn.Sequential(nn.Flatten(), nn.Linear(12, 5))\n"
+    made = "compiled = lambda: torch.compile(plain())\nscripted = lambda: torch.jit.script(plain())\n"
+    (tmp_path / "wrapped.py").write_text(body + made + "def gone(): raise SystemExit(2)\n")
+    built = build_model(ModelConfig(source="python", name="wrapped:compiled", input_size=(3, 2, 2)))
+    assert type(built.module) is torch.nn.Sequential and list(built.module.state_dict()) == ["1.weight", "1.bias"]
+    assert "is TorchScript" in refused(source="python", name="wrapped:scripted")
+    assert "cannot be built without arguments: 2" in refused(source="python", name="wrapped:gone")
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "large.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def forward(self, x): raise torch.OutOfMemoryError\n"
+        "def net(): raise MemoryError\n"
+    )
+    for name, kind in (("large:Net", torch.OutOfMemoryError), ("large:net", MemoryError)):
+        with pytest.raises(kind):
+            build_model(ModelConfig(source="python", name=name))
 
 
 def test_lists_names() -> None:
