@@ -197,7 +197,14 @@ def _cut(segment: Segment, at: int) -> bool:
 
 
 def narrow(dim: Dim, start: int, length: int) -> Dim:
-    """Return the part of `dim` at positions start ... start + length - 1, cutting axes at its ends."""
+    """Return the part of `dim` at positions start ... start + length - 1, cutting axes at its ends.
+
+    A single position of an axis is picked out of it, not cut off: the axis may be a factor of another dimension.
+    """
+    whole = expand(dim)
+    if length == 1 and [len(segment) for segment in whole] == [1]:
+        freeze(dim, "single positions of it are picked out")
+        return ONE
     for at in (start, start + length):
         if not _ensure_boundary(dim, at):
             freeze(dim, "it is cut inside a group of positions")

@@ -115,6 +115,7 @@ THROUGH = [
     (1, "differences", lambda x: x.diff(dim=2)),
     (1, "pointwise along channels", lambda x: F.conv1d(x[:, :, :2].mT, torch.ones(6, 2, 1)).mT),
     (1, "gated linear unit", lambda x: F.glu(x, 1)),
+    (1, "slopes in pairs", lambda x: x * x.sum(2).view(1, -1, 2)[..., :1].repeat(1, 1, 2).view(1, -1, 1)),
     (1, "compared, divided", lambda x: (x > 0).float() + x // 0.1 + (1 - x)),
     (1, "lengths", lambda x: x * torch.linalg.vector_norm(x, 2, [1])[:, None]),
     (2, "upsample exact", lambda x: F.interpolate(x, scale_factor=2, mode="nearest-exact")),
