@@ -2,123 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import itertools
-import json
-import random
-from collections.abc import Collection
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
-import optuna
 import pytest
 from optuna.trial import TrialState
+from short_searches import NUMERIC, OPTIONS, SPACES, STRATEGIES, TRIALS, make_spaces, runner_for, work
 
 from compress.errors import InputError
-from evaluators.evaluator import Evaluator, Metrics, Report
 from search.config import SearchConfig
 from search.executors import run_search
 from search.job import SearchJob
-from search.runner import Asked, Judge, Outcome, Runner
-from search.strategies import make_sampler, strategy_names
+from search.runner import Runner
+from search.strategies import strategy_names
 from search.study import architecture_of
-from spaces.architecture import Architecture
-from spaces.registry import create, space_names
+from spaces.registry import space_names
 from spaces.space import Space
-
-TRIALS = 60
-DECISIONS = ["a", "b", "c"]
-SPACES: dict[str, dict[str, Any]] = {
-    "channels": {"depth": True},
-    "hytra": {"layers": 6, "blocks": 2, "channels": [16, 32, 64], "head_dim": 8},
-    "mnasnet": {"widths": [8, 16, 24], "depths": [1, 2, 2], "strides": [1, 2, 2], "stem": 8, "last_conv": 32},
-    "mobilenetv3": {"skeleton": "tiny", "widths": [0.5, 1.0], "resolutions": [24, 32], "se": "searched"},
-    "nas_bench_macro": {},
-    "nasnet": {"cells_per_stage": 1, "filters": 4},
-    "nats_size": {},
-    "pooling": {},
-    "table": {"decisions": DECISIONS},
-}
-NUMERIC = {"channels", "mobilenetv3", "nats_size", "pooling"}
-"""Where NetAdapt can work: every decision is a number."""
-OPTIONS: dict[str, dict[str, Any]] = {
-    "auto": {"initial": 20},
-    "gp": {"options": {"n_startup_trials": 57}},  # a fit over fifty decisions takes a second
-    "local_search": {"improvement": "best"},
-    "netadapt": {"resource": "macs", "target": 0.5, "delta": 0.01},
-    "nsga2": {"options": {"population_size": 10}},
-    "nsga3": {"options": {"population_size": 10}},
-    "ppo": {"hidden": 8, "batch": 5, "passes": 1},
-    "regularized_evolution": {"population": 10, "sample": 3},
-    "reinforce": {"batch": 5},
-}
-OURS = {"auto", "local_search", "ppo", "regularized_evolution", "reinforce"}
-STRATEGIES = [name for name in strategy_names() if not name.startswith("nni:") or importlib.util.find_spec("nni")]
-
-
-class Noise(Evaluator):
-    """Worth that hangs on the architecture alone, and has no pattern."""
-
-    metrics = ("top1",)
-
-    def __init__(self, space: Space) -> None:
-        self.space = space
-
-    def free(self, arch: Architecture) -> Metrics:
-        """A cost that needs no networks, so that tables have one too: more for later choices."""
-        return {"macs": float(sum(1 + self.space._named[name].index(arch[name]) for name in arch)), "params": 1.0}
-
-    def evaluate(self, arch: Architecture, wanted: Collection[str], seed: int, report: Report | None = None) -> Metrics:
-        digest = hashlib.sha256(json.dumps(dict(arch), sort_keys=True).encode()).digest()
-        return {"top1": digest[0] / 2.56}
 
 
 @pytest.fixture(scope="module")
 def spaces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Space]:
-    """One of each registered space; the table has holes."""
-    path = tmp_path_factory.mktemp("table") / "table.csv"
-    rows = [row for row in itertools.product(range(6), repeat=3) if sum(row) % 4]
-    path.write_text("\n".join([",".join(DECISIONS), *(",".join(map(str, row)) for row in rows)]) + "\n")
-    made = {}
-    for name, options in SPACES.items():
-        made[name] = create(name, {**options, "path": str(path)} if name == "table" else options)
-    return made
-
-
-def runner_for(strategy: str, space: Space) -> Runner:
-    """A search; strategies of ours, which look at constraints first, get one that most random architectures break."""
-    costs = sorted(Noise(space).free(space.sample(random.Random(seed)))["macs"] for seed in range(100))
-    config = SearchConfig.model_validate(
-        {
-            "space": {"name": space.name, "options": space.config.model_dump(mode="json")},
-            "strategy": {"name": strategy, **OPTIONS.get(strategy, {})},
-            "objective": {"constraints": {"macs": {"max": costs[40]}}} if strategy in OURS else {},
-            "evaluator": {"kind": "proxy"},
-            "trials": TRIALS,
-        }
-    )
-    judge = Judge(space, Noise(space), config.objective, None, 0, config.strategy.metrics)
-    job = SearchJob(config, None, None, "matrix", 0, "cpu", Path())
-    sampler = make_sampler(config.strategy, job._context(judge))
-    return Runner(optuna.create_study(direction="maximize", sampler=sampler), judge, TRIALS)
-
-
-def work(runner: Runner, workers: int) -> None:
-    """Keep `workers` trials under way, which end in any order, until the search is complete."""
-    order = random.Random(0)
-    under_way: list[Asked] = []
-    while True:
-        asked = runner.ask() if len(under_way) < workers else None
-        if asked is not None:
-            assert runner.judge.space.check(dict(asked.arch)) == asked.arch
-            under_way.append(asked)
-        elif under_way:
-            done = under_way.pop(order.randrange(len(under_way)))
-            if done.twin is None or not runner.settle(done):
-                runner.tell(done, Outcome(runner.judge.full(done.arch, done.free), 0.0))
-        else:
-            return
+    return make_spaces(tmp_path_factory.mktemp("table") / "table.csv")
 
 
 def check(runner: Runner) -> None:
@@ -169,3 +74,36 @@ def test_four_processes_make_legal_proposals(strategy: str, space: str, macs: fl
     run_search(job, runner, None)
     check(runner)
     assert len({trial.user_attrs["worker"] for trial in runner.study.trials if "worker" in trial.user_attrs}) == 4
+
+
+SCRIPT = """
+import hashlib, json, sys
+from pathlib import Path
+from short_searches import STRATEGIES, make_spaces, runner_for, work
+
+spaces = make_spaces(Path("table.csv"))
+for name in ("channels", "hytra", "table"):
+    for strategy in STRATEGIES:
+        if strategy == "netadapt" and name != "channels":
+            continue
+        runner = runner_for(strategy, spaces[name], trials=24)
+        work(runner, 4)
+        params = json.dumps([(trial.state.name, trial.params) for trial in runner.study.trials])
+        print(name, strategy, hashlib.sha256(params.encode()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_other_hashes_of_text_propose_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    support = Path(__file__).parents[2] / "support"
+    monkeypatch.setenv("PYTHONPATH", str(support), prepend=":")
+    running = []
+    for seed in ("1", "2"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        (tmp_path / seed).mkdir()
+        running.append(
+            subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=tmp_path / seed, stdout=subprocess.PIPE, text=True)
+        )
+    one, other = (process.communicate()[0].splitlines() for process in running)
+    assert [process.returncode for process in running] == [0, 0]
+    assert len(one) == 3 * len(STRATEGIES) - 2 and one == other
