@@ -18,7 +18,7 @@ ENDINGS = (
     ".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2",
 )  # fmt: skip
-_WHITE = 65535  # of whole numbers above a byte
+_BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF: bits per sample, what 0 means
 _ROUNDING = 1e-5  # how far floats may lie outside 0..1
 
 
@@ -27,7 +27,8 @@ def decode(image: Image) -> Image | Tensor:
 
     The orientation that a camera wrote into the file is applied. Transparency is dropped as timm and torchvision do:
     the colours below it count. Grey levels of more than 8 bits keep their depth: whole numbers (16-bit PNG, TIFF, PGM)
-    are taken as 0 (black) to 65535 (white), floats (TIFF, PFM) as 0 to 1. Colours of 16 bits become bytes.
+    are taken as 0 (black) to 65535 (white; 4095 in a TIFF of 12 bits), floats (TIFF, PFM) as 0 to 1. Colours of 16 bits
+    become bytes.
 
     Raises:
         InputError: levels outside those ranges.
@@ -36,23 +37,26 @@ def decode(image: Image) -> Image | Tensor:
     from PIL import ImageOps
 
     image.load()
-    mode = image.mode
-    upright = ImageOps.exif_transpose(image)
-    if mode == "F":
-        return _grey(np.asarray(upright, np.float32), 1, "floats")
-    if mode == "I" or mode.startswith("I;16"):
-        return _grey(np.asarray(upright, np.int64), _WHITE, "whole numbers")
-    if mode in ("P", "PA") and "transparency" in image.info:
-        upright = upright.convert("RGBA")  # Pillow warns of the direct way
-    return upright.convert("RGB")
+    ImageOps.exif_transpose(image, in_place=True)
+    tiff = getattr(image, "tag_v2", {})
+    inverted = tiff.get(_PHOTOMETRIC) == 0  # white is 0; Pillow minds that in images of bytes alone
+    if image.mode == "F":
+        return _grey(np.asarray(image, np.float32), 1, "floats", inverted)
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        white = 4095 if tiff.get(_BITS) == (12,) else 65535
+        return _grey(np.asarray(image, np.int64), white, "whole numbers", inverted)
+    if image.mode in ("P", "PA") and "transparency" in image.info:
+        image = image.convert("RGBA")  # Pillow warns of the direct way
+    return image.convert("RGB")
 
 
-def _grey(values: np.ndarray[Any, Any], white: int, kind: str) -> Tensor:
-    """Return levels (H, W) from 0 to `white` as float32 (1, H, W) from 0 to 1."""
+def _grey(values: np.ndarray[Any, Any], white: int, kind: str, inverted: bool) -> Tensor:
+    """Return levels (H, W) from 0 to `white` (or the other way round) as float32 (1, H, W) from 0 to 1."""
     low, high = values.min(), values.max()
     if not (low >= -_ROUNDING * white and high <= (1 + _ROUNDING) * white):  # NaN is refused, too
         raise InputError(f"it holds {kind} from {low:g} to {high:g}; allowed: 0 (black) to {white} (white)")
-    return torch.from_numpy((values / white).astype(np.float32)).clamp_(0, 1).unsqueeze(0)
+    grey = torch.from_numpy((values / white).astype(np.float32)).clamp_(0, 1).unsqueeze(0)
+    return 1 - grey if inverted else grey
 
 
 @dataclass(frozen=True)

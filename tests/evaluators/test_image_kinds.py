@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 from importlib.machinery import ModuleSpec
 from io import BytesIO
@@ -78,6 +79,32 @@ def test_grey_levels_reach_the_model(tmp_path: Path, name: str, levels: Any, cha
     )
 
 
+def patched(content: bytes, tag: int, old: int, new: int) -> bytes:
+    """Return a TIFF with another value of a tag."""
+    before = struct.pack("<HHIH", tag, 3, 1, old)
+    assert content.count(before) == 1
+    return content.replace(before, struct.pack("<HHIH", tag, 3, 1, new))
+
+
+@pytest.mark.parametrize("levels", [(RAMP * 65535).round().astype(np.uint16), RAMP.astype(np.float32)])
+def test_a_tiff_may_say_that_white_is_zero(tmp_path: Path, levels: Any) -> None:
+    Image.fromarray(levels).save(tmp_path / "x.tif")
+    (tmp_path / "x.tif").write_bytes(patched((tmp_path / "x.tif").read_bytes(), 262, 1, 0))
+    assert torch.allclose(seen(tmp_path, "x.tif")[0], 1 - torch.tensor(RAMP, dtype=torch.float32), atol=1e-5)
+
+
+def test_a_tiff_of_twelve_bits_is_white_at_4095(tmp_path: Path) -> None:
+    levels = (RAMP * 4095).round().astype(np.uint16)
+    one, two = levels[:, ::2], levels[:, 1::2]
+    packed = np.stack([one >> 4, (one & 15) << 4 | two >> 8, two & 255], 2).reshape(16, 24).astype(np.uint8)
+    Image.fromarray(packed).save(tmp_path / "x.tif")
+    content = patched((tmp_path / "x.tif").read_bytes(), 258, 8, 12)
+    (tmp_path / "x.tif").write_bytes(
+        content.replace(struct.pack("<HHII", 256, 4, 1, 24), struct.pack("<HHII", 256, 4, 1, 16))
+    )
+    assert torch.allclose(seen(tmp_path, "x.tif")[0], torch.tensor(RAMP, dtype=torch.float32), atol=2e-4)
+
+
 def test_deep_levels_are_not_rounded_to_bytes(tmp_path: Path) -> None:
     Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16)).save(tmp_path / "dark.png")
     assert torch.equal(seen(tmp_path, "dark.png")[0] * 65535, torch.arange(256.0).reshape(16, 16))
@@ -149,6 +176,11 @@ def test_the_cameras_orientation_is_applied(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "x.jpg", exif=exif)
     turned = np.asarray(read(str(tmp_path / "x.jpg")))
     assert turned.shape == (16, 8, 3) and turned[:7].min() > 200 and turned[9:].max() < 50
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(tmp_path / "x.png", exif=exif)
+    deep = read(str(tmp_path / "x.png"))
+    assert isinstance(deep, torch.Tensor) and torch.equal(
+        deep[0], torch.arange(16).lt(8).float()[:, None].expand(16, 8)
+    )
 
 
 def test_of_an_animation_the_first_frame_counts(tmp_path: Path) -> None:
