@@ -102,10 +102,12 @@ def export(
     than 1.5 GB comes with its weights in `<path>.data`.
 
     Raises:
-        InputError: `path` cannot be written.
+        InputError: `path` cannot be written, or `example_inputs` holds no tensor.
         CompressError: no exporter made a correct file; the sentence names the cause of each.
     """
     config, path = config or ExportConfig(), Path(path)
+    if not any(True for _ in tensors_in(example_inputs)):
+        raise InputError("export: example_inputs holds no tensor, and a file without inputs computes nothing")
     started = time.perf_counter()
     module = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     example = mapped(example_inputs, lambda each: each.detach().cpu())

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from compress.errors import CompressError
+from compress.errors import CompressError, InputError
 from compress.export import ExportConfig, export
 
 EXPORTERS = ("dynamo", "torchscript")
@@ -102,6 +102,11 @@ def test_several_inputs(tmp_path, exporter, how):
     assert list(shapes(path)[0]) == names
     assert all(shape[0] == "batch" for shape in shapes(path)[0].values()) and found.checked_batches == (1, 2, 3)
     assert list(shapes(path)[1]) == ["output_0"]
+
+
+def test_no_input_at_all_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no tensor"):
+        export(Calling(lambda: torch.ones(1)), (), tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("exporter", EXPORTERS)
