@@ -183,6 +183,7 @@ def _refine(axis: Axis, outer: int, inner: int) -> None:
     axis.product = (Axis(outer, axis.frozen), Axis(inner, axis.frozen))
     for part in axis.product:
         part.marks = set(axis.marks)
+    axis.product[1].marks.add("inner")
 
 
 def _cut(segment: Segment, at: int) -> bool:
@@ -199,10 +200,10 @@ def _cut(segment: Segment, at: int) -> bool:
 def narrow(dim: Dim, start: int, length: int) -> Dim:
     """Return the part of `dim` at positions start ... start + length - 1, cutting axes at its ends.
 
-    A single position of an axis is picked out of it, not cut off: the axis may be a factor of another dimension.
+    A single position of a factor is picked out of it, not cut off, which would break the products that it belongs to.
     """
     whole = expand(dim)
-    if length == 1 and [len(segment) for segment in whole] == [1]:
+    if length == 1 and [len(segment) for segment in whole] == [1] and "inner" in whole[0][0].marks:
         freeze(dim, "single positions of it are picked out")
         return ONE
     for at in (start, start + length):

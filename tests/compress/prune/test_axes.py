@@ -75,3 +75,11 @@ def test_factors_of_size_one_do_not_loop():
 def test_reshape_gives_the_asked_sizes(shape):
     dims = [axes.fresh(2), axes.fresh(3), axes.fresh(4)]
     assert tuple(axes.dim_size(dim) for dim in axes.reshape(dims, shape)) == shape
+
+
+def test_one_position_is_cut_off_a_width_but_picked_out_of_a_factor():
+    width = axes.fresh(9)
+    assert axes.narrow(width, 0, 1) == axes.ONE and not axes.is_frozen(width)
+    outer, pair = axes.split(axes.fresh(16), (8, 2))
+    axes.narrow(pair, 0, 1)
+    assert axes.is_frozen(pair) and not axes.is_frozen(outer)
