@@ -14,17 +14,19 @@ What holds for a group is tried on those of the same place in other blocks next.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice, product
 from math import gcd
 
 import torch
 from torch import Tensor, nn
 
+from compress.prune.apply import apply
 from compress.prune.cost_model import CostModel
 from compress.prune.exactness import Exactness, Fault, Reference
 from compress.prune.graph import Candidate, Formula, Graph, Skip, value_of
+from compress.prune.plan import make_plan
 from compress.tensors import Inputs
 
 Lane = tuple[str, ...]  # the names of groups that keep the same fraction; most have one
@@ -65,6 +67,15 @@ def conflict(lanes: Sequence[Lane], fails: Callable[[Sequence[Lane]], bool]) -> 
     return search([], False, list(lanes))
 
 
+@dataclass
+class _Made:
+    """The last narrowed model, kept since the next trial often changes only attributes of it."""
+
+    key: object
+    small: nn.Module
+    reference: Reference | None = None
+
+
 class _Trials:
     """The search for what can be narrowed; `lanes` are those that still take part."""
 
@@ -80,7 +91,7 @@ class _Trials:
         }
         self.savings = CostModel(graph).savings()
         self._amount = {name: AMOUNTS[place % len(AMOUNTS)] for place, name in enumerate(self.groups)}
-        self._kept: tuple[object, Reference | None] = (None, None)
+        self._made: _Made | None = None
         self._hopeless: set[tuple[str, int]] = set()
 
     def settle(self) -> None:
@@ -124,18 +135,22 @@ class _Trials:
 
     def fault(self, lanes: Sequence[Lane], amount: float | None = None) -> Fault | None:
         """Return what goes wrong when these lanes are narrowed (to `amount`, else each to its own fraction)."""
-        key = (tuple(lanes), amount)
-        if self._kept[0] != key:
-            kept = {name: units for lane in lanes for name, units in self._units(lane, amount).items()}
-            self._kept = key, self.exact.reference(self.graph, kept) if kept else None
-        reference = self._kept[1]
-        if reference is None:
+        kept = {name: units for lane in lanes for name, units in self._units(lane, amount).items()}
+        if not kept:
             return None
-        self._set_attributes(reference)
-        found = self.exact.compared(reference, reference.model)
-        if found is not None and found.values:
-            return self.exact.confirmed(found, self._graph_with_setting(), reference.positions.kept)
-        return found
+        key = (tuple(lanes), amount)
+        if self._made is None or self._made.key != key:
+            small = apply(make_plan(self.model, self.graph, kept), self.model)
+            self._made = _Made(key, small)
+        made = self._made
+        self._set_attributes(made.small, kept)
+        if (found := self.exact.shapes(self.graph, kept, made.small)) is not None:
+            return found
+        if made.reference is None:
+            made.reference = self.exact.reference(self.graph, kept)
+        self._set_attributes(made.reference.model, kept)
+        found = self.exact.compared(made.reference, made.reference.model)
+        return None if found is None else self.exact.confirmed(found, self._graph_with_setting(), kept)
 
     def _units(self, lane: Lane, amount: float | None) -> dict[str, Tensor]:
         """Draw the units that stay of each group of a lane."""
@@ -153,11 +168,10 @@ class _Trials:
 
     # attributes
 
-    def _set_attributes(self, reference: Reference) -> None:
-        kept = reference.positions.kept
+    def _set_attributes(self, small: nn.Module, kept: Mapping[str, Tensor]) -> None:
         widths = {**self.graph.widths(), **{name: len(units) for name, units in kept.items()}}
         for candidate in self.graph.candidates:
-            module = reference.model.get_submodule(candidate.module)
+            module = small.get_submodule(candidate.module)
             formula = self._formula(candidate)
             value = vars(self.model.get_submodule(candidate.module))[candidate.attribute]
             setattr(module, candidate.attribute, value if formula is None else value_of(formula, widths))
@@ -229,12 +243,13 @@ class _Trials:
     def _partners(self, lane: Lane, fault: Fault) -> list[list[Lane]]:
         """Return what a lane might have to be tied with, the likeliest first.
 
-        One that the failing operation sees, or of the same width; then all of both kinds that meet.
+        One that the failing operation sees, of the same width, or of a multiple; then all of the first two kinds.
         """
         seen = [other for other in self.lanes if other != lane and not set(other).isdisjoint(fault.groups)]
         alike = self._alike(lane)
-        single = list(dict.fromkeys([*seen, *alike]))
-        sets = [[other] for other in single[:MOST_PARTNERS]] + [seen, alike, single]
+        both = list(dict.fromkeys([*seen, *alike]))
+        single = list(dict.fromkeys([*both, *self._multiples(lane)]))
+        sets = [[other] for other in single[:MOST_PARTNERS]] + [seen, alike, both]
         return [some for place, some in enumerate(sets) if some and some not in sets[:place]]
 
     def _alike(self, lane: Lane) -> list[Lane]:
@@ -246,6 +261,13 @@ class _Trials:
             rest = [other for other in rest if other not in near]
             around = around.union(*(self._modules(other) for other in near))
         return met[1:]
+
+    def _multiples(self, lane: Lane) -> list[Lane]:
+        """Return the lanes that meet this one in a module and whose width is a multiple or a part of its own."""
+        width, around = self.groups[lane[0]].size, self._modules(lane)
+        near = [other for other in self.lanes if other != lane and not around.isdisjoint(self._modules(other))]
+        sizes = {other: self.groups[other[0]].size for other in near}
+        return [other for other in near if sizes[other] % width == 0 or width % sizes[other] == 0]
 
     def _modules(self, lane: Lane) -> set[str]:
         """Return the modules around the layers that a lane narrows."""

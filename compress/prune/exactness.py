@@ -13,6 +13,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Literal
 
 import torch
@@ -54,8 +55,8 @@ OWN_ERRORS = (
 class Fault:
     """Why a narrowed model is wrong.
 
-    `step` counts the operations that agreed before; `module` is where the next one did not; `groups` are the narrowed
-    widths that this operation sees; `values` is true where it runs but computes something else.
+    `step` counts the operations that agreed before; `module` is where the next one did not; `groups` are the widths
+    that this operation sees; `values` is true where it runs but computes something else.
     """
 
     step: int
@@ -190,6 +191,16 @@ class Exactness:
                         result.passes.append(_observed(self.model, self.inputs, _Pass(mode, left), positions))
         return result
 
+    def shapes(self, graph: Graph, kept: Mapping[str, Tensor], small: nn.Module) -> Fault | None:
+        """Return at which operation a narrowed model fails or gives another shape; values are not compared.
+
+        Shapes count until one depends on values.
+        """
+        passes = [_Pass(evaluating, tuple(takewhile(_is_static, graph.record.steps)))]
+        if graph.record.training_steps:
+            passes.append(_Pass(training_flow, tuple(takewhile(_is_static, graph.record.training_steps))))
+        return self.compared(Reference(Positions(graph, kept), small, passes), small)
+
     def compared(self, reference: Reference, small: nn.Module, tolerance: float = SINGLE) -> Fault | None:
         """Run a narrowed model and return the first operation at which it departs from the reference."""
         for one in reference.passes:
@@ -198,7 +209,8 @@ class Exactness:
                 with watched(small), one.mode(small), comparing:
                     output = call(small, self.inputs)
                 comparing.end(output)
-                self.complete = self.complete and comparing.aligned and comparing.place == len(one.steps) and one.whole
+                whole = one.whole and comparing.aligned and comparing.place == len(one.steps)
+                self.complete = self.complete and (whole or not one.values)
             except _Disagreement as found:
                 return found.fault
             except OWN_ERRORS as error:
@@ -206,6 +218,10 @@ class Exactness:
                     raise
                 return comparing.fault(first_line(error))
         return None
+
+
+def _is_static(step: Step) -> bool:
+    return not step.dynamic
 
 
 class _Following(TorchDispatchMode):
@@ -331,7 +347,8 @@ class _Comparing(_Following):
         self.tolerance = tolerance
 
     def seen(self, step: Step, outputs: list[Tensor]) -> None:
-        for tensor, dims, expected in zip(outputs, step.outputs, self.one.values[self.place], strict=False):
+        values = self.one.values[self.place] if self.one.values else [None] * len(outputs)
+        for tensor, dims, expected in zip(outputs, step.outputs, values, strict=False):
             shape = self.positions.shape(dims)
             if tuple(tensor.shape) != shape:
                 self._disagree(f"{step.name} gives the shape {tuple(tensor.shape)} in place of {shape}")
@@ -344,6 +361,8 @@ class _Comparing(_Following):
     def end(self, output: Any) -> None:
         """Compare what the model gives in the end."""
         found = list(tensors_in(output))
+        if not self.one.values:
+            return
         if [each.shape for each in found] != [each.shape for each in self.one.outputs]:
             self._disagree("the output has another shape")
         for tensor, expected in zip(found, self.one.outputs, strict=True):
@@ -363,8 +382,7 @@ class _Comparing(_Following):
             for axis in segment
             if axis in names
         )
-        narrowed = tuple(name for name in dict.fromkeys(seen) if name in self.positions.kept)
-        return Fault(self.place, steps[0].module if steps else "", reason, narrowed, values)
+        return Fault(self.place, steps[0].module if steps else "", reason, tuple(dict.fromkeys(seen)), values)
 
     def _disagree(self, reason: str, *, values: bool = False) -> None:
         raise _Disagreement(self.fault(reason, values=values))

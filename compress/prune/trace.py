@@ -55,12 +55,16 @@ class Operation:
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of the forward pass, in order: the dimensions of its tensors."""
+    """One operation of the forward pass, in order: the dimensions of its tensors.
+
+    `dynamic`: the shape of its result depends on values (what a mask picks, what suppression leaves).
+    """
 
     name: str
     module: str
     inputs: tuple[tuple[Dim, ...], ...]
     outputs: tuple[tuple[Dim, ...], ...]
+    dynamic: bool = False
 
 
 @dataclass
@@ -255,7 +259,11 @@ class _Tracer(TorchDispatchMode):
         self._note_sources(operands, out)
         inputs = tuple(tuple(self.of(tensor)) for tensor in operands)
         outputs = tuple(tuple(self.of(tensor)) for tensor in tensors_in(out))
-        self.steps.append(Step(self.operation, self.module, inputs, outputs))
+        masked = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in operands)
+        dynamic = self.operation == "nms" or (
+            torch.Tag.dynamic_output_shape in func.tags and (masked or not self.operation.startswith("index"))
+        )
+        self.steps.append(Step(self.operation, self.module, inputs, outputs, dynamic))
         return out
 
     def _note_sources(self, operands: list[Tensor], out: Any) -> None:
