@@ -38,10 +38,10 @@ def time_runs(
     wall, cpu = [], []
     started = time.perf_counter()
     while True:
-        before_wall, before_cpu = time.perf_counter_ns(), clock()
+        before_cpu, before_wall = clock(), time.perf_counter_ns()  # in this order: reading CPU time takes a microsecond
         session.run(None, feed)
-        cpu.append(clock() - before_cpu)
         wall.append(time.perf_counter_ns() - before_wall)
+        cpu.append(clock() - before_cpu)
         elapsed = time.perf_counter() - started
         if (len(wall) >= runs and elapsed >= seconds) or elapsed >= max_seconds:
             return np.array(wall) / 1e6, np.array(cpu) / 1e6
@@ -102,7 +102,7 @@ def unrest(runs: Sequence[Any], watch: Watch, clock: Clock | None, request: Requ
 
     waited = watch.share("queued")
     if one_thread(request) and clock:
-        waited = 1 - sum(float(cpu.sum()) for _, cpu in runs) / sum(float(wall.sum()) for wall, _ in runs)
+        waited = max(0.0, 1 - sum(float(cpu.sum()) for _, cpu in runs) / sum(float(wall.sum()) for wall, _ in runs))
     stolen = watch.share("stolen")
     spread = max(float(np.percentile(wall, 90) / np.median(wall)) for wall, _ in runs)
     return {"waited": waited, "stolen": stolen, "contended": is_contended(waited, stolen, spread)}

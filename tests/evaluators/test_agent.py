@@ -49,7 +49,9 @@ def test_agent_needs_only_the_standard_library_numpy_and_onnxruntime():
 
 def test_an_empty_model_costs_less_than_50_microseconds(tmp_path):
     path = identity(tmp_path, [1, 3, 8, 8])
-    assert min(agent.measure(path, REQUEST)["p50"] for _ in range(3)) < 0.05
+    found = [agent.measure(path, REQUEST) for _ in range(3)]
+    assert min(each["p50"] for each in found) < 0.05
+    assert min(each["waited"] for each in found) < 0.05  # reading the clocks is no waiting
 
 
 def test_cpu_median_and_wall_minimum_rank_models_alike(tmp_path):
@@ -72,7 +74,7 @@ def test_percentiles_are_ordered_and_runs_counted(tmp_path):
     result = agent.measure(conv_chain(32, tmp_path), REQUEST | {"runs": 150})
     assert result["runs"] >= 150
     assert result["min"] <= result["p10"] <= result["p50"] <= result["p90"] <= result["p95"] <= result["p99"]
-    assert result["waited"] == pytest.approx(1 - 1 / result["contention"])
+    assert result["waited"] == pytest.approx(max(0, 1 - 1 / result["contention"]))
 
 
 def test_measuring_stops_at_max_seconds(tmp_path):
