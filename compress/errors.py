@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -21,7 +22,7 @@ class InputError(CompressError):
     exit_code = 2
 
     def __init__(self, *problems: str) -> None:
-        self.problems = list(problems)
+        self.problems = [re.sub(r"\s*[\r\n]+\s*", " ", problem) for problem in problems]
         super().__init__("\n".join(self.problems))
 
 
@@ -60,5 +61,5 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return `; did you mean X` for the nearest of `allowed`, or an empty string."""
-    near = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(str(given), list(map(str, allowed)), n=1, cutoff=0.6)  # YAML has keys like 3
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable
@@ -63,7 +64,7 @@ def explain(
     error: ValidationError, schema: type[BaseModel], values: Any, line: Callable[[Path_], int | None]
 ) -> list[tuple[Path_, str]]:
     """Return (path, sentence) for every finding, at most one per path: root causes first, then by `line`."""
-    tree = schema.model_json_schema()
+    tree = _schema_of(schema)
     found: dict[Path_, list[ErrorDetails]] = {}
     for detail in _nearest_alternatives(error.errors(), values):
         found.setdefault(_place(detail, values), []).append(detail)
@@ -75,6 +76,11 @@ def explain(
             continue
         result.append((path, _sentence(path, details, tree, values)))
     return result
+
+
+@functools.cache
+def _schema_of(schema: type[BaseModel]) -> dict[str, Any]:
+    return schema.model_json_schema()
 
 
 def _nearest_alternatives(details: list[ErrorDetails], values: Any) -> list[ErrorDetails]:

@@ -16,6 +16,7 @@ from compress.catalog import find_recipe
 from compress.config import Config
 from compress.errors import InputError
 from compress.export import ExportConfig
+from compress.problems import show
 from compress.prune.merge import MergeConfig
 from compress.prune.structure import StructureConfig
 from compress.prune.weights import WeightsConfig
@@ -183,5 +184,9 @@ def check_model(model: ModelConfig) -> Iterator[Finding]:
 
 
 def _check_path(key: tuple[str, ...], path: str | None) -> Iterator[Finding]:
-    if path is not None and not Path(path).expanduser().exists():
-        yield key, f'no such file or folder; got "{path}"'
+    try:
+        there = path is None or Path(path).expanduser().exists()
+    except (OSError, RuntimeError):  # a name that is too long, a home that is not known
+        there = False
+    if not there:
+        yield key, f"no such file or folder; got {show(path)}"
