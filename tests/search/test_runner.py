@@ -275,3 +275,32 @@ def test_a_study_on_disk_holds_everything(make, tmp_path):
     work(make(Measured(), trials=1, study=study))
     (trial,) = open_study("toy", None, tmp_path, ["maximize"]).trials
     assert trial.user_attrs["result"]["values"] == [trial.value]
+
+
+def test_proposals_that_break_a_constraint_of_the_space_are_refused_and_the_search_goes_on(make, monkeypatch):
+    runner = make(Measured(), (0, 1, 2, 3), (1, 1, 2, 3), (0, 0, 0, 0), (2, 1, 2, 3), trials=2)
+    suggest = type(runner.judge.space).suggest
+
+    def constrained(space, trial):  # as spaces of NNI's do, whose constraints samplers of Optuna's do not know
+        arch = suggest(space, trial)
+        if arch["a"] == 0:
+            raise optuna.TrialPruned("a must not be 0")
+        return arch
+
+    monkeypatch.setattr(type(runner.judge.space), "suggest", constrained)
+    trials = work(runner)
+    assert states(trials) == ["PRUNED", "COMPLETE", "PRUNED", "COMPLETE"]
+    assert trials[0].user_attrs["result"]["refused"] == "a must not be 0"
+    assert runner.judge.evaluator.seen == [(1, 1, 2, 3), (2, 1, 2, 3)]
+
+
+def test_trials_under_way_on_a_table_with_holes_are_told_apart(tmp_path):
+    (tmp_path / "holes.csv").write_text("a,b,accuracy\n0,0,1\n1,1,2\n2,2,3\n")
+    space = create("table", {"path": str(tmp_path / "holes.csv"), "decisions": ["a", "b"]})
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
+    judge = Judge(space, Measured(lambda arch: arch["a"]), ObjectiveConfig.model_validate({}), None, 0)
+    runner = Runner(study, judge, 12)
+    asked = [runner.ask() for _ in range(12)]  # proposals between the rows, too
+    first = {each.arch: each.trial.number for each in reversed(asked)}
+    assert {each.twin for each in asked} - {None} <= set(first.values())
+    assert sum(each.twin is None for each in asked) == len(first) == 3
