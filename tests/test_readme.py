@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import re
-import shlex
+import tomllib
 from pathlib import Path
+from typing import Any
 
+import pages
 import pytest
+import torch
 import yaml
+from pages import ROOT, blocks, commands
 from typer.testing import CliRunner
 
+import compress
 from compress.catalog import names
 from compress.cli import app
+from evaluators.cost import count_macs
 from search.config import SearchConfig
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [README, (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")]
-PAGES += [page.read_text(encoding="utf-8") for page in (ROOT / "docs").rglob("*.md")]
+PAGES = [page.read_text(encoding="utf-8") for page in pages.PAGES]
+README = PAGES[0]
 
 NOT_HERE = {
     "pip install": "the run of CI installs so before it tests",
@@ -25,30 +29,19 @@ NOT_HERE = {
     "pytest": "this is one of its tests",
     "ruff": "the run of CI does it",
     "bash .ci/run": "this is part of it",
-    "compress prune --recipe": "minutes; tests/compress/test_cli.py runs it with fewer epochs",
-    "compress search --recipe": "minutes; tests/search and tests/compress/test_search_*.py run searches",
 }
-"""Beginnings of the commands that are not run here, and why."""
-
-
-def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
-
-
-def commands(page: str) -> list[str]:
-    lines = [line.partition(" #")[0].strip() for block in blocks(page, "bash") for line in block.splitlines()]
-    return [line for line in lines if line]
+"""Beginnings of the commands that are not run here, and why; those that run a shipped recipe: see test_recipes."""
 
 
 @pytest.mark.slow
 def test_every_command_runs_in_the_order_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    left = [command for page in PAGES for command in commands(page) if not command.startswith(tuple(NOT_HERE))]
+    every = [command for page in PAGES for command in commands(page) if not command.startswith(tuple(NOT_HERE))]
+    left = [command for command in every if pages.shipped(command) is None]
     assert len(left) > 8
     for command in left:
-        program, *arguments = shlex.split(command)
-        assert program == "compress", command
-        result = CliRunner().invoke(app, arguments)
+        assert command.startswith("compress "), command
+        result = CliRunner().invoke(app, pages.quicker(command, tmp_path))
         assert result.exit_code == 0, (command, result.output)
         assert result.stdout.strip(), command
 
@@ -69,10 +62,32 @@ def test_the_recipe_on_the_page_is_valid(tmp_path: Path) -> None:
 
 
 def test_the_example_of_spaces_runs() -> None:
-    (example,) = [block for block in blocks(README, "python") if "spaces.registry" in block]
+    _, example = blocks(README, "python")
     found: dict[str, object] = {}
     exec(example, found)
     assert {"network", "small"} <= found.keys()
+
+
+@pytest.mark.slow
+def test_the_example_of_a_run_and_a_plan_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example, _ = blocks(README, "python")
+    quick = {**pages.overrides("dimap_swin_channels"), "latency": None}
+    whole = compress.run
+
+    def run(recipe: str, overrides: dict[str, Any]) -> Any:
+        return whole(recipe, overrides | quick)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(compress, "run", run)
+    found: dict[str, Any] = {"example_inputs": torch.randn(2, 3, 32, 32)}
+    exec(example, found)
+    assert count_macs(found["small"], found["example_inputs"]) < count_macs(found["model"], found["example_inputs"])
+
+
+def test_every_extra_that_a_page_names_exists() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {name for page in PAGES for name in re.findall(r"compress\[(\w+)\]", page)}
+    assert named and named <= extras["optional-dependencies"].keys()
 
 
 def test_every_recipe_and_space_is_in_a_table() -> None:

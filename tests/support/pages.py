@@ -1,0 +1,79 @@
+"""Commands as they stand on a page or in a recipe's first lines, and what makes a recipe run in seconds."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import yaml
+
+from compress.catalog import find_recipe, names
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+RUNS = ("prune", "search", "run")
+"""Commands that run a recipe."""
+
+_TIMING = ["latency.runs=3", "latency.seconds=0", "latency.max_seconds=2"]
+_BRIEF = [*_TIMING, "export.exporter=torchscript"]  # the other exporter takes ten seconds a model
+_FEW = ["data.limit_train=200", "data.limit_test=100"]
+_SHORT = ["train.epochs=1", "train.warmup_epochs=0", "finetune.epochs=1", "finetune.warmup_epochs=0"]
+_CANDIDATES = ["search.evaluator.train.epochs=1", "train.epochs=1"]
+_NETADAPT = ["search.evaluator.steps=1", "search.evaluator.seed_train.epochs=1", "train.epochs=1"]
+QUICKER: dict[str, list[str]] = {
+    "dimap_swin": [*_TIMING, *_FEW, *_SHORT],
+    "dimap_swin_channels": [*_BRIEF, *_FEW, *_SHORT],
+    "netadapt_digits": [*_BRIEF, *_FEW, *_NETADAPT],
+    "resnet56_cifar10": [*_BRIEF, *_FEW, "finetune.epochs=1"],
+    "search_digits_mobilenetv3": [*_TIMING, *_FEW, *_CANDIDATES],
+    "search_digits_nasnet_rl": [*_BRIEF, "data.limit_train=64", "data.limit_test=50", "train.epochs=1"],
+    "search_nats_table": [],
+    "search_pooling_cifar10": [*_BRIEF, *_FEW, *_CANDIDATES],
+    "search_ray": [*_BRIEF, *_FEW, "search.evaluator.train.epochs=2", "train.epochs=1"],
+}
+"""By a recipe's name, keys that leave all its stages and trials as they are, but make each of them short."""
+
+
+def blocks(page: str, language: str) -> list[str]:
+    """Return the contents of a page's blocks of code in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
+
+
+def commands(page: str) -> list[str]:
+    """Return the lines of a page's blocks of shell, without comments."""
+    lines = [line.partition(" #")[0].strip() for block in blocks(page, "bash") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def shipped(command: str) -> str | None:
+    """Return the recipe that a command runs, if it is a shipped one."""
+    words = shlex.split(command)
+    if words[0] != "compress" or words[1] not in RUNS or "--recipe" not in words:
+        return None
+    recipe = words[words.index("--recipe") + 1]
+    return recipe if recipe in names("recipes") else None
+
+
+def of_recipe(recipe: str) -> list[str]:
+    """Return the commands in the comments of a shipped recipe, each once."""
+    text = find_recipe(recipe).read_text(encoding="utf-8").replace("\\\n#", "")
+    return list(dict.fromkeys(re.findall(r"^#   (compress .*)$", text, re.MULTILINE)))
+
+
+def quicker(command: str, folder: Path) -> list[str]:
+    """Return the arguments of a `compress` command, with flags that make it short."""
+    words = shlex.split(command)[1:]
+    if words[0] == "latency-table":
+        return [*words, "--networks", "10", "--check", "5"]  # the last of equal flags counts
+    if words[0] in RUNS:
+        recipe = words[words.index("--recipe") + 1]
+        file = folder / recipe if (folder / recipe).is_file() else find_recipe(recipe)
+        name = yaml.safe_load(file.read_text(encoding="utf-8"))["name"]
+        return [*words, *(word for flag in QUICKER[name] for word in ("--set", flag))]
+    return words
+
+
+def overrides(name: str) -> dict[str, object]:
+    """Return what `quicker` adds, for Python."""
+    return {key: yaml.safe_load(value) for key, value in (flag.split("=", 1) for flag in QUICKER[name])}
