@@ -10,7 +10,7 @@ from torch import Tensor
 
 from compress.bundle import open_model
 from compress.environment import choose_device, on_device
-from compress.errors import InputError, reason_of
+from compress.errors import InputError, is_out_of_memory, reason_of
 from compress.recipe import Recipe
 from evaluators.accuracy import evaluate
 from evaluators.datasets import Data, Loader, load_data
@@ -88,6 +88,8 @@ class OnnxClassifier:
         except InputError:
             raise
         except Exception as error:  # onnxruntime raises classes of its own for each kind of failure
+            if is_out_of_memory(error):
+                raise
             raise InputError(f"{path} is no model that ONNX Runtime reads: {reason_of(error)}") from error
         inputs = self.session.get_inputs()
         if len(inputs) != 1:
@@ -120,7 +122,9 @@ class OnnxClassifier:
     def _run(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         try:
             logits = np.asarray(self.session.run([self.output], {self.entry.name: values})[0])
-        except Exception as error:
+        except Exception as error:  # see above
+            if is_out_of_memory(error):
+                raise
             raise InputError(f"{self.path} does not run on images {values.shape}: {reason_of(error)}") from error
         if logits.ndim != 2 or len(logits) != len(values) or logits.dtype.kind != "f":
             raise InputError(

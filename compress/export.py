@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.config import Config
-from compress.errors import CompressError, InputError
+from compress.errors import CompressError, InputError, is_out_of_memory
 from compress.export_checks import Check, Flat, answered, like, needs_flat, shares_batch
 from compress.onnx_file import clean, place, read_opset, verify
 from compress.progress import say
@@ -185,6 +185,8 @@ def _attempt(
                 attempt.denormals = clean(Path(raw) / "raw.onnx", attempt.file, data_name)
                 attempt.parity = verify(attempt.file, checks)
         except Exception as error:  # exporters raise anything; the other one may still do
+            if is_out_of_memory(error):
+                raise
             attempt.error, attempt.chatter = _cause(error), chatter.getvalue()
     attempt.seconds = time.perf_counter() - started
     return attempt

@@ -25,7 +25,7 @@ def every(seconds: float, act: Callable[[], None]) -> Iterator[None]:
             try:
                 act()
                 said = None
-            except Exception as error:
+            except Exception as error:  # whatever the storage raises: said, and tried again
                 problem = f"{type(error).__name__}: {error}"
                 if problem != said:
                     _logger.warning("search: %s; tried again every %g s", problem, seconds)

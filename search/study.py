@@ -21,7 +21,7 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from compress.errors import InputError
+from compress.errors import InputError, reason_of
 from evaluators.cache import locked
 from search.journal import journal
 from search.objective import Direction
@@ -127,8 +127,7 @@ def _database(url: str) -> BaseStorage:
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # writers do not lock readers out; twice as fast
         return storage
     except Exception as error:  # SQLAlchemy and the drivers raise their own families
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"search.executor.storage: cannot open {url.split('@')[-1]!r}: {reason}") from error
+        raise InputError(f"search.executor.storage: cannot open {url.split('@')[-1]!r}: {reason_of(error)}") from error
 
 
 def worker_name() -> str:

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from compress.environment import peak_gigabytes
-from compress.errors import InputError
+from compress.errors import InputError, is_out_of_memory
 from compress.modes import evaluating, training_flow
 from compress.prune import axes
 from compress.prune.attention import NarrowAttention
@@ -122,7 +122,9 @@ def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None
             _pass(model, example_inputs, tracer, evaluating)
         except InputError:
             raise
-        except Exception as error:
+        except Exception as error:  # the forward pass is the user's code
+            if is_out_of_memory(error):
+                raise
             raise InputError(_cannot(tracer, example_inputs, error)) from error
         if tracer.unreached():
             tracer.steps, counted = tracer.result.training_steps, list(tracer.result.operations)
@@ -130,7 +132,9 @@ def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None
                 _pass(model, example_inputs, tracer, training_flow)
             except InputError:
                 raise
-            except Exception:  # such as a detector, which in training asks for targets
+            except Exception as error:  # such as a detector, which in training asks for targets
+                if is_out_of_memory(error):
+                    raise
                 tracer.result.training_steps.clear()
             tracer.result.operations = counted  # MACs are those of inference
     return tracer.result
@@ -252,7 +256,9 @@ class _Tracer(TorchDispatchMode):
             else:
                 self.unknown(self.operation, args, kwargs, out)
             follow_means(self, args, kwargs, out)
-        except Exception:  # an input that the rule did not think of: nothing is known then, and nothing narrowed
+        except Exception as error:  # an input that the rule did not think of: nothing is known, and nothing narrowed
+            if is_out_of_memory(error):
+                raise
             if STRICT:
                 raise
             self.unknown(self.operation, args, kwargs, out)

@@ -102,6 +102,6 @@ def main(text: str) -> None:
         reply = {"error": str(error), "input": True}
     except ImportError as error:
         reply = {"error": f"{sys.executable} (Python {platform.python_version()}) lacks {error.name}: {error}"}
-    except Exception as error:
+    except Exception as error:  # the caller is told of everything in one line
         reply = {"error": f"{type(error).__name__}: {first_line(error)}"}
     print(json.dumps({"agent": 1, **reply}), flush=True)

@@ -50,7 +50,7 @@ def open_session(path: Path, request: Request) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
-    except Exception as error:
+    except Exception as error:  # onnxruntime raises classes of its own for each kind of failure
         raise BadInput(
             f"{Path(path).name}: onnxruntime {onnxruntime.__version__} cannot load it: {first_line(error)}"
         ) from error
@@ -70,7 +70,7 @@ def ready(path: Path, request: Request) -> tuple[Any, dict[str, Any]]:
     feed = make_feed(session, request["batch"], request["input_size"])
     try:
         session.run(None, feed)
-    except Exception as error:
+    except Exception as error:  # as above
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
         raise BadInput(f"{Path(path).name}: it does not run on inputs {shapes}: {first_line(error)}") from error
     return session, feed

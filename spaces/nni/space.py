@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.config import Config
-from compress.errors import InputError
+from compress.errors import InputError, is_out_of_memory
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.nni.labels import labels_of, read_labels
 from spaces.nni.load import find_model_space, quiet, tuples
@@ -175,6 +175,8 @@ class NNISpace(Space):
             with torch.device("meta"):
                 return self._construct({})
         except Exception as error:  # constructors raise anything
+            if is_out_of_memory(error):
+                raise
             raise InputError(f"space {self.name} cannot be made with {self._kwargs}: {error}") from error
 
     def _frozen(self, arch: Architecture, arguments: Mapping[str, Any]) -> nn.Module:

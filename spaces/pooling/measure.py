@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress.errors import InputError
+from compress.errors import InputError, is_out_of_memory
 from spaces.layers import Layer
 from spaces.pooling.chain import Chain
 from spaces.pooling.trace import first_line
@@ -112,6 +112,8 @@ def _run(
         with torch.no_grad(), sdpa_kernel([SDPBackend.MATH]), _skipping(known), counter:
             logits = network(images)
     except Exception as error:  # a module may raise anything at a map of a size that it does not expect
+        if is_out_of_memory(error):
+            raise
         part = chain.units[len(ends) - 1] if 0 < len(ends) <= len(units) else "the network"
         where = ", ".join(chain.units[unit] for unit in positions)
         raise InputError(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.errors import InputError
+from compress.errors import InputError, is_out_of_memory
 from spaces.space import Task
 
 Shape = tuple[int, ...]
@@ -78,6 +78,8 @@ def trace(network: nn.Module, images: Tensor) -> dict[str, Call]:
         with torch.no_grad():
             network(images)
     except Exception as error:  # a constructor's network may raise anything
+        if is_out_of_memory(error):
+            raise
         raise InputError(f"fails on an image of shape {tuple(images.shape[1:])}: {first_line(error)}") from error
     finally:
         for hook in hooks:

@@ -15,11 +15,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import compress
 from compress import pipeline, stages
 from compress.atomic import check_writable, write_text
 from compress.bundle import Bundle
 from compress.cli import app
-from compress.errors import CompressError, Diverged, InputError
+from compress.errors import CompressError, Diverged, InputError, in_one_line, is_out_of_memory
+from spaces.shapes import check_forward
 
 MODEL = """
 from torch import nn
@@ -226,3 +228,25 @@ def test_commands_outside_of_runs_give_one_sentence_too(name: str) -> None:
         result = CliRunner().invoke(app, ["validate", "tiny.yaml"])
     assert result.exit_code == (2 if getattr(error, "filename", None) else code)
     assert "Traceback" not in result.output and 1 <= len(result.stderr.strip().splitlines()) <= 2
+
+
+class Hungry(torch.nn.Module):
+    """Runs out of memory, as a large input makes any model do."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+def test_memory_that_runs_out_is_never_taken_for_a_fault_of_the_model(folder: Path) -> None:
+    images = torch.randn(1, 3, 8, 8)
+    with pytest.raises(torch.OutOfMemoryError):
+        compress.plan(Hungry(), images, criterion="magnitude", budget={"macs": 0.5})
+    with pytest.raises(torch.OutOfMemoryError):
+        check_forward(Hungry(), (3, 8, 8), "hungry")
+    for error in (
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ):
+        assert is_out_of_memory(error) and in_one_line(error).startswith("out of memory (")
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2"))
