@@ -41,6 +41,7 @@ def plan_details(plan: Plan) -> dict[str, Any]:
         "blocks_removed": list(plan.dropped),
         "align": plan.align,
         "predicted": {"macs": list(plan.macs), "params": list(plan.params)},
+        "notes": list(plan.notes),
     }
 
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 from compress.bundle import Bundle
 from compress.details import plan_details, weight_details
-from compress.errors import InputError
+from compress.errors import CompressError, InputError
 from compress.narrowing import Details, Surroundings, narrowed, shrunk
 from compress.prune.apply import apply
 from compress.prune.check import checked
+from compress.prune.exactness import Exactness
 from compress.prune.groups import build_graph
 from compress.prune.masks import apply_masks
 from compress.prune.merge import MergeConfig, merge_units
@@ -59,6 +60,9 @@ def _merged(bundle: Bundle, config: MergeConfig) -> tuple[Bundle, Details]:
     graph = checked(model, build_graph(model, inputs), inputs)
     result = merge_units(model, graph, config, inputs)
     plan = make_plan(model, result.graph, result.kept, folded=result.folded)
-    small = apply(replace(plan, folded=()), model)  # the norms of `model` are folded already
+    removal = replace(plan, folded=())  # the norms of `model` are folded already
+    if (fault := Exactness(model, inputs).fault(result.graph, result.kept, finished=removal)) is not None:
+        raise CompressError(f"prune: without the units that were merged away {fault}; please report the model")
+    small = apply(removal, model)
     details = plan_details(plan) | {"norms_folded": len(result.folded)}
     return shrunk(bundle, plan, small), details

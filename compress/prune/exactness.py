@@ -437,7 +437,10 @@ def _learned(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _is_constant(value: Tensor) -> bool:
-    return value.is_floating_point() and value.numel() > 1 and bool((value == value.flatten()[0]).all())
+    if not value.is_floating_point() or value.numel() < 2:
+        return False
+    first = value[(0,) * value.dim()]
+    return bool(first == value[(-1,) * value.dim()]) and bool((value == first).all())
 
 
 @contextlib.contextmanager
@@ -482,12 +485,18 @@ def _silenced(model: nn.Module, plan: Plan, graph: Graph, silenced: Silenced) ->
         for dim, indices in dims.items()
         if goes(name, dim)
     ]
-    with _restored(list({id(tensor): tensor for tensor, _, _ in removed}.values())):
+    saved = []
+    try:
         for tensor, dim, indices in removed:
             gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
             gone[list(indices)] = False
-            tensor.data.index_fill_(dim, gone.nonzero().flatten().to(tensor.device), 0)
+            places = gone.nonzero().flatten().to(tensor.device)
+            saved.append((tensor.data, dim, places, tensor.data.index_select(dim, places)))
+            tensor.data.index_fill_(dim, places, 0)
         yield
+    finally:
+        for data, dim, places, values in reversed(saved):
+            data.index_copy_(dim, places, values)
 
 
 def _is_direction(name: str, named: Mapping[str, Tensor]) -> bool:

@@ -31,6 +31,11 @@ class LayerChange:
     unit: int = 1
     normalised: bool = False
 
+    @property
+    def narrows_norm(self) -> bool:
+        """Whether units leave a width that a norm runs over."""
+        return self.normalised and self.after < self.before
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -52,10 +57,12 @@ class Plan:
 
     def __str__(self) -> str:
         """Return the table of widths, what stays whole and why, and the predicted cost."""
-        rows = [(row.name, row.kind, str(row.before), str(row.after)) for row in self.layers]
+        rows = [(row.name, row.kind, str(row.before), f"{row.after}{' *' * row.narrows_norm}") for row in self.layers]
         rows.insert(0, ("layer", "kind", "before", "after"))
         wide = [max(len(row[i]) for row in rows) for i in range(4)]
         lines = ["  ".join(cell.ljust(wide[i]) for i, cell in enumerate(row)).rstrip() for row in rows]
+        if self.notes:
+            lines.append(f"* {self.notes[0]}")
         lines += [f"removed block {name}" for name in self.dropped]
         lines += [f"left whole: {skip.layer} ({skip.reason})" for skip in self.skipped]
         for label, (before, after) in (("MACs", self.macs), ("parameters", self.params)):
@@ -63,6 +70,17 @@ class Plan:
                 lines.append(f"{label} {before:,} -> {after:,} ({after / before:.1%})")
         lines.append(f"widths in multiples of {self.align}")
         return "\n".join(lines)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader of a plan should know besides its rows."""
+        widths = sum(row.narrows_norm for row in self.layers)
+        if not widths:
+            return ()
+        return (
+            f"a norm runs over {widths} of the narrowed widths: without some units it gives the others other values; "
+            "that is by design, and the plan was checked with the norm taken over what stays",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready values."""
