@@ -90,15 +90,17 @@ class _Trials:
             (candidate.kind, candidate.attribute): next(iter(candidate.options)) for candidate in graph.candidates
         }
         self.savings = CostModel(graph).savings()
-        self._amount = {name: AMOUNTS[place % len(AMOUNTS)] for place, name in enumerate(self.groups)}
+        self._shift = 0
+        self._place = {name: place for place, name in enumerate(self.groups)}
         self._made: _Made | None = None
         self._hopeless: set[tuple[str, int]] = set()
 
     def settle(self) -> None:
         """Narrow all lanes together until nothing is wrong any more."""
-        while (fault := self.fault(self.lanes)) is not None:
-            if not self._adapted(fault):
-                self._give_way(fault)
+        for self._shift in (0, 2):  # amounts that fit one another by chance do not do so twice
+            while (fault := self.fault(self.lanes)) is not None:
+                if not self._adapted(fault):
+                    self._give_way(fault)
         self._look_again()
         self._keep_needed_settings()
 
@@ -115,11 +117,12 @@ class _Trials:
     def result(self) -> Graph:
         """Return the graph of what is right."""
         left = {name for lane in self.lanes for name in lane}
+        narrowed = {layer for name in left for layer in self.groups[name].layers}
         skips = [
-            Skip(layer, f"{self.groups[name].kind} stay whole: {self.lost[name]}")
-            for name in self.groups
+            Skip(f"{layer}:{group.kind}" if layer in narrowed else layer, f"{group.kind} stay whole: {self.lost[name]}")
+            for name, group in self.groups.items()
             if name in self.lost
-            for layer in self.groups[name].layers
+            for layer in group.layers
         ]
         whole = {name for name, group in self.groups.items() if group.size == 1}
         order = {name: place for place, name in enumerate(self.groups)}
@@ -138,7 +141,7 @@ class _Trials:
         kept = {name: units for lane in lanes for name, units in self._units(lane, amount).items()}
         if not kept:
             return None
-        key = (tuple(lanes), amount)
+        key = (tuple(lanes), amount, self._shift)
         if self._made is None or self._made.key != key:
             small = apply(make_plan(self.model, self.graph, kept), self.model)
             self._made = _Made(key, small)
@@ -146,6 +149,8 @@ class _Trials:
         self._set_attributes(made.small, kept)
         if (found := self.exact.shapes(self.graph, kept, made.small)) is not None:
             return found
+        if self._shift and amount is None:
+            return None  # shapes tell: values were compared at the first amounts
         if made.reference is None:
             made.reference = self.exact.reference(self.graph, kept)
         self._set_attributes(made.reference.model, kept)
@@ -157,8 +162,9 @@ class _Trials:
         sizes = [self.groups[name].size for name in lane]
         levels = gcd(*sizes)
         least = 2 if levels > 2 else 1  # of one, too much comes out right by chance
-        share = max(least, int(levels * (amount or self._amount[lane[0]])))
-        draw = torch.Generator().manual_seed(list(self.groups).index(lane[0]))
+        amount = amount or AMOUNTS[(self._place[lane[0]] + self._shift) % len(AMOUNTS)]
+        share = max(least, int(levels * amount))
+        draw = torch.Generator().manual_seed(self._place[lane[0]])
         with torch.device("cpu"):
             return {
                 name: torch.randperm(size, generator=draw)[: size // levels * share].sort().values
@@ -249,7 +255,7 @@ class _Trials:
         alike = self._alike(lane)
         both = list(dict.fromkeys([*seen, *alike]))
         single = list(dict.fromkeys([*both, *self._multiples(lane)]))
-        sets = [[other] for other in single[:MOST_PARTNERS]] + [seen, alike, both]
+        sets = [[other] for other in single[:MOST_PARTNERS]] + [seen, alike, both, single[:MOST_PARTNERS]]
         return [some for place, some in enumerate(sets) if some and some not in sets[:place]]
 
     def _alike(self, lane: Lane) -> list[Lane]:

@@ -91,7 +91,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Skip:
-    """A layer that stays whole, and why."""
+    """A layer that stays whole, and why.
+
+    One that is narrowed in another way is listed as `layer:heads`, `layer:channels`, ...: what of it stays whole.
+    """
 
     layer: str
     reason: str

@@ -212,8 +212,12 @@ def _mended(
         tie = tuple(group.name for group in graph.groups if group.name in names)
         return replace(graph, ties=(*(old for old in graph.ties if names.isdisjoint(old)), tie))
     say(f"left whole, and the widths are chosen again: {', '.join(sorted(names))}: {fault}")
+    narrowed = {layer for g in graph.groups if g.name not in names for layer in g.layers}
     skips = [
-        Skip(layer, f"{g.kind} stay whole: {fault}") for g in graph.groups if g.name in names for layer in g.layers
+        Skip(f"{layer}:{g.kind}" if layer in narrowed else layer, f"{g.kind} stay whole: {fault}")
+        for g in graph.groups
+        if g.name in names
+        for layer in g.layers
     ]
     return replace(
         graph,

@@ -93,7 +93,7 @@ def test_what_is_left_computes_what_the_dense_model_does_without_the_removed_uni
 NORMALISED = {
     "attention_scale": (0.5, ["patch", "a1.v"]),
     "catnet": (0.5, ["stem.0", "lateral.0"]),
-    "dhvt": (0.42, ["patch_embed.proj.3"]),
+    "dhvt": (0.42, ["patch_embed.proj.3", "blocks.0.attn.qkv"]),
     "kan": (0.5, ["k1", "k2"]),
     "mha_vit": (0.5, ["patch", "enc.layers.0.self_attn"]),
     "poincare": (0.5, ["c1.fc", "c3.fc"]),
@@ -124,8 +124,8 @@ def test_a_norm_over_a_width_is_told_in_the_plan():
         ("uneven_chunk", "a", "uneven"),
         ("attention_scale", "a1.q", "mul gives other values"),
         ("config_heads", "a.qkv", "heads stay whole"),
-        ("property_heads", "a.qkv", "heads stay whole"),
-        ("attention_heads_literal", "a.q", "heads stay whole"),
+        ("property_heads", "a.qkv:heads", "heads stay whole"),
+        ("attention_heads_literal", "a.q:heads", "heads stay whole"),
         ("pool_over_channels", "a", ""),
     ],
 )
@@ -250,7 +250,7 @@ def test_a_choice_that_goes_wrong_is_mended_and_made_again(monkeypatch):
     monkeypatch.setattr(structure, "checked", lambda model, graph, inputs: graph)
     model, x = load("attention_heads_literal")
     plan = compress.plan(model, x, "magnitude", ratio=0.5, align=1)
-    assert "heads stay whole" in whole(plan)["a.q"]
+    assert "heads stay whole" in whole(plan)["a.q:heads"]
     assert_same(silenced(model, plan), apply(plan, model), x)
 
 
