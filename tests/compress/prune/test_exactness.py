@@ -122,7 +122,7 @@ def test_a_norm_over_a_width_is_told_in_the_plan():
     ("name", "layer", "reason"),
     [
         ("uneven_chunk", "a", "uneven"),
-        ("attention_scale", "a1.q", "mul gives other values"),
+        ("attention_scale", "a1.q:head_dims", "mul gives other values"),
         ("config_heads", "a.qkv", "heads stay whole"),
         ("property_heads", "a.qkv:heads", "heads stay whole"),
         ("attention_heads_literal", "a.q:heads", "heads stay whole"),
