@@ -41,6 +41,9 @@ _LIMITS = {
 }
 
 
+_RANGES = ("greater", "less", "too_", "string_too")
+
+
 def under(prefix: str) -> Callable[[str, str], str]:
     """Return what writes a problem of a key as `prefix key: what is wrong`, of the whole without a key."""
     return lambda key, text: f"{prefix}{key}: {text}" if key else f"{prefix}{text}"
@@ -165,14 +168,15 @@ def _sentence(path: Path_, details: list[ErrorDetails], tree: dict[str, Any], va
     literal = next((item for item in details if item["type"] == "literal_error"), None)
     if literal is not None:
         choices = [str(choice) for choice in _choices(node)]
-        allowed = " or ".join([", ".join(choices) or str(literal["ctx"]["expected"]), *wanted])
+        ranges = [item["msg"].removeprefix("Input should be ") for item in details if item["type"].startswith(_RANGES)]
+        allowed = " or ".join([", ".join(choices) or str(literal["ctx"]["expected"]), *wanted, *ranges])
         return f"unknown value{got}; allowed {allowed}{did_you_mean(str(_value_at(values, path)), choices)}"
     if kind == "string_pattern_mismatch":
         return f"does not fit{got}; allowed {node.get('description', context.get('pattern'))}"
     if kind == "value_error":
         return _with_got(str(context["error"]), _value_at(values, path))
     limits = _limits(node)
-    if kind.startswith(("greater", "less", "too_", "string_too")):
+    if kind.startswith(_RANGES):
         return f"out of range{got}; allowed {limits or detail['msg'].removeprefix('Input should be ')}"
     if wanted:
         allowed = " or ".join(wanted) + (f", {limits}" if limits else "")
