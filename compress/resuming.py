@@ -31,9 +31,9 @@ def check_same(recipe: Recipe, directory: RunDirectory) -> bool:
     keys = [key for key in differing_keys(before, yaml.safe_load(recipe.to_yaml())) if not _only_where(key)]
     problems = []
     for key in ("search.trials", "train.epochs", "finetune.epochs"):
-        if key in keys:
+        if key in keys and isinstance(was := _value(before, key), int):
             keys.remove(key)
-            problem = _problem(key, _value(before, key), recipe, directory)
+            problem = _problem(key, was, recipe, directory)
             problems += [] if problem is None else [f"--resume  {key}: {problem}; name another directory with --out"]
     if keys:
         problems.append(
@@ -76,9 +76,9 @@ def _only_where(key: str) -> bool:
     return key == "search.minutes" or (key.startswith("search.executor.") and not key.endswith(".storage"))
 
 
-def _value(values: Mapping[str, Any], key: str) -> int:
+def _value(values: Mapping[str, Any], key: str) -> Any:
     section, name = key.split(".")
-    return int(values[section][name])
+    return values[section].get(name)
 
 
 def _problem(key: str, was: int, recipe: Recipe, directory: RunDirectory) -> str | None:
@@ -118,6 +118,6 @@ def _goes_on(recipe: Recipe, before: Mapping[str, Any], directory: RunDirectory)
         return False
     counted = record["search"]["trials"]
     short = counted["complete"] + counted["stopped"] < recipe.search.trials
-    was, now = before["search"]["minutes"], recipe.search.minutes
+    was, now = _value(before, "search.minutes"), recipe.search.minutes
     longer = was is not None and (now is None or now > was)
-    return recipe.search.trials > _value(before, "search.trials") or (short and longer)
+    return bool(recipe.search.trials > _value(before, "search.trials") or (short and longer))

@@ -107,6 +107,10 @@ def test_fewer_trials_or_another_seed_are_refused_by_name_and_change_nothing(tmp
         result = command(recipe, out, "--resume", "--set", flag)
         assert result.exit_code == 2 and words in result.stderr and len(result.stderr.splitlines()) == 1
     assert contents(out) == before
+    damaged = (out / "recipe.yaml").read_text().replace("trials: 10", "trials: many")
+    (out / "recipe.yaml").write_text(damaged)
+    result = command(recipe, out, "--resume")
+    assert result.exit_code == 2 and "search.trials differ" in result.stderr
 
 
 def test_a_search_that_ran_out_of_time_goes_on_with_more_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
