@@ -104,5 +104,7 @@ def _print_step(step: dict[str, Any]) -> None:
         print(f"blocks removed: {', '.join(step['blocks_removed'])}")
     if step.get("align"):
         print(f"widths in multiples of {step['align']}")
+    for line in step["notes"]:
+        print(line)
     for line in whole_lines((skip["layer"], skip["reason"]) for skip in step["skipped"]):
         print(line)

@@ -1,11 +1,15 @@
 """From a budget to a plan: what users ask for is what they get, or one sentence why not."""
 
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
+from torch import nn
 
 import compress
 from compress.errors import InputError
+from compress.prune import structure
 from compress.prune.blocks import block_influence, least_influential
 from compress.prune.structure import Setting, StructureConfig, plan_structure
 
@@ -126,3 +130,12 @@ def test_a_pruned_model_can_be_pruned_again(resnet):
     twice = compress.apply(plan, once)
     assert abs(plan.macs[1] / plan.macs[0] - 0.6) <= 0.02
     assert twice(X).shape == (1, 10)
+
+
+def test_align_auto_means_what_this_machine_runs_fastest(monkeypatch):
+    monkeypatch.setattr(
+        structure, "width_multiple", lambda target: SimpleNamespace(value=24 if target == "local" else 0)
+    )
+    model = nn.Sequential(nn.Conv2d(3, 96, 3), nn.ReLU(), nn.Conv2d(96, 4, 3)).eval()
+    plan = structure.plan(model, torch.randn(1, 3, 8, 8), "magnitude", ratio=0.4)
+    assert (plan.align, plan.layers[0].after) == (24, 48)
