@@ -263,7 +263,7 @@ def _fastest(attempts: list[Attempt], path: Path, batch: int) -> Attempt:
         return correct[0]
     from evaluators.latency import LatencyConfig, compare
 
-    quick = LatencyConfig(batch=batch, seconds=0, max_seconds=20, precision=0.05)
+    quick = LatencyConfig(batch=batch, runs=3, seconds=0, max_seconds=20, precision=0.05)
     dynamo, torchscript = correct
     ratio = compare(dynamo.file, torchscript.file, quick)
     best, other = dynamo, torchscript

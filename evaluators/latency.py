@@ -94,10 +94,10 @@ class Comparison:
 def record(onnx_path: Path | str, config: LatencyConfig) -> LatencyRecord:
     """Time one ONNX file after a warm-up; `samples` holds up to 1000 of its runs in order of time.
 
-    `contended` is set where other work on the machine disturbed the wall clock: the runs `waited` for a processor
-    a tenth of the time (with one thread the share of wall time without CPU time, else what Linux tells of the threads
-    in its queues), the host of a virtual machine took (`stolen`) as much, or p90 is 1.5 times p50. Rank by `cpu_p50`
-    or `min` then. `contention` is wall time over CPU time. With several threads CPU time is the whole process'.
+    `contended` is set where the machine was busy with other work: this one `waited` for a processor a tenth of the time
+    (what Linux tells of the threads in its queues and, with one thread, the time in which it had no processor), the
+    host of a virtual machine took (`stolen`) as much, or p90 is 1.5 times p50. Rank by `cpu_p50` or `min` then.
+    `contention` is the runs' wall time over their CPU time. With several threads CPU time is the whole process'.
 
     Raises:
         InputError: the file is missing, corrupt, or does not take the asked batch, size or provider.

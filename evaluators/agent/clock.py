@@ -74,37 +74,52 @@ def lost_seconds() -> dict[str, float]:
 
 
 class Watch:
-    """Adds up, over the times that it is entered, what this process was kept from."""
+    """Adds up, over the times that it is entered, what this process was kept from.
+
+    `lost` holds the seconds of `lost_seconds`, and as `off` those in which this thread was on no processor.
+    """
 
     def __init__(self) -> None:
-        self.seconds, self.lost = 0.0, {"queued": 0.0, "stolen": 0.0}
+        self.seconds = 0.0
+        self.lost = {"off": 0.0, "queued": 0.0, "stolen": 0.0}
 
     def __enter__(self) -> None:
-        self.began, self.before = time.perf_counter(), lost_seconds()
+        self.before = lost_seconds()
+        self.began, self.ran = time.perf_counter(), thread_seconds()
 
     def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self.began
+        took, ran = time.perf_counter() - self.began, thread_seconds() - self.ran
+        self.seconds += took
         now = lost_seconds()
-        self.lost = {name: self.lost[name] + now[name] - self.before[name] for name in self.lost if name in now}
+        changes = {name: now[name] - self.before[name] for name in now if name in self.before}
+        if ran:
+            changes["off"] = max(0.0, took - ran)
+        self.lost = {name: self.lost[name] + changes[name] for name in self.lost if name in changes}
 
     def share(self, name: str) -> float | None:
         """Return lost seconds per second; None where the system does not tell or it was too short for its ticks."""
-        return self.lost[name] / self.seconds if name in self.lost and self.seconds >= TICKS_SECONDS else None
+        known = name in self.lost and self.seconds >= (TICKS_SECONDS if name == "stolen" else 1e-6)
+        return self.lost[name] / self.seconds if known else None
 
 
-def unrest(runs: Sequence[Any], watch: Watch, clock: Clock | None, request: Request) -> dict[str, Any]:
-    """Return what disturbed the (wall, CPU) times of some models: shares of the time, and whether it counts.
+def thread_seconds() -> float:
+    """Return the CPU time of the calling thread; 0 where there is no such clock."""
+    return time.thread_time() if hasattr(time, "thread_time") else 0.0
 
-    `waited` is the time that the runs stood still, `stolen` what the host took. Medians do not show it: with two busy
-    processes for each core, most runs of a small model fall between two interruptions.
+
+def unrest(walls: Sequence[Any], watch: Watch, request: Request) -> dict[str, Any]:
+    """Return what disturbed the wall times of some models: shares of the time, and whether it counts.
+
+    `waited` is the time that ready threads, or the only one, stood still; `stolen` what the host took. The times do not
+    show it by themselves: with two busy processes for each core, most runs of a small model fall between two
+    interruptions, and those often fall between two runs.
     """
     import numpy as np
 
-    waited = watch.share("queued")
-    if one_thread(request) and clock:
-        waited = max(0.0, 1 - sum(float(cpu.sum()) for _, cpu in runs) / sum(float(wall.sum()) for wall, _ in runs))
-    stolen = watch.share("stolen")
-    spread = max(float(np.percentile(wall, 90) / np.median(wall)) for wall, _ in runs)
+    off = watch.share("off") if one_thread(request) else None
+    known = [share for share in (off, watch.share("queued")) if share is not None]
+    waited, stolen = max(known) if known else None, watch.share("stolen")
+    spread = max(float(np.percentile(wall, 90) / np.median(wall)) for wall in walls)
     return {"waited": waited, "stolen": stolen, "contended": is_contended(waited, stolen, spread)}
 
 

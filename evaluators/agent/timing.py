@@ -30,7 +30,7 @@ def measure(path: Path, request: Request) -> dict[str, Any]:
     warm_up(session, feed, WARMUP_RUNS, WARMUP_SECONDS)
     with watch:
         times = time_runs(session, feed, clock, request["runs"], request["seconds"], request["max_seconds"])
-    return describe(times, clock, feed, request, unrest([times], watch, clock, request))
+    return describe(times, clock, feed, request, unrest(times[:1], watch, request))
 
 
 def describe(
@@ -82,7 +82,7 @@ def compare(paths: Sequence[Path], request: Request) -> dict[str, Any]:
         feeds, medians = one_round(paths, request, clock, order, watch, blocks, deadline)
         rounds.append(medians)
         times: list[Any] = [[np.concatenate(kind) for kind in zip(*runs)] for runs in blocks]
-        state = unrest(times, watch, clock, request)
+        state = unrest([wall for wall, _ in times], watch, request)
         name = "cpu" if state["contended"] and clock and one_thread(request) else "wall"
         pairs = [[each[:, (0, other), int(name == "cpu")] for each in rounds] for other in range(1, len(paths))]
         ratios = [{**summarise(each, request["seed"]), "clock": name} for each in pairs]

@@ -149,11 +149,3 @@ def test_models_of_images_take_three_sizes(tmp_path):
     )
     with pytest.raises(InputError, match=r"recipe\.yaml:3 .*timm models take channels, height, width; got"):
         load_recipe(tmp_path / "recipe.yaml")
-
-
-def test_a_timm_backbone_of_features_is_a_model_of_several_outputs():
-    config = ModelConfig(name="resnet10t", kwargs={"features_only": True}, input_size=(3, 64, 64))
-    built = build_model(config)
-    assert built.num_classes is None and len(built.module(torch.zeros(1, 3, 64, 64))) == 5
-    with pytest.raises(InputError, match=r"returned a list .*the data has 10 classes"):
-        build_model(config, 10)

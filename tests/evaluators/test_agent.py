@@ -51,7 +51,7 @@ def test_an_empty_model_costs_less_than_50_microseconds(tmp_path):
     path = identity(tmp_path, [1, 3, 8, 8])
     found = [agent.measure(path, REQUEST) for _ in range(3)]
     assert min(each["p50"] for each in found) < 0.05
-    assert min(each["waited"] for each in found) < 0.05  # reading the clocks is no waiting
+    assert min(each["contention"] for each in found) < 1.1  # reading the clocks is no waiting
 
 
 def test_cpu_median_and_wall_minimum_rank_models_alike(tmp_path):
@@ -74,7 +74,7 @@ def test_percentiles_are_ordered_and_runs_counted(tmp_path):
     result = agent.measure(conv_chain(32, tmp_path), REQUEST | {"runs": 150})
     assert result["runs"] >= 150
     assert result["min"] <= result["p10"] <= result["p50"] <= result["p90"] <= result["p95"] <= result["p99"]
-    assert result["waited"] == pytest.approx(max(0, 1 - 1 / result["contention"]))
+    assert result["contention"] > 0.5 and 0 <= result["waited"]
 
 
 def test_measuring_stops_at_max_seconds(tmp_path):
@@ -172,16 +172,35 @@ def watched(**lost):
     return watch
 
 
-def test_waiting_is_seen_though_most_runs_fall_between_two_interruptions():
-    cpu = np.full(1000, 0.113)
-    wall = np.where(np.arange(1000) % 50 == 0, 6.0, 0.114)  # p50 and p90 are undisturbed
-    one, two = REQUEST, REQUEST | {"threads": 2}
-    found = unrest([(wall, cpu)], watched(queued=0.5), time.thread_time_ns, one)
-    assert found["contended"] and found["waited"] == pytest.approx(0.51, abs=0.02)
-    assert not unrest([(cpu, cpu)], watched(), time.thread_time_ns, one)["contended"]
-    assert unrest([(cpu, cpu)], watched(queued=0.5), time.process_time_ns, two)["contended"]
-    assert not unrest([(cpu, 2 * cpu)], watched(queued=0.01), time.process_time_ns, two)["contended"]
-    assert unrest([(cpu, cpu)], watched(stolen=0.3), time.thread_time_ns, one)["contended"]
+@pytest.mark.parametrize(
+    ("threads", "lost", "waited", "contended"),
+    [
+        (1, {"off": 0.01, "queued": 0.01, "stolen": 0.0}, 0.01, False),
+        (1, {"off": 0.5, "queued": 0.02}, 0.5, True),
+        (1, {"off": 0.02, "queued": 0.9}, 0.9, True),  # a virtual machine whose host counts what it takes as ours
+        (1, {"off": 0.5}, 0.5, True),
+        (1, {"stolen": 0.3}, None, True),
+        (2, {"off": 0.5, "queued": 0.01}, 0.01, False),  # it waits for its own workers
+        (2, {"off": 0.5, "queued": 0.6}, 0.6, True),
+        (2, {}, None, False),
+    ],
+)
+def test_waiting_is_seen_though_all_runs_fall_between_two_interruptions(threads, lost, waited, contended):
+    wall = np.full(1000, 0.113)
+    found = unrest([wall, wall], watched(**lost), REQUEST | {"threads": threads})
+    assert (found["waited"], found["contended"]) == (waited, contended)
+
+
+def test_a_watch_counts_the_time_without_a_processor():
+    idle, busy = Watch(), Watch()
+    with idle:
+        time.sleep(0.3)
+    with busy:
+        end = time.thread_time() + 0.1
+        while time.thread_time() < end:
+            pass
+    assert idle.share("off") > 0.9
+    assert busy.seconds * (1 - busy.share("off")) == pytest.approx(0.1, rel=0.1)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
