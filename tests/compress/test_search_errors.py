@@ -268,7 +268,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "binary": (journal_with(bytes(range(256))), {}, "not a journal of Optuna's, or damaged"),
     "no recipe": (lambda run: (run / "recipe.yaml").write_text("{"), {}, "--resume  run/recipe.yaml cannot be read"),
     "other strategy": (lambda run: None, {"strategy.name": "auto"}, "another recipe: search.strategy.name"),
-    "other trials": (lambda run: None, {"trials": 12}, "another recipe: search.trials differ"),
+    "fewer trials": (lambda run: None, {"trials": 5}, "search.trials"),
     "other table": (
         lambda run: Path("t.csv").write_text(HEADER + ROWS.replace("2,", "7,")),
         {},
