@@ -489,7 +489,7 @@ def _silenced(model: nn.Module, plan: Plan, graph: Graph, silenced: Silenced) ->
     try:
         for tensor, dim, indices in removed:
             gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
-            gone[list(indices)] = False
+            gone.index_fill_(0, torch.tensor(indices, dtype=torch.long), False)
             places = gone.nonzero().flatten().to(tensor.device)
             saved.append((tensor.data, dim, places, tensor.data.index_select(dim, places)))
             tensor.data.index_fill_(dim, places, 0)
