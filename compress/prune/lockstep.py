@@ -66,7 +66,8 @@ class Pass:
     values: list[list[Tensor | None]] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     whole: bool = True  # the dense model did what it did when it was traced
-    random: bool = False  # something was drawn at random: values differ, shapes must not
+    draws: dict[int, list[Tensor]] = field(default_factory=dict)  # by step: what was drawn at random, narrowed
+    random: bool = False  # something was drawn that cannot be drawn again: values differ, shapes must not
 
 
 class _Following(TorchDispatchMode):
@@ -87,17 +88,21 @@ class _Following(TorchDispatchMode):
         self.aligned = self.aligned and self.place < len(steps) and steps[self.place].name == name
         if self.aligned:
             step = steps[self.place]
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            self.one.random = True
         out = self.run(func, args, kwargs, step)
+        found = list(tensors_in(out))
+        if torch.Tag.nondeterministic_seeded in func.tags and not self.drawn(step, found):
+            self.one.random = True
         if step is not None:
-            found = list(tensors_in(out))
             self.seen(step, found[:1] if step.name in _OVER_A_WIDTH else found)  # their statistics are no one's input
             self.place += self.aligned
         return out
 
     def run(self, func: Any, args: Any, kwargs: Any, step: Step | None) -> Any:
         return func(*args, **kwargs)
+
+    def drawn(self, step: Step | None, outputs: list[Tensor]) -> bool:
+        """Let both models draw the same; return whether that is so."""
+        raise NotImplementedError
 
     def seen(self, step: Step, outputs: list[Tensor]) -> None:
         raise NotImplementedError
@@ -115,6 +120,22 @@ def observed(model: nn.Module, inputs: Inputs, one: Pass, positions: Positions) 
 
 
 class _Observing(_Following):
+    def drawn(self, step: Step | None, outputs: list[Tensor]) -> bool:
+        if step is None or any(len(dims) != out.dim() for out, dims in zip(outputs, step.outputs, strict=True)):
+            return False
+        taken = [self._taken(out, dims) for out, dims in zip(outputs, step.outputs, strict=True)]
+        self.one.draws[self.place] = [each for each in taken if each is not None]
+        return len(self.one.draws[self.place]) == len(taken)
+
+    def _taken(self, tensor: Tensor, dims: tuple[Dim, ...]) -> Tensor | None:
+        """Return the positions of a tensor that stay."""
+        for place, dim in enumerate(dims):
+            index = self.positions.index(dim)
+            if index is None or tensor.shape[place] != axes.dim_size(dim):
+                return None
+            tensor = tensor.index_select(place, index.to(tensor.device))
+        return tensor.clone()
+
     def run(self, func: Any, args: Any, kwargs: Any, step: Step | None) -> Any:
         if step is not None and self._over_a_width(step):
             return self._over_what_stays(func, args, kwargs, step)
@@ -186,6 +207,15 @@ class Comparing(_Following):
     def __init__(self, one: Pass, positions: Positions, tolerance: float) -> None:
         super().__init__(one, positions)
         self.tolerance = tolerance
+
+    def drawn(self, step: Step | None, outputs: list[Tensor]) -> bool:
+        """Put what the dense model drew in the place of what this one did."""
+        draws = [] if step is None else self.one.draws.get(self.place, [])
+        if [each.shape for each in draws] != [each.shape for each in outputs]:
+            return False
+        for tensor, value in zip(outputs, draws, strict=True):
+            tensor.copy_(value)
+        return True
 
     def seen(self, step: Step, outputs: list[Tensor]) -> None:
         """Compare shapes, and samples where the pass holds some."""

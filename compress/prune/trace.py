@@ -142,7 +142,7 @@ def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None
 
 @contextlib.contextmanager
 def watched(model: nn.Module) -> Iterator[None]:
-    """Run `model` without gradients and without kernels that hide what an attention computes.
+    """Run `model` without gradients and without kernels that hide what an attention computes; draws leave no trace.
 
     torch's attention layers are traced in the form that they have once they are narrowed.
     """
@@ -152,7 +152,12 @@ def watched(model: nn.Module) -> Iterator[None]:
     try:
         for module in fused:
             module.fused_attn = False  # type: ignore[assignment]
-        with NarrowAttention.standing_in(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with (
+            torch.random.fork_rng(devices=[]),
+            NarrowAttention.standing_in(model),
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),
+        ):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast_path)

@@ -243,6 +243,31 @@ def test_sizes_and_offsets_written_as_numbers_never_change_the_result(name, seed
     assert_same(silenced(model, plan), apply(plan, model), x)
 
 
+class Shuffled(nn.Module):
+    """Draws noise, and mixes channels in four groups."""
+
+    def __init__(self, groups):
+        super().__init__()
+        self.a, self.b, self.fc, self.groups = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 16, 3), nn.Linear(16, 5), groups
+
+    def forward(self, x):
+        x = self.a(x)
+        x = x + torch.rand_like(x) + torch.bernoulli(torch.full_like(x, 0.5))
+        b, _, h, w = x.shape
+        x = x.view(b, self.groups[0], -1, h, w).transpose(1, 2).reshape(b, -1, h, w)
+        return self.fc(torch.nn.functional.dropout(self.b(x), 0.3).mean((2, 3)))
+
+
+def test_what_is_drawn_at_random_hides_no_mistake():
+    torch.manual_seed(0)
+    model, x = Shuffled([4]).eval(), torch.randn(1, 3, 10, 10)
+    state = torch.get_rng_state()
+    graph = checked(model, build_graph(model, x), x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert "convolution gives other values" in whole(graph)["a:channels"]
+    assert {group.size for group in graph.groups if group.name.startswith("a:")} == {8}
+
+
 def test_a_choice_that_goes_wrong_is_mended_and_made_again(monkeypatch):
     """The trials let everything pass here, so the faults show only in the plan that was chosen."""
     from compress.prune import structure
