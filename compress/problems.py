@@ -138,7 +138,7 @@ def _place(detail: ErrorDetails, values: Any) -> Path_:
             current = current[str(part)]
         elif isinstance(current, list) and isinstance(part, int) and part < len(current):
             current = current[part]
-        elif not (detail["type"] == "missing" and index == len(detail["loc"]) - 1):
+        elif not (index == len(detail["loc"]) - 1 and (detail["type"] == "missing" or _is_default(detail, current))):
             continue
         path.append(part)
     if detail["type"].startswith("union_tag"):
@@ -146,6 +146,12 @@ def _place(detail: ErrorDetails, values: Any) -> Path_:
         if tag.isidentifier():
             path.append(tag)
     return tuple(path)
+
+
+def _is_default(detail: ErrorDetails, section: Any) -> bool:
+    """Return whether a validator refused the default of a key that the user left out of `section`."""
+    whole = isinstance(detail["input"], dict)  # a validator of the section itself; the last part is a kind of section
+    return detail["type"] == "value_error" and isinstance(section, dict) and not whole
 
 
 def _sentence(path: Path_, details: list[ErrorDetails], tree: dict[str, Any], values: Any) -> str:
@@ -174,7 +180,8 @@ def _sentence(path: Path_, details: list[ErrorDetails], tree: dict[str, Any], va
     if kind == "string_pattern_mismatch":
         return f"does not fit{got}; allowed {node.get('description', context.get('pattern'))}"
     if kind == "value_error":
-        return _with_got(str(context["error"]), _value_at(values, path))
+        value = _value_at(values, path)
+        return _with_got(str(context["error"]), detail["input"] if value is None else value)
     limits = _limits(node)
     if kind.startswith(_RANGES):
         return f"out of range{got}; allowed {limits or detail['msg'].removeprefix('Input should be ')}"

@@ -129,11 +129,14 @@ def test_genotype_file_is_read(space: NASNetSpace, tmp_path: Path) -> None:
     [
         ({"stem": "imagenet", "filters": 10}, "multiple of 4"),
         ({"concat": {"normal": [2, 1], "reduction": [3]}}, "ascending"),
-        ({"concat": {"normal": [7], "reduction": [3]}}, "less than or equal to 6"),
+        (
+            {"concat": {"normal": [7], "reduction": [3]}},
+            "option concat.normal.0: out of range; got 7; allowed at least 0 and at most 6",
+        ),
         ({"operations": ["identity", "identity"]}, "listed twice"),
         ({"operations": ["sep_conv_9x9"]}, "sep_conv_9x9"),
-        ({"drop_path_keep": 0}, "greater than 0"),
-        ({"cells": 3}, "no option 'cells'"),
+        ({"drop_path_keep": 0}, "got 0; allowed above 0 and at most 1"),
+        ({"cells": 3}, "option cells: unknown key; allowed auxiliary"),
     ],
 )
 def test_wrong_options_are_named(options: dict[str, Any], sentence: str) -> None:

@@ -327,7 +327,7 @@ def test_units_override_names_the_chain() -> None:
         ({"backbone": "timm:resnet18", "units": ["layer1.*"]}, ("halves the map nowhere in its 2 units",)),
         ({"backbone": "timm:convnext_atto", "norm": "batch_statistics"}, ("without batch norm; allowed 'batch'",)),
         ({"backbone": "torchvision:convnext_tiny", "how": "stride"}, ("features.1.1 fails with the map halved at",)),
-        ({"how": "average"}, ("option how", "got 'average'")),
+        ({"how": "average"}, ("option how", 'got "average"; allowed max_pool, stride')),
     ],
     ids=lambda value: " ".join(map(str, value.values())) if isinstance(value, dict) else "",
 )
