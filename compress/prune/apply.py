@@ -47,7 +47,10 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
     for module in model.modules():  # tensors computed from parameters (an old weight norm's) cannot be copied as such
         computed = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
         memo.update({id(value): value.detach() for value in computed})
-    small = copy.deepcopy(model, memo)
+    try:
+        small = copy.deepcopy(model, memo)
+    except TypeError as error:  # a lock, a file, a stream among its attributes
+        raise InputError(f"the model cannot be copied: {error}; keep such things out of its attributes") from error
     for name, module in small.named_modules():
         if isinstance(module, nn.MultiheadAttention) and any(tensor.startswith(f"{name}.") for tensor in plan.kept):
             NarrowAttention.free(module)

@@ -137,6 +137,10 @@ def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None
                     raise
                 tracer.result.training_steps.clear()
             tracer.result.operations = counted  # MACs are those of inference
+    for name, dims in tracer.result.tensors.items():
+        if name not in tracer.used and name in tracer.learned:
+            for dim in dims:
+                axes.freeze(dim, "no forward pass reached it, so whether it still fits what feeds it is not known")
     return tracer.result
 
 
@@ -212,6 +216,7 @@ class _Tracer(TorchDispatchMode):
         self.operation, self.activation = "", False
         self.steps = self.result.steps
         self.used: set[str] = set()
+        self.learned = {name for name, _ in model.named_parameters()}
         self.stack: list[str] = []
         self.adds: list[tuple[set[int], int]] = []
         self.limits = limits

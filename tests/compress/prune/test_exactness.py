@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -256,6 +257,32 @@ class Shuffled(nn.Module):
         b, _, h, w = x.shape
         x = x.view(b, self.groups[0], -1, h, w).transpose(1, 2).reshape(b, -1, h, w)
         return self.fc(torch.nn.functional.dropout(self.b(x), 0.3).mean((2, 3)))
+
+
+class Routed(nn.Module):
+    """Takes one of two layers, as the input says."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.fc = nn.Conv2d(3, 16, 3, 4), nn.Linear(16, 5)
+        self.ways = nn.ModuleList(nn.Conv2d(16, 16, 1) for _ in range(2))
+
+    def forward(self, x):
+        return self.fc(self.ways[int(x.mean() > 0)](self.a(x)).mean((2, 3)))
+
+
+def test_a_layer_that_no_pass_reaches_stays_whole_and_is_named():
+    model, x = Routed().eval(), torch.randn(1, 3, 16, 16)
+    plan = compress.plan(model, x - x.mean() - 0.1, "random", ratio=0.4, align=1)
+    assert "no forward pass reached it" in whole(plan)["ways.1"]
+    assert not any(name.startswith("ways.1") for name in plan.kept)
+
+
+def test_a_model_that_cannot_be_copied_is_one_sentence():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)).eval()
+    model.lock = threading.Lock()
+    with pytest.raises(InputError, match="the model cannot be copied: cannot pickle"):
+        compress.plan(model, torch.randn(1, 3, 8, 8), "random", ratio=0.4, align=1)
 
 
 def test_what_is_drawn_at_random_hides_no_mistake():
