@@ -16,9 +16,9 @@ import timm
 import torch
 
 import compress
-from compress.export import ExportConfig, export
-from evaluators.latency import LatencyConfig, compare
-from evaluators.targets import width_multiple
+from compress.export.exporters import ExportConfig, export
+from evaluators.latency.measure import LatencyConfig, compare
+from evaluators.latency.targets import width_multiple
 
 
 def main() -> None:

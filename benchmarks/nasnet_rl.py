@@ -18,9 +18,9 @@ from statistics import fmean
 
 import torch
 
-from compress.progress import set_quiet
-from compress.recipe import load_recipe
-from compress.recipe_file import split_overrides
+from compress.core.progress import set_quiet
+from compress.runs.recipe import load_recipe
+from compress.runs.recipe_file import split_overrides
 from search.executors import run_search
 from search.job import SearchJob
 

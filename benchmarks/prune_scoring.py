@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from compress.progress import say, track
+from compress.core.progress import say, track
 from compress.prune.modules import assign_modules
 from compress.prune.weights import WeightsConfig, prune_weights
 

@@ -17,16 +17,16 @@ from typing import Any
 
 from torch import nn
 
-from compress.bn import recalibrate
 from compress.bundle import open_model
-from compress.prune.apply import apply
+from compress.core.batch_norm import recalibrate
+from compress.graph.apply import apply
 from compress.prune.structure import Setting, plan_structure
-from compress.recipe import load_recipe
-from compress.recipe_file import split_overrides
-from compress.train import fit
-from evaluators.accuracy import evaluate
+from compress.runs.recipe import load_recipe
+from compress.runs.recipe_file import split_overrides
+from compress.training.fit import fit
 from evaluators.cost import count_macs
-from evaluators.targets import width_multiple
+from evaluators.latency.targets import width_multiple
+from evaluators.tasks.accuracy import evaluate
 
 
 def ours(model: nn.Module, inputs: Any, config: Any) -> nn.Module:

@@ -30,8 +30,8 @@ from optuna.trial import create_trial
 from rich.console import Console
 from rich.table import Table
 
-from compress.errors import InputError
-from compress.progress import track
+from compress.core.errors import InputError
+from compress.core.progress import track
 from search.journal import journal
 from search.strategies import StrategyContext
 from search.strategies.optuna_samplers import OptunaStrategy

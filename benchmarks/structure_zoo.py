@@ -137,9 +137,9 @@ def check_times(model, x):  # type: ignore[no-untyped-def]
     """Return what tracing takes, and checking a plan that keeps half of every group that may be narrowed by itself."""
     import torch
 
-    from compress.prune.check import checked
-    from compress.prune.exactness import Exactness
-    from compress.prune.groups import build_graph
+    from compress.graph.build import build_graph
+    from compress.graph.check import checked
+    from compress.graph.exactness import Exactness
 
     started = time.perf_counter()
     graph = build_graph(model, x)

@@ -26,7 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from compress.progress import track
+from compress.core.progress import track
 from spaces.architecture import Architecture
 from spaces.registry import create
 from spaces.space import Space

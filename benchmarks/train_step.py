@@ -1,4 +1,4 @@
-"""Updates per second of `compress.train.fit` beside a plain PyTorch loop of the same model, data and precision.
+"""Updates per second of `compress.training.fit.fit` beside a plain PyTorch loop of the same model, data and precision.
 
     python benchmarks/train_step.py                     # ResNet-20 on the CPU, about two minutes
     python benchmarks/train_step.py --device cuda --model builtin:cifar_resnet44 --precision bf16 --channels-last
@@ -28,7 +28,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from compress.distill.kd import KdConfig, kd_loss
-from compress.train import FinetuneConfig, fit
+from compress.training.fit import FinetuneConfig, fit
 from evaluators.datasets import Data, Preprocessing
 from evaluators.datasets.loaders import ArrayLoader
 from spaces.zoo import ModelConfig, build_model

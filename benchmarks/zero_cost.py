@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from scipy.stats import kendalltau, spearmanr
 
+from evaluators.candidates.evaluator import EvaluatorContext
+from evaluators.candidates.proxies import SCORES, ProxyConfig, Ranks, Score
 from evaluators.datasets import load_data
 from evaluators.datasets.config import NpzConfig
-from evaluators.evaluator import EvaluatorContext
-from evaluators.proxies import SCORES, ProxyConfig, Ranks, Score
 from spaces.registry import create
 from spaces.table import Table
 

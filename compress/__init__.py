@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compress.bundle import load as load
-    from compress.pipeline import run as run
-    from compress.prune.apply import apply as apply
+    from compress.graph.apply import apply as apply
     from compress.prune.structure import plan as plan
+    from compress.runs.pipeline import run as run
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "apply", "load", "plan", "run"]
 
 _HOMES = {
-    "apply": "compress.prune.apply",
+    "apply": "compress.graph.apply",
     "load": "compress.bundle",
     "plan": "compress.prune.structure",
-    "run": "compress.pipeline",
+    "run": "compress.runs.pipeline",
 }
 
 

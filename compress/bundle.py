@@ -15,11 +15,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.config import Config
-from compress.errors import CompressError, InputError, NotWritten, reason_of
-from compress.problems import validated
-from compress.prune.apply import apply
-from compress.prune.plan import Plan
+from compress.core.config import Config
+from compress.core.errors import CompressError, InputError, NotWritten, reason_of
+from compress.core.problems import validated
+from compress.graph.apply import apply
+from compress.graph.plan import Plan
 from evaluators.datasets import Data, DataConfig, DataFacts, NoneConfig, Preprocessing, describe, load_data
 from spaces.checkpoint import LoadReport, load_checkpoint, refuse_infinite
 from spaces.checkpoint_file import read_safetensors

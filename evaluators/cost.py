@@ -19,8 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
-from compress.modes import evaluating
-from compress.tensors import Inputs, call
+from compress.core.modes import evaluating
+from compress.core.tensors import Inputs, call
 
 aten = torch.ops.aten
 Masks = Mapping[str, Tensor]

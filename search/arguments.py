@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from compress.errors import did_you_mean
+from compress.core.errors import did_you_mean
 
 _PLAIN: dict[str, tuple[type, ...]] = {
     "bool": (bool,),

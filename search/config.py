@@ -13,11 +13,11 @@ from optuna.pruners import (
 )
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from compress.config import Config
-from compress.errors import did_you_mean
-from evaluators.kinds import EvaluatorConfig
-from evaluators.meter import SearchLatency
-from evaluators.training import TrainEvaluatorConfig
+from compress.core.config import Config
+from compress.core.errors import did_you_mean
+from evaluators.candidates.kinds import EvaluatorConfig
+from evaluators.candidates.latency import SearchLatency
+from evaluators.candidates.train import TrainEvaluatorConfig
 from search.arguments import check_arguments
 from search.executors.local import LocalExecutor
 from search.executors.ray import RayExecutor

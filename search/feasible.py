@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.architecture import Architecture
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from optuna import Study
 from optuna.pruners import BasePruner
 from optuna.trial import TrialState
 
-from compress.errors import InputError
+from compress.core.errors import InputError
+from evaluators.candidates.evaluator import EvaluatorContext
 from evaluators.datasets import Data, DataConfig, load_data
-from evaluators.evaluator import EvaluatorContext
 from search.config import PRUNERS, PrunerConfig, SearchConfig, SpaceConfig
 from search.feasible import check_constraints
 from search.runner import Judge, Runner

@@ -9,8 +9,8 @@ from filelock import FileLock
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
-from compress.errors import InputError
-from evaluators.cache import POLL_SECONDS
+from compress.core.errors import InputError
+from evaluators.candidates.cache import POLL_SECONDS
 
 
 def journal(path: Path) -> JournalStorage:

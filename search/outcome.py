@@ -11,7 +11,7 @@ import numpy as np
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from compress.errors import CompressError
+from compress.core.errors import CompressError
 from search.study import architecture_of, metrics_of, refused
 from spaces.architecture import Architecture
 from spaces.space import Space

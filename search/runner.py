@@ -13,9 +13,9 @@ from typing import Any
 from optuna import Study, Trial, TrialPruned
 from optuna.trial import FrozenTrial, TrialState
 
-from compress.errors import CompressError, InputError, did_you_mean
-from evaluators.evaluator import Evaluator, Metrics, Report, Stopped
-from evaluators.meter import LatencyMeter
+from compress.core.errors import CompressError, InputError, did_you_mean
+from evaluators.candidates.evaluator import Evaluator, Metrics, Report, Stopped
+from evaluators.candidates.latency import LatencyMeter
 from search.background import every
 from search.objective import ObjectiveConfig
 from search.study import (

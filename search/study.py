@@ -21,8 +21,8 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-from compress.errors import InputError, reason_of
-from evaluators.cache import locked
+from compress.core.errors import InputError, reason_of
+from evaluators.candidates.cache import locked
 from search.journal import journal
 from search.objective import Direction
 

@@ -12,7 +12,7 @@ from typing import Any
 from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search.background import every
 from search.outcome import evaluated
 from search.study import metrics_of

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.checkpoint_file import read_checkpoint, some
 
 _STATISTICS = ("running_mean", "running_var")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".tar", ".bin", ".ckpt")
 # Averaged weights first: they are what a training script that keeps both evaluates.

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from compress.errors import did_you_mean
+from compress.core.errors import did_you_mean
 from spaces import cifar_resnet
+from spaces.registry import space_names
 
 _RESERVED = {
     "pretrained": "is no argument here; say model.pretrained",
@@ -20,8 +21,6 @@ _RESERVED = {
 def model_names(source: str = "timm") -> list[str]:
     """Return the names that `source` knows; empty for sources without a list."""
     if source == "space":
-        from spaces.registry import space_names
-
         return space_names()
     if source == "timm":
         import timm

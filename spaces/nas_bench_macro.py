@@ -8,13 +8,13 @@ from typing import Annotated, Any, ClassVar, cast
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.config import Config
-from compress.errors import InputError
+from compress.core.config import Config
+from compress.core.errors import InputError
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.layers import Layer
 from spaces.mobilenet.blocks import block
 from spaces.mobilenet.network import MobileNet
-from spaces.mobilenet.rows import BlockRow, NetworkRows, layers
+from spaces.mobilenet.tables import BlockRow, NetworkRows, layers
 from spaces.registry import register
 from spaces.space import Preset, Space, Task
 from spaces.supernet import Supernet

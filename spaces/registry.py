@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import spaces
-from compress.errors import InputError, did_you_mean
-from compress.problems import validated
-from compress.registry import Registry
+from compress.core.errors import InputError, did_you_mean
+from compress.core.problems import validated
+from compress.core.registry import Registry
 from spaces.architecture import Architecture
+from spaces.nni import NNISpace
 from spaces.space import Preset, Space
 
 _spaces: Registry[type[Space]] = Registry("space")
@@ -34,8 +35,6 @@ def space_names() -> list[str]:
 def space_class(name: str) -> type[Space]:
     """Return the class of the space called `name`; an unknown name is an InputError naming the nearest."""
     if name.startswith("nni:"):
-        from spaces.nni import NNISpace
-
         return NNISpace
     _load()
     return _spaces.get(name)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.errors import InputError, is_out_of_memory, reason_of
-from compress.tensors import named_tensors
+from compress.core.errors import InputError, is_out_of_memory, reason_of
+from compress.core.tensors import named_tensors
 
 Shape = tuple[int, ...]
 """Sizes of an input without its batch: channels, height, width of images; any other number for other data."""

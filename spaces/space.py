@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from compress.config import Config
-from compress.errors import InputError, did_you_mean
+from compress.core.config import Config
+from compress.core.errors import InputError, did_you_mean
+from evaluators.cost import count_macs, count_params
 from spaces.architecture import Architecture, Choice, Decision, either
+from spaces.drawing import draw_chain
 from spaces.layers import Layer
 from spaces.tree import State, Tree
 
@@ -298,8 +300,6 @@ class Space(ABC):
         layers = self.layers(arch, num_classes, in_chans, img_size)
         if layers is not None:
             return {"params": sum(row.params for row in layers), "macs": sum(row.macs for row in layers)}
-        from evaluators.cost import count_macs, count_params
-
         arch = self.check(arch)
         task = self._task_of(arch, num_classes, in_chans, img_size)
         with torch.device("meta"):
@@ -315,8 +315,6 @@ class Space(ABC):
 
     def draw(self, arch: Architecture | None = None, img_size: int | None = None) -> str:
         """Return an SVG picture of `arch`, or of the space where there is none."""
-        from spaces.drawing import draw_chain
-
         return draw_chain(self, arch, img_size)
 
     # Inside.

@@ -16,7 +16,7 @@ class Supernet(nn.Module, ABC):
 
     A step trains only what the active architecture uses: other parameters keep `grad` None. `extract` cuts an
     architecture out with the weights it inherits; batch-norm statistics of shared layers belong to no architecture in
-    particular, so estimate them anew on the cut-out (`compress.bn.recalibrate`) before judging it.
+    particular, so estimate them anew on the cut-out (`compress.core.batch_norm.recalibrate`) before judging it.
 
     A subclass implements `_activate`, `inherited` and `forward` for `self.active`.
     """

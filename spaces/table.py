@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pydantic import Field, model_validator
 from torch import nn
 
-from compress.config import Config
-from compress.errors import InputError, did_you_mean
+from compress.core.config import Config
+from compress.core.errors import InputError, did_you_mean
 from spaces.architecture import Architecture, Choice, Decision
+from spaces.assignments import Rows
 from spaces.registry import register
-from spaces.rows import Rows
 from spaces.space import Fill, Space, Task
 
 if TYPE_CHECKING:

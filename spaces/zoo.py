@@ -15,12 +15,13 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
-from compress.config import Config
-from compress.errors import InputError, did_you_mean, is_out_of_memory, reason_of
-from compress.wrappers import unwrap_all
+from compress.core.config import Config
+from compress.core.errors import InputError, did_you_mean, is_out_of_memory, reason_of
+from compress.core.wrappers import unwrap_all
 from spaces import cifar_resnet
 from spaces.checkpoint import LoadReport, classifier_names, load_checkpoint, load_weights
 from spaces.model_names import problems_of
+from spaces.registry import create, open_preset, read_architecture
 from spaces.shapes import Shape, as_argument, check_forward, pair
 from spaces.user_code import import_module
 
@@ -210,8 +211,6 @@ def _space(config: ModelConfig, wishes: _Wishes) -> BuiltModel:
 
 def architecture_of(config: ModelConfig) -> tuple[Space, Architecture]:
     """Return the architecture that `model.kwargs` of a space names, by a preset, a file, its choices or its code."""
-    from spaces.registry import create, open_preset, read_architecture
-
     preset, arch = config.kwargs.get("preset"), config.kwargs.get("arch")
     options = config.kwargs.get("options") or {}
     if (preset is None) == (arch is None):

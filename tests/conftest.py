@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from compress.progress import set_quiet
-from compress.prune import trace
+from compress.core.progress import set_quiet
+from compress.graph import trace
 
 # A Swin of two blocks on a few digits: every stage of a run in seconds.
 QUICK: dict[str, Any] = {

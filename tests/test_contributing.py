@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("compress", "search", "spaces", "evaluators")
@@ -63,31 +60,3 @@ def test_the_examples_work_as_they_stand_on_the_page(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run([sys.executable, "-c", USE], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-
-
-def imports(file: Path) -> set[str]:
-    """Return the modules of ours that a file imports, at its top or inside functions."""
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    names |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    return {name for name in names if name.split(".")[0] in PACKAGES}
-
-
-@pytest.mark.parametrize("leaf", ["errors", "config", "progress", "modes", "registry", "atomic", "environment"])
-def test_what_may_be_used_everywhere_imports_nothing_above_it(leaf: str) -> None:
-    assert f"`{leaf}`" in PAGE or f"`compress.{leaf}`" in PAGE
-    allowed = {"compress.errors"} if leaf in ("registry", "atomic", "environment") else set()
-    assert imports(ROOT / "compress" / f"{leaf}.py") <= allowed
-
-
-@pytest.mark.parametrize(
-    ("package", "not_above"),
-    [
-        ("evaluators", "search"),
-        ("spaces", "search"),
-        ("search", "compress.(?!errors|config|progress|environment|registry|atomic)"),
-    ],
-)
-def test_imports_point_one_way(package: str, not_above: str) -> None:
-    found = {name for file in (ROOT / package).rglob("*.py") for name in imports(file)}
-    assert found and [name for name in sorted(found) if re.match(not_above, name)] == []

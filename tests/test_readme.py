@@ -15,8 +15,8 @@ from pages import ROOT, blocks, commands
 from typer.testing import CliRunner
 
 import compress
-from compress.catalog import names
 from compress.cli import app
+from compress.runs.catalog import names
 from evaluators.cost import count_macs
 from search.config import SearchConfig
 

@@ -12,10 +12,10 @@ import pages
 import pytest
 from typer.testing import CliRunner
 
-from compress.catalog import names
 from compress.cli import app
-from compress.recipe import load_recipe
-from compress.stages import stages_of
+from compress.runs.catalog import names
+from compress.runs.recipe import load_recipe
+from compress.runs.stages import stages_of
 
 RECIPES = [name for name in names("recipes") if not name.startswith("paper/")]
 FILES = {

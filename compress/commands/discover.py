@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from compress.atomic import write_text
-from compress.catalog import KINDS, find_recipe, names
 from compress.commands.options import JsonFlag, QuietFlag, SetFlag, overrides_of, print_json
-from compress.errors import InputError
-from compress.progress import set_quiet
+from compress.core.atomic import write_text
+from compress.core.errors import InputError
+from compress.core.progress import set_quiet
+from compress.runs.catalog import KINDS, find_recipe, names
 
 
 def inspect(
@@ -32,7 +32,7 @@ def inspect(
     Its prunable units, MACs, width alignment, and what cannot be pruned and why.
     """
     set_quiet(quiet)
-    from compress.inspection import inspect_model
+    from compress.runs.inspection import inspect_model
 
     result = inspect_model(model, overrides_of(set_))
     if json:
@@ -66,12 +66,12 @@ def cat(
     json: JsonFlag = False,
 ) -> None:
     """Print a recipe."""
-    from compress.recipe_file import read_text
+    from compress.runs.recipe_file import read_text
 
     if not resolved and not set_ and not json:
         print(read_text(find_recipe(recipe)), end="")
         return
-    from compress.recipe import load_recipe
+    from compress.runs.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides_of(set_))
     if json:
@@ -85,7 +85,7 @@ def cp(
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="File or folder to copy it to.")],
 ) -> None:
     """Copy a recipe, to edit it."""
-    from compress.recipe_file import read_text
+    from compress.runs.recipe_file import read_text
 
     source = find_recipe(recipe)
     target = destination / source.name if destination.is_dir() else destination
@@ -104,7 +104,7 @@ def validate(
 
     Every problem is named at once, one a line.
     """
-    from compress.recipe import load_recipe
+    from compress.runs.recipe import load_recipe
 
     if not json:
         load_recipe(recipe, overrides_of(set_))
@@ -120,7 +120,7 @@ def validate(
 
 def schema() -> None:
     """Print the JSON schema of recipes."""
-    from compress.recipe import Recipe
+    from compress.runs.recipe import Recipe
 
     print_json(Recipe.model_json_schema())
 
@@ -130,7 +130,7 @@ def doctor(json: JsonFlag = False) -> None:
 
     Versions, devices, processor features and thread counts, and what may be wrong with them.
     """
-    from compress.doctor import examine, print_examination
+    from compress.runs.doctor import examine, print_examination
 
     examination = examine()
     if json:

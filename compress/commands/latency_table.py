@@ -18,11 +18,11 @@ from compress.commands.options import (
     overrides_of,
     print_json,
 )
-from compress.errors import InputError
-from compress.progress import set_quiet
+from compress.core.errors import InputError
+from compress.core.progress import set_quiet
 
 if TYPE_CHECKING:
-    from evaluators.latency_table import LatencyTable
+    from evaluators.latency.table import LatencyTable
     from spaces.space import Space
 
 
@@ -58,10 +58,10 @@ def latency_table(
     search.latency: {mode: table, table: FILE}.
     """
     set_quiet(quiet)
-    from compress.atomic import check_writable
-    from evaluators.latency_survey import survey
-    from evaluators.meter import SearchLatency
-    from evaluators.targets import in_recipe
+    from compress.core.atomic import check_writable
+    from evaluators.candidates.latency import SearchLatency
+    from evaluators.candidates.latency_survey import survey
+    from evaluators.latency.targets import in_recipe
 
     check_writable(output.parent, "--output")
     if output.is_dir():
@@ -92,8 +92,8 @@ def _open(name: str, preset: str | None, options: dict[str, Any]) -> Space:
 
 
 def _settings(values: dict[str, Any]) -> Any:
-    from compress.problems import validated
-    from evaluators.meter import SearchLatency
+    from compress.core.problems import validated
+    from evaluators.candidates.latency import SearchLatency
 
     return validated(SearchLatency, values, _sentence)
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from compress.commands.options import DeviceFlag, JsonFlag, QuietFlag, SetFlag, overrides_of, print_json
-from compress.errors import InputError
-from compress.progress import set_quiet
+from compress.core.errors import InputError
+from compress.core.progress import set_quiet
 
 if TYPE_CHECKING:
-    from compress.export import ExportResult
+    from compress.export.exporters import ExportResult
 
 
 def export(
@@ -29,14 +29,14 @@ def export(
     The file is checked against the module. Settings are those of a recipe: --set export.opset=18.
     """
     set_quiet(quiet)
-    from compress.atomic import check_writable
-    from compress.export import ExportConfig
-    from compress.recipe_file import section
+    from compress.core.atomic import check_writable
+    from compress.export.exporters import ExportConfig
+    from compress.runs.recipe_file import section
 
     config = section("export", ExportConfig, overrides_of(set_))
     check_writable(output.parent, "--output")
     from compress.bundle import Bundle
-    from compress.export import export as export_onnx
+    from compress.export.exporters import export as export_onnx
 
     loaded = Bundle.load(bundle)
     facts = export_facts(export_onnx(loaded.model, loaded.example_inputs(2), output, config))
@@ -70,8 +70,8 @@ def latency(
     Several are timed in turns, and compared with the first. Settings are those of a recipe: --set latency.threads=2.
     """
     set_quiet(quiet)
-    from compress.recipe_file import section
-    from evaluators.latency import Comparison, LatencyConfig, interleave, record
+    from compress.runs.recipe_file import section
+    from evaluators.latency.measure import Comparison, LatencyConfig, interleave, record
 
     config = section("latency", LatencyConfig, overrides_of(set_))
     with tempfile.TemporaryDirectory() as folder:
@@ -108,8 +108,8 @@ def _onnx_of(model: Path, temporary: Path) -> Path:
     if (model / "model.onnx").is_file():
         return model / "model.onnx"
     from compress.bundle import Bundle
-    from compress.export import ExportConfig
-    from compress.export import export as export_onnx
+    from compress.export.exporters import ExportConfig
+    from compress.export.exporters import export as export_onnx
 
     loaded = Bundle.load(model)
     export_onnx(loaded.model, loaded.example_inputs(2), temporary, ExportConfig())
@@ -131,8 +131,8 @@ def evaluate(
     Of a bundle, a run or an ONNX file, on the data of its run's recipe or of another.
     """
     set_quiet(quiet)
-    from compress.evaluation import evaluate_file
-    from compress.recipe import load_recipe
+    from compress.runs.evaluation import evaluate_file
+    from compress.runs.recipe import load_recipe
 
     loaded = load_recipe(recipe or _recipe_beside(bundle), overrides_of(set_))
     found = evaluate_file(bundle, loaded, device)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from compress.errors import CompressError, in_one_line
+from compress.core.errors import CompressError, in_one_line
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def _place(error: BaseException) -> str:
 
 def overrides_of(pairs: list[str] | None, seed: int | None = None) -> dict[str, Any]:
     """Return the values of `--set` and `--seed` as dotted key -> value."""
-    from compress.recipe_file import split_overrides
+    from compress.runs.recipe_file import split_overrides
 
     return split_overrides(pairs or []) | ({} if seed is None else {"seed": seed})
 

@@ -21,8 +21,8 @@ from compress.commands.options import (
     overrides_of,
     print_json,
 )
-from compress.errors import InputError
-from compress.progress import set_quiet
+from compress.core.errors import InputError
+from compress.core.progress import set_quiet
 
 RayFlag = Annotated[
     str | None,
@@ -93,8 +93,8 @@ def _run(
     ray_address: str | None = None,
 ) -> None:
     set_quiet(quiet)
-    from compress.pipeline import run as run_recipe
-    from compress.recipe import load_recipe
+    from compress.runs.pipeline import run as run_recipe
+    from compress.runs.recipe import load_recipe
 
     cluster = {} if ray_address is None else {"search.executor.kind": "ray", "search.executor.address": ray_address}
     loaded = load_recipe(recipe, overrides_of(pairs, seed) | cluster)
@@ -113,7 +113,7 @@ def _run(
         print_json({**result.report, "directory": str(result.directory)})
         print(result.summary, file=sys.stderr)
     else:
-        from compress.closing import closing_table
+        from compress.report.closing import closing_table
 
         print(closing_table(result.report))
         print(result.summary)
@@ -132,8 +132,8 @@ def plan(
     And the MACs and parameters that it would leave, and how long it would take. Nothing is written.
     """
     set_quiet(quiet)
-    from compress.dry_run import dry_run
-    from compress.recipe import load_recipe
+    from compress.runs.dry_run import dry_run
+    from compress.runs.recipe import load_recipe
 
     result = dry_run(load_recipe(recipe, overrides_of(set_, seed)), device)
     if json:

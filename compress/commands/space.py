@@ -18,8 +18,8 @@ from compress.commands.options import (
     overrides_of,
     print_json,
 )
-from compress.errors import InputError
-from compress.progress import set_quiet
+from compress.core.errors import InputError
+from compress.core.progress import set_quiet
 
 if TYPE_CHECKING:
     from spaces.architecture import Architecture
@@ -108,7 +108,7 @@ def _open(
 
 def _check_file(path: Path | None, flag: str) -> None:
     """Raise InputError where `path` cannot become the file that `flag` writes."""
-    from compress.atomic import check_writable
+    from compress.core.atomic import check_writable
 
     if path is None:
         return
@@ -120,7 +120,7 @@ def _check_file(path: Path | None, flag: str) -> None:
 
 
 def _print_count(opened: Space, json: bool) -> None:
-    from spaces.groups import about
+    from spaces.decision_lines import about
 
     number = opened.count()
     if json:
@@ -138,8 +138,8 @@ def _show(
     json: bool,
 ) -> None:
     """Print what `opened` or its `point` is; write what was asked for once nothing of the input can be wrong."""
-    from compress.atomic import write_json, write_text
-    from compress.space_summary import describe_architecture, describe_space, show_architecture, show_space
+    from compress.core.atomic import write_json, write_text
+    from spaces.summary import describe_architecture, describe_space, show_architecture, show_space
 
     (classes, channels, size), (export, draw, save) = sizes, files
     task = opened.task(classes, channels, size if point is None else opened.input_size(point, size))
@@ -165,7 +165,7 @@ def _export(opened: Space, point: Architecture, task: Task, path: Path, seed: in
     """Build `point` with weights from `seed`, write it to `path` and return what the file is."""
     import torch
 
-    from compress.export import export
+    from compress.export.exporters import export
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

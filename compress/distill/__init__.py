@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Union
 from pydantic import Discriminator, Tag
 from torch import Tensor
 
-from compress.config import Config
-from compress.registry import Registry
+from compress.core.config import Config
+from compress.core.registry import Registry
 
 
 class LossConfig(Config):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.errors import InputError
-from compress.modes import evaluating
-from compress.prune.graph import stage_of
+from compress.core.errors import InputError
+from compress.core.modes import evaluating
+from compress.graph.graph import stage_of
 
 
 def block_influence(model: nn.Module, blocks: Sequence[str], batches: Iterable[Tensor]) -> dict[str, float]:

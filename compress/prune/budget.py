@@ -7,12 +7,12 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from compress.config import Config
-from compress.errors import InputError
-from compress.progress import say
-from compress.prune.cost_model import Counted
-from compress.prune.select import Choice, Selector
-from compress.prune.widths import WidthRules
+from compress.core.config import Config
+from compress.core.errors import InputError
+from compress.core.progress import say
+from compress.graph.cost_model import Counted
+from compress.graph.select import Choice, Selector
+from compress.graph.widths import WidthRules
 
 TOLERANCE = {"macs": 0.02, "params": 0.02, "latency": 0.05}
 MEASUREMENTS = 8

@@ -14,18 +14,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.config import Config
-from compress.errors import CompressError
-from compress.modes import evaluating
-from compress.progress import track
-from compress.prune.apply import fold_batch_norms
-from compress.prune.check import checked
-from compress.prune.fold import foldable_pairs
-from compress.prune.graph import Graph, Skip
-from compress.prune.groups import build_graph
-from compress.prune.merging import GroupState, Merging, Rule
-from compress.prune.scope import in_scope
-from compress.tensors import call
+from compress.core.config import Config
+from compress.core.errors import CompressError
+from compress.core.modes import evaluating
+from compress.core.progress import track
+from compress.core.tensors import call
+from compress.graph.apply import fold_batch_norms
+from compress.graph.build import build_graph
+from compress.graph.check import checked
+from compress.graph.fold import foldable_pairs
+from compress.graph.graph import Graph, Skip
+from compress.graph.scope import in_scope
+from compress.prune.merge_arithmetic import GroupState, Merging, Rule
 
 
 class MergeConfig(Config):

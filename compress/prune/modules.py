@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from compress.errors import InputError, did_you_mean
+from compress.core.errors import InputError, did_you_mean
 
 QKV, PROJECTION, MLP, TOKENS = "QKV-M", "PRJ-M", "MLP-M", "TOK-M"
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compress.progress import track
-from compress.prune.graph import Graph, Group
-from compress.prune.select import strongest
+from compress.core.progress import track
+from compress.graph.graph import Graph, Group
+from compress.graph.select import strongest
 
 RATIOS = (0.25, 0.5, 0.75)
 

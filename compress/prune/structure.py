@@ -14,30 +14,30 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
-from compress.config import Config
-from compress.errors import CompressError, InputError, did_you_mean
-from compress.problems import validated
-from compress.progress import say
-from compress.prune.apply import apply
+from compress.core.config import Config
+from compress.core.errors import CompressError, InputError, did_you_mean
+from compress.core.problems import validated
+from compress.core.progress import say
+from compress.core.tensors import Inputs, tensors_in
+from compress.core.wrappers import unwrapped
+from compress.criteria import unit_criteria
+from compress.criteria.base import Batches, CriterionOptions, ScoringData
+from compress.criteria.score import score_units
+from compress.graph.apply import apply
+from compress.graph.build import build_graph
+from compress.graph.check import checked, conflict
+from compress.graph.cost_model import CostModel
+from compress.graph.exactness import Exactness, Fault
+from compress.graph.graph import Graph, Skip, inside
+from compress.graph.plan import Plan, make_plan
+from compress.graph.scope import in_scope
+from compress.graph.select import Choice, Selector
+from compress.graph.trace import Limits
+from compress.graph.widths import WidthRules
 from compress.prune.blocks import block_influence, least_influential
 from compress.prune.budget import BudgetConfig, meet_budget
-from compress.prune.check import checked, conflict
-from compress.prune.cost_model import CostModel
-from compress.prune.criteria import unit_criteria
-from compress.prune.exactness import Exactness, Fault
-from compress.prune.graph import Graph, Skip, inside
-from compress.prune.groups import build_graph
-from compress.prune.plan import Plan, make_plan
-from compress.prune.scope import in_scope
-from compress.prune.score import score_units
-from compress.prune.select import Choice, Selector
-from compress.prune.trace import Limits
-from compress.prune.units import Batches, CriterionOptions, ScoringData
-from compress.prune.widths import WidthRules
-from compress.tensors import Inputs, tensors_in
-from compress.wrappers import unwrapped
 from evaluators.cost import count_macs
-from evaluators.targets import width_multiple
+from evaluators.latency.targets import width_multiple
 
 Unit = Literal["channels", "heads", "head_dims", "mlp"]
 

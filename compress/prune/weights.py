@@ -12,11 +12,11 @@ from pydantic import Field, field_validator, model_validator
 from torch import Generator, Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from compress.config import Config
-from compress.environment import one_thread
-from compress.errors import InputError, did_you_mean
-from compress.progress import track
-from compress.prune.criteria import Allocation, WeightCriterion, weight_criteria
+from compress.core.config import Config
+from compress.core.environment import one_thread
+from compress.core.errors import InputError, did_you_mean
+from compress.core.progress import track
+from compress.criteria import Allocation, WeightCriterion, weight_criteria
 from compress.prune.modules import Assignment, Skipped, Weight, assign_modules
 
 

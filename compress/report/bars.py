@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from compress import svg
+from compress.core import svg
+from compress.core.formatting import count
 from compress.report.schema import Kept, Layer
-from compress.units import count
 
 ROWS_PER_CHART = 32
 _WIDTH, _LABEL, _BAR, _ROW, _HEADING = 530, 205, 195, 17, 22

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.report.rundir import Run, read_run
+from compress.core.formatting import MISSING, count, file_size, signed, three_digits, times
+from compress.report.results import Run, read_run
 from compress.report.schema import Record
 from compress.report.summary import sizes
-from compress.units import MISSING, count, file_size, signed, three_digits, times
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compress import svg
+from compress.core import svg
 from compress.report.plot import Plot, Points
 
 # Per chart: its title, and per line its label and its key in the events.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from compress import svg
+from compress.core import svg
+from compress.core.formatting import milliseconds
 from compress.report.schema import Samples
-from compress.units import milliseconds
 
 _WIDTH, _LEFT, _RIGHT, _PANEL, _GAP, _BINS = 920, 84, 24, 110, 44, 140
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from compress.atomic import write_text
+from compress.core.atomic import write_text
 from compress.report.bars import BarSet, kept_chart, width_charts
 from compress.report.curves import training_curves
 from compress.report.histogram import latency_chart
-from compress.report.rundir import Run, read_run
+from compress.report.results import Run, read_run
 from compress.report.schema import Details
 from compress.report.search import search_part
 from compress.report.sensitivity import SensitivityTable, sensitivity_table

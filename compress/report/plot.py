@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compress import svg
-from compress.units import prefix_of
+from compress.core import svg
+from compress.core.formatting import prefix_of
 
 Points = list[tuple[float, float]]
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 510, 220, 46, 58, 14, 34

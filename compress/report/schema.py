@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from compress.problems import under, validated
+from compress.core.problems import under, validated
 
 
 def _finite(value: Any) -> Any:

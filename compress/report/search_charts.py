@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from compress import svg
+from compress.core import svg
+from compress.core.formatting import count, three_digits
 from compress.report.plot import Plot, Points
 from compress.report.schema import Evaluated, SearchDetails
-from compress.units import count, three_digits
 
 _COSTS = ("latency_ms", "macs", "params")
 

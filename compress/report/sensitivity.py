@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from compress.core.formatting import MISSING, signed
 from compress.report.schema import Sensitivity
-from compress.units import MISSING, signed
 
 
 @dataclass(frozen=True)

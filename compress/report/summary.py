@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compress.report.rundir import read_run
+from compress.core.formatting import arrow, arrow_with_prefix, count, milliseconds, percent_change, times
+from compress.report.results import read_run
 from compress.report.schema import Metrics, Report, parse
-from compress.units import arrow, arrow_with_prefix, count, milliseconds, percent_change, times
 
 
 def summary_line(report: dict[str, Any], run_dir: Path | str | None = None, model: str | None = None) -> str:
@@ -80,7 +80,7 @@ def _top1(baseline: Metrics, final: Metrics) -> str:
 def ratio_of_cpu_times(report: Report) -> bool:
     """Whether the latency ratio is one of CPU times: on a busy machine, of models on one thread.
 
-    `evaluators.latency.Comparison` measures it so.
+    `evaluators.latency.measure.Comparison` measures it so.
     """
     both = report.compared.latency_ms, report.final.latency_ms
     busy = any(each.contended for each in both) and all(each.threads == 1 and each.cpu_p50 for each in both)

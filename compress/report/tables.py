@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from compress.report.schema import Details, Layer, Metrics, Report
-from compress.report.summary import masked, ratio_of_cpu_times, sizes
-from compress.units import (
+from compress.core.formatting import (
     MISSING,
     count,
     duration,
@@ -21,6 +19,8 @@ from compress.units import (
     three_digits,
     times,
 )
+from compress.report.schema import Details, Layer, Metrics, Report
+from compress.report.summary import masked, ratio_of_cpu_times, sizes
 
 ALIGNED_KINDS = ("channels", "mlp")
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from evaluators.datasets.config import DigitsConfig, NpzConfig, TorchvisionConfig
 from evaluators.datasets.decoding import reason
 from evaluators.datasets.preprocessing import Statistics

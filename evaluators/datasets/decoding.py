@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from evaluators.datasets.arrays import balanced
 from evaluators.datasets.config import HuggingFaceConfig, ImageFolderConfig
 from evaluators.datasets.decoding import ENDINGS, ToChannels, read

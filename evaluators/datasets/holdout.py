@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from evaluators.datasets.loaders import ArrayLoader, Batch, Data, FileLoader, Loader
 
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from evaluators.datasets.decoding import reason
 from evaluators.datasets.preprocessing import Preprocessing
 

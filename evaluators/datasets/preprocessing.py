@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 
 if TYPE_CHECKING:
     from evaluators.datasets.config import _Images

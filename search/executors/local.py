@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from compress.config import Config
-from compress.errors import CompressError
-from compress.progress import track
+from compress.core.config import Config
+from compress.core.errors import CompressError
+from compress.core.progress import track
 
 if TYPE_CHECKING:
     from search.job import SearchJob

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from compress.config import Config
-from compress.errors import InputError
-from evaluators.ray_target import import_ray
+from compress.core.config import Config
+from compress.core.errors import InputError
+from evaluators.latency.ray_target import import_ray
 
 if TYPE_CHECKING:
     from search.job import SearchJob

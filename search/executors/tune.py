@@ -20,8 +20,8 @@ from ray.tune.result import SHOULD_CHECKPOINT
 from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
-from compress.errors import CompressError, InputError
-from compress.progress import set_quiet, track
+from compress.core.errors import CompressError, InputError
+from compress.core.progress import set_quiet, track
 from search.executors.ray import RayExecutor, room
 from search.job import SearchJob
 from search.runner import Asked, Outcome, Runner, evaluate

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search.strategies.sampler import Params
 
 Key = frozenset[tuple[str, Any]]

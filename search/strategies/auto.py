@@ -20,7 +20,7 @@ import numpy as np
 from optuna.samplers import BaseSampler
 from pydantic import Field
 
-from compress.environment import one_thread
+from compress.core.environment import one_thread
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
 from search.strategies.steps import neighbours
 from search.strategies.strategy import StrategyBase, StrategyContext, strategy

@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from compress.errors import InputError, did_you_mean
+from compress.core.errors import InputError, did_you_mean
 from search.strategies.history import all_trials
 from spaces.space import Space
 from spaces.tree import Tree

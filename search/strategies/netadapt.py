@@ -15,7 +15,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import Field
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search.strategies.adaptation import Adaptation, Judged, Key, Progress, Step, key_of
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
 from search.strategies.strategy import StrategyBase, StrategyContext, strategy

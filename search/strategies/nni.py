@@ -21,7 +21,7 @@ import numpy as np
 from optuna.samplers import BaseSampler
 from pydantic import Field
 
-from compress.errors import InputError, did_you_mean
+from compress.core.errors import InputError, did_you_mean
 from search.strategies.replay import Replay
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
 from search.strategies.steps import anything

@@ -14,7 +14,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from pydantic import Field, ValidationInfo, field_validator
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search.arguments import check_arguments
 from search.strategies.grid import grid_of
 from search.strategies.made_anew import MadeAnew

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from compress.environment import one_thread
+from compress.core.environment import one_thread
 from search.strategies.controller import Controller, IndependentSoftmaxes, LSTMController
 from search.strategies.replay import Replay
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler

@@ -14,10 +14,10 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search.strategies.history import Finished as Finished
 from search.strategies.history import History, all_trials, live_number
-from spaces.rows import Rows
+from spaces.assignments import Rows
 from spaces.space import Space, drawn_by
 
 Params = dict[str, Any]

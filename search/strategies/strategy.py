@@ -10,7 +10,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 
-from compress.config import Config
+from compress.core.config import Config
 from search.objective import Direction
 from spaces.architecture import Architecture
 from spaces.space import Space

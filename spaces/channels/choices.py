@@ -9,9 +9,9 @@ from fnmatch import fnmatch
 import torch
 from torch import nn
 
-from compress.prune.graph import Graph, Group
-from compress.prune.lanes import Lane, make_lanes
-from compress.prune.widths import WidthRules
+from compress.graph.graph import Graph, Group
+from compress.graph.lanes import Lane, make_lanes
+from compress.graph.widths import WidthRules
 from spaces.architecture import Choice, Condition, Decision, where
 
 _SUFFIX = {"channels": "width", "mlp": "width", "heads": "heads", "head_dims": "head_dim"}

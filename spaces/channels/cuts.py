@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from compress.prune.graph import Graph, Group, Slice
+from compress.graph.graph import Graph, Group, Slice
 
 Units = Mapping[str, int]
 _REMEMBERED = 64  # index tensors of one dimension

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from compress.prune.graph import Graph
-from compress.prune.units import named_tensors
-from spaces.channels.space import Ranking
+from compress.criteria.base import named_tensors
+from compress.graph.graph import Graph
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What every unit of `graph` is worth by a criterion: group -> float64 (size,); higher is kept longer.
+
+    `graph` pairs the units of different heads by their worth, so its units differ from those of the space's own.
+    """
+
+    graph: Graph
+    scores: Mapping[str, Tensor]
 
 
 @torch.no_grad()

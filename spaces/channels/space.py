@@ -10,21 +10,23 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.config import Config
-from compress.errors import InputError
-from compress.prune.apply import apply
-from compress.prune.check import checked
-from compress.prune.graph import Graph
-from compress.prune.groups import build_graph
-from compress.prune.plan import Plan, make_plan
-from compress.prune.scope import in_scope
-from compress.prune.score import score_units
-from compress.prune.select import strongest
-from compress.prune.units import Batches, ScoringData
-from compress.prune.widths import WidthRules
+from compress.core.config import Config
+from compress.core.errors import InputError
+from compress.criteria.base import Batches, ScoringData
+from compress.criteria.score import score_units
+from compress.graph.apply import apply
+from compress.graph.build import build_graph
+from compress.graph.check import checked
+from compress.graph.graph import Graph
+from compress.graph.plan import Plan, make_plan
+from compress.graph.scope import in_scope
+from compress.graph.select import strongest
+from compress.graph.widths import WidthRules
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.channels.choices import Stage, Width, blocks_dropped, decisions, find_stages, find_widths, units_kept
-from spaces.channels.rows import Row, make_rows
+from spaces.channels.costs import Row, make_rows
+from spaces.channels.sorting import Ranking
+from spaces.channels.supernet import ChannelSupernet
 from spaces.layers import Layer
 from spaces.registry import register
 from spaces.shapes import Shape, shown
@@ -59,17 +61,6 @@ class Base:
     module: nn.Module
     graph: Graph
     rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """What every unit of `graph` is worth by a criterion: group -> float64 (size,); higher is kept longer.
-
-    `graph` pairs the units of different heads by their worth, so its units differ from those of the space's own.
-    """
-
-    graph: Graph
-    scores: Mapping[str, Tensor]
 
 
 @register("channels")
@@ -210,8 +201,6 @@ class ChannelSpace(Space):
         return [row.at(units) for row in self.base(task).rows if row.block not in dropped]
 
     def _supernet(self, task: Task) -> Supernet:
-        from spaces.channels.supernet import ChannelSupernet
-
         return ChannelSupernet(self, task)
 
     def _open(self, task: Task | None, seed: int) -> tuple[nn.Module, Task]:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from compress.prune.graph import Graph, evaluate
-from compress.prune.trace import holds_scale
-from compress.prune.units import Batches
+from compress.criteria.base import Batches
+from compress.graph.graph import Graph, evaluate
+from compress.graph.trace import holds_scale
 from spaces.architecture import Architecture
 from spaces.channels.choices import blocks_dropped, units_kept
 from spaces.channels.cuts import Part, Units, make_cuts

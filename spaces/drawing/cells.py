@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compress import svg
+from compress.core import svg
 from spaces.drawing.layout import Layout, arrange
 from spaces.drawing.style import (
     BLUE,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import groupby, takewhile
+from typing import TYPE_CHECKING
 
-from compress import svg
-from compress.units import count
+from compress.core import svg
+from compress.core.formatting import count
 from spaces.architecture import Architecture
 from spaces.drawing.offer import draw_offer, title_of
 from spaces.drawing.style import (
@@ -24,7 +25,9 @@ from spaces.drawing.style import (
     pale,
 )  # fmt: skip
 from spaces.layers import Layer
-from spaces.space import Space
+
+if TYPE_CHECKING:
+    from spaces.space import Space
 
 _WIDEST, _LEAST, _PER_LINE, _WORD_LINES = 860.0, 760.0, 12, 3
 _GROUP, _LABEL, _BOX, _CHANNELS, _WORD, _GAP = 22.0, 14.0, 78.0, 16.0, 12.5, 14.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise, takewhile
 
-from compress import svg
+from compress.core import svg
 from spaces.drawing.style import HEADING, INK, LINE, MARGIN, SOFT, centred, colours_of, heading, legend, pale, write
 
 _WIDEST, _LEAST, _SLOT, _NAMES = 900.0, 440.0, 64.0, 84.0  # of the picture, of a column, of the names of rows

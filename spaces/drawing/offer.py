@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-from compress import svg
+from compress.core import svg
 from spaces.architecture import Architecture, Choice
+from spaces.decision_lines import Group, about, group_decisions
 from spaces.drawing.style import BLUE, HEADING, INK, LINE, MARGIN, SOFT, centred, heading, pale, write
-from spaces.groups import Group, about, group_decisions
-from spaces.space import Space
+
+if TYPE_CHECKING:
+    from spaces.space import Space
 
 _ONE, _TWO = 700.0, 980.0  # width of the picture with one or two columns
 _ROW, _SECTION, _GAP, _ROWS_IN_ONE = 26.0, 26.0, 10.0, 16

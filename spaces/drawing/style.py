@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from compress.svg import Element, add, fitted, text_width
+from compress.core.svg import Element, add, fitted, text_width
 
 MARGIN = 18.0
 INK, SOFT, LINE, ACCENT = "#1f2933", "#5a6672", "#c5ccd3", "#b3401f"

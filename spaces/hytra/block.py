@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.architecture import either
 from spaces.hytra.config import HyTraConfig
 from spaces.hytra.fabric import Fabric

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.architecture import Choice, either
 from spaces.hytra.fabric import Fabric
 

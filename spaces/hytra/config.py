@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from compress.config import Config
+from compress.core.config import Config
 
 
 class HyTraConfig(Config):

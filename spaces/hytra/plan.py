@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.hytra.config import HyTraConfig
 from spaces.hytra.fabric import Operation
 from spaces.layers import halved

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.architecture import Architecture, Choice, Decision
+from spaces.drawing import draw_fabric
 from spaces.hytra.codes import read_codes, write_codes, write_stages
 from spaces.hytra.config import HyTraConfig
 from spaces.hytra.costs import describe
@@ -98,8 +99,6 @@ class HyTra(Space):
 
     def draw(self, arch: Architecture | None = None, img_size: int | None = None) -> str:
         """Return an SVG picture of the fabric, with the path of `arch` where there is one."""
-        from spaces.drawing import draw_fabric
-
         sizes = _sizes(self.config, img_size or self.default_task.img_size)[::-1]
         layers = self.config.layers
         rows = [f"{size} x {size}" for size in sizes]

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.architecture import Architecture, Choice, either
 
 if TYPE_CHECKING:

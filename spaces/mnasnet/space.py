@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Self, cast
 from pydantic import Field, model_validator
 from torch import nn
 
-from compress.config import Config
+from compress.core.config import Config
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.layers import Layer
 from spaces.mnasnet.codes import MNASNET_A1, MNASNET_B1, from_strings, to_strings
+from spaces.mnasnet.supernet import MnasNetSupernet
 from spaces.mobilenet.network import MobileNet
-from spaces.mobilenet.rows import BlockRow, NetworkRows, Skip, layers, round8
+from spaces.mobilenet.tables import BlockRow, NetworkRows, Skip, layers, round8
 from spaces.registry import register
 from spaces.space import Preset, Space, Task
 from spaces.supernet import Supernet
@@ -157,6 +158,4 @@ class MnasNet(Space):
         return layers(self.rows(arch), task)
 
     def _supernet(self, task: Task) -> Supernet:
-        from spaces.mnasnet.supernet import MnasNetSupernet
-
         return MnasNetSupernet(self, task)

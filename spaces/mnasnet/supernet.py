@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from spaces.architecture import Architecture
 from spaces.mobilenet.blocks import Bottleneck, ConvBlock, initialise
 from spaces.mobilenet.network import MobileNet
-from spaces.mobilenet.rows import BlockRow
 from spaces.mobilenet.sliced import SlicedConv, bottleneck, conv_block, crop
+from spaces.mobilenet.tables import BlockRow
 from spaces.space import Task
 from spaces.supernet import Supernet
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spaces.mobilenet.rows import Activation, BlockRow
+from spaces.mobilenet.tables import Activation, BlockRow
 
 _ACTIVATIONS: dict[Activation, type[nn.Module]] = {
     "relu": nn.ReLU,

@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.mobilenet.blocks import initialise
 from spaces.mobilenet.network import Trunk
-from spaces.mobilenet.rows import BlockRow, NetworkRows, round8
+from spaces.mobilenet.tables import BlockRow, NetworkRows, round8
 
 
 class LRASPPHead(nn.Module):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.mobilenet.blocks import activation, block, initialise
-from spaces.mobilenet.rows import BlockRow, NetworkRows
+from spaces.mobilenet.tables import BlockRow, NetworkRows
 from spaces.space import Task
 
 MakeBlock = Callable[[int, BlockRow], nn.Module]

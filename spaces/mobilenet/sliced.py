@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.mobilenet.blocks import Bottleneck, ConvBlock, SqueezeExcite, shortcut
-from spaces.mobilenet.rows import BlockRow
+from spaces.mobilenet.tables import BlockRow
 
 
 def crop(whole: Tensor, shape: Sequence[int]) -> Tensor:

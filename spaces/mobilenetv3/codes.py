@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.architecture import Architecture, Choice, Decision
 
 _WORDS = {"ks": "kernel", "e": "expand", "d": "depth", "w": "width", "se": "se", "r": "resolution"}

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from compress.config import Config
-from compress.errors import InputError
+from compress.core.config import Config
+from compress.core.errors import InputError
 from spaces.mobilenetv3.skeletons import SKELETONS
 
 _ordered = AfterValidator(lambda values: values and tuple(sorted(set(values))))

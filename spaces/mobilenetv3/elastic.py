@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spaces.mobilenet.blocks import Bottleneck
-from spaces.mobilenet.rows import BlockRow
 from spaces.mobilenet.sliced import conv, crop, norm, squeeze_excite
+from spaces.mobilenet.tables import BlockRow
 
 
 class ElasticBottleneck(Bottleneck):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from spaces.mobilenet.rows import Activation
+from spaces.mobilenet.tables import Activation
 
 
 @dataclass(frozen=True)

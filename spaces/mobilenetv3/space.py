@@ -11,12 +11,13 @@ from torch import nn
 from spaces.architecture import Architecture, Choice, Decision, where
 from spaces.layers import Layer
 from spaces.mobilenet.network import MobileNet
-from spaces.mobilenet.rows import BlockRow, NetworkRows, layers, round8
+from spaces.mobilenet.tables import BlockRow, NetworkRows, layers, round8
 from spaces.mobilenetv3.codes import from_ofa, to_ofa
 from spaces.mobilenetv3.config import MobileNetV3Config, strides
 from spaces.mobilenetv3.network import settle_head
 from spaces.mobilenetv3.presets import PRESETS
 from spaces.mobilenetv3.skeletons import SKELETONS, Stage
+from spaces.mobilenetv3.supernet import MobileNetV3Supernet
 from spaces.registry import register
 from spaces.space import Space, Task
 from spaces.supernet import Supernet
@@ -122,8 +123,6 @@ class MobileNetV3Space(Space):
         return [replace(row, params=row.params - row.out_channels) if row.name == "head" else row for row in found]
 
     def _supernet(self, task: Task) -> Supernet:
-        from spaces.mobilenetv3.supernet import MobileNetV3Supernet
-
         return MobileNetV3Supernet(self, task)
 
     def input_size(self, arch: Architecture, img_size: int | None = None) -> int:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from spaces.architecture import Architecture
 from spaces.mobilenet.network import MobileNet
-from spaces.mobilenet.rows import BlockRow, NetworkRows
 from spaces.mobilenet.sliced import conv, crop
+from spaces.mobilenet.tables import BlockRow, NetworkRows
 from spaces.mobilenetv3.elastic import ElasticBottleneck
 from spaces.mobilenetv3.network import settle_head
 from spaces.space import Task

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.architecture import Choice
 from spaces.nasnet.genotype import BLOCKS, CELLS, FIELDS
 from spaces.nasnet.operations import OPERATIONS

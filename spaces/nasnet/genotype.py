@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.architecture import Choice
 
 BLOCKS = 5

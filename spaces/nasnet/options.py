@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from compress.config import Config
+from compress.core.config import Config
 from spaces.nasnet.operations import OPERATIONS, OperationName
 
 State = Annotated[int, Field(ge=0, le=6)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.architecture import Architecture, Choice, Decision
+from spaces.drawing import draw_cells
 from spaces.layers import Layer
 from spaces.nasnet.canonical import canonical_blocks
 from spaces.nasnet.code import alphabets, decode, encode
@@ -15,6 +16,7 @@ from spaces.nasnet.genotype import CELLS, BlockGenotype, CellGenotype, Genotype
 from spaces.nasnet.network import NASNet
 from spaces.nasnet.operations import initialize
 from spaces.nasnet.options import NASNetConfig
+from spaces.nasnet.pictures import block_graph, cell_graph, network_graph
 from spaces.nasnet.presets import PRESETS
 from spaces.nasnet.skeleton import auxiliary_size, map_sizes
 from spaces.nasnet.supernet import NASNetSupernet
@@ -79,9 +81,6 @@ class NASNetSpace(Space):
 
     def draw(self, arch: Mapping[str, Choice] | None = None, img_size: int | None = None) -> str:
         """Return an SVG of the two cells, or of what a block and the network look like."""
-        from spaces.drawing import draw_cells
-        from spaces.nasnet.pictures import block_graph, cell_graph, network_graph
-
         config = self.config
         title = f"NASNet, N = {config.cells_per_stage}, F = {config.filters}, {config.stem} stem"
         if arch is None:

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-import compress.config
-from compress.errors import InputError
+import compress.core.config
+from compress.core.errors import InputError
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.layers import Cost, Layer, conv, linear
 from spaces.nats_size.network import REDUCTIONS, NATSNetwork
+from spaces.nats_size.supernet import NATSSizeSupernet
 from spaces.registry import register
 from spaces.space import Preset, Space, Task
 from spaces.supernet import Supernet
@@ -21,7 +22,7 @@ CHANNELS = (8, 16, 24, 32, 40, 48, 56, 64)
 _BLOCKS = tuple(f"block{number}" for number in range(1, 6))
 
 
-class NATSSizeConfig(compress.config.Config):
+class NATSSizeConfig(compress.core.config.Config):
     """The size space has no options."""
 
 
@@ -33,7 +34,7 @@ class NATSSizeSpace(Space):
     1, 3 and 5 are cells, blocks 2 and 4 halve the map. The published code lists the channels: `64:40:48:64:56`.
     """
 
-    Config: ClassVar[type[compress.config.Config]] = NATSSizeConfig
+    Config: ClassVar[type[compress.core.config.Config]] = NATSSizeConfig
     presets: ClassVar[Mapping[str, Preset]] = {
         "largest": Preset("64 channels everywhere", code="64:64:64:64:64"),
         "best_cifar10": Preset("the most accurate on CIFAR-10 in the benchmark: 93.65 %", code="64:64:56:64:24"),
@@ -80,8 +81,6 @@ class NATSSizeSpace(Space):
         return [*rows, Layer("classifier", "norm, pool, linear", task.num_classes, 1, 1, head.params, head.macs)]
 
     def _supernet(self, task: Task) -> Supernet:
-        from spaces.nats_size.supernet import NATSSizeSupernet
-
         _refuse_odd(task)
         return NATSSizeSupernet(self, task)
 

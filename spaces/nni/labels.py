@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.architecture import Choice, Condition, Decision, either
 
 MOST_CHOICES = 4096

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from compress.errors import InputError, did_you_mean
+from compress.core.errors import InputError, did_you_mean
 from spaces.user_code import import_module
 
 

@@ -15,8 +15,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.config import Config
-from compress.errors import InputError, is_out_of_memory
+from compress.core.config import Config
+from compress.core.errors import InputError, is_out_of_memory
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.nni.labels import labels_of, read_labels
 from spaces.nni.load import find_model_space, quiet, tuples

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import nn
 
-from compress.errors import InputError, did_you_mean
+from compress.core.errors import InputError, did_you_mean
 from spaces.pooling.moves import How
 from spaces.pooling.resnet import RESNET18, RESNET20, RESNET50, RESNET50_LARGE, ResNet, ResNetPlan
 from spaces.space import Task

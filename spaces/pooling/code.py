@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.pooling.tree import decision_name
 
 

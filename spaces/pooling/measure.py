@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress.errors import InputError, is_out_of_memory
+from compress.core.errors import InputError, is_out_of_memory
 from spaces.layers import Layer
+from spaces.pooling.calls import first_line
 from spaces.pooling.chain import Chain
-from spaces.pooling.trace import first_line
 from spaces.pooling.units import Calls
 
 

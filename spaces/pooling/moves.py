@@ -7,9 +7,9 @@ from typing import Literal
 
 from torch import nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
+from spaces.pooling.calls import Call
 from spaces.pooling.switches import Subsample, Switch
-from spaces.pooling.trace import Call
 from spaces.pooling.units import Calls
 
 How = Literal["max_pool", "stride"]

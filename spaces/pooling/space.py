@@ -11,11 +11,12 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import nn
 
-from compress.config import Config
-from compress.errors import InputError
+from compress.core.config import Config
+from compress.core.errors import InputError
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.layers import Layer
 from spaces.pooling.backbones import Backbone, open_backbone
+from spaces.pooling.calls import meta_images, on_meta, trace
 from spaces.pooling.chain import Chain, find_chain
 from spaces.pooling.code import binary_of, lengths_of, read_code
 from spaces.pooling.measure import CostTable, measure
@@ -24,7 +25,6 @@ from spaces.pooling.norm import has_batch_norm, use_batch_statistics
 from spaces.pooling.presets import PRESETS
 from spaces.pooling.resnet import resnet_layers
 from spaces.pooling.supernet import PoolingSupernet
-from spaces.pooling.trace import meta_images, on_meta, trace
 from spaces.pooling.tree import PlacementTree, choices_of, decision_name, decisions, positions_of
 from spaces.registry import register
 from spaces.space import Space, Task

@@ -10,8 +10,8 @@ from itertools import pairwise
 
 from torch import nn
 
-from compress.errors import InputError
-from spaces.pooling.trace import Call
+from compress.core.errors import InputError
+from spaces.pooling.calls import Call
 
 Calls = Mapping[str, Call]
 

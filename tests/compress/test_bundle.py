@@ -15,8 +15,8 @@ from torch import Tensor
 
 import compress
 from compress.bundle import Bundle, load, open_model
-from compress.errors import InputError
-from compress.prune.plan import Plan
+from compress.core.errors import InputError
+from compress.graph.plan import Plan
 from evaluators.datasets import DataConfig as DataConfigType
 from evaluators.datasets import Preprocessing
 from spaces.zoo import ModelConfig, build_model

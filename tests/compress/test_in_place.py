@@ -10,16 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.bn import recalibrate
+from compress.core.batch_norm import recalibrate
+from compress.criteria.base import ScoringData
 from compress.distill.kd import KdConfig, kd_loss
+from compress.graph.build import build_graph
 from compress.prune.blocks import block_influence
-from compress.prune.groups import build_graph
 from compress.prune.merge import MergeConfig, merge_units
-from compress.prune.units import ScoringData
-from compress.train_config import TrainConfig
-from compress.train_step import Stepper
-from evaluators.accuracy import evaluate
-from evaluators.zero_cost import grad_norm, jacov, naswot
+from compress.training.config import TrainConfig
+from compress.training.step import Stepper
+from evaluators.candidates.zero_cost import grad_norm, jacov, naswot
+from evaluators.tasks.accuracy import evaluate
 
 
 class Scaling(nn.Module):

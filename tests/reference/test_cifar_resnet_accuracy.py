@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from compress.bundle import open_model
-from evaluators.accuracy import evaluate
 from evaluators.datasets import NpzConfig
+from evaluators.tasks.accuracy import evaluate
 from spaces.zoo import ModelConfig
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # these weights were trained with it

@@ -9,9 +9,9 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from compress.prune.criteria.dimap import relative_distortion
-from compress.prune.masks import apply_masks
+from compress.criteria.dimap import relative_distortion
 from compress.prune.weights import WeightPruning, WeightsConfig, prune_weights
+from compress.training.masks import apply_masks
 
 MODULES = {
     "tiny": {"QKV-M": 6_469_632, "PRJ-M": 2_156_544, "MLP-M": 17_252_352},

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.prune.apply import apply
-from compress.prune.graph import Graph
-from compress.prune.groups import build_graph
+from compress.graph.apply import apply
+from compress.graph.build import build_graph
+from compress.graph.graph import Graph
+from compress.graph.plan import make_plan
 from compress.prune.merge import MergeConfig, MergeResult, fold_all, merge_units
-from compress.prune.plan import make_plan
 
 RULES = ("mean_in_sum_out", "sum_in_mean_out")
 IMAGE = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(2))

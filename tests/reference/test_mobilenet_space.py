@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from evaluators.cost import count_macs, count_params
 from spaces.mobilenet.lraspp import lraspp
 from spaces.mobilenet.network import MobileNet
-from spaces.mobilenet.rows import NetworkRows, layers, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
+from spaces.mobilenet.tables import NetworkRows, layers, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
 from spaces.registry import create, open_preset
 from spaces.space import Task
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evaluators.cost import count_macs, count_params
-from spaces.mobilenet.rows import mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
+from spaces.mobilenet.tables import mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
 from spaces.mobilenetv3 import MobileNetV3Space
 from spaces.registry import create, open_preset
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from scipy.stats import spearmanr
 
+from evaluators.candidates.evaluator import EvaluatorContext
+from evaluators.candidates.proxies import ProxyConfig
 from evaluators.datasets import DigitsConfig, load_data
-from evaluators.evaluator import EvaluatorContext
-from evaluators.proxies import ProxyConfig
 from spaces.registry import create
 
 NETWORKS = 25

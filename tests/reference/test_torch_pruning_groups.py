@@ -7,9 +7,9 @@ import timm
 import torch
 from torch import nn
 
-from compress.prune.apply import apply
-from compress.prune.groups import build_graph
-from compress.prune.plan import make_plan
+from compress.graph.apply import apply
+from compress.graph.build import build_graph
+from compress.graph.plan import make_plan
 
 tp = pytest.importorskip("torch_pruning")
 

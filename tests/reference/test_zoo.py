@@ -9,9 +9,9 @@ import torch
 from norms import enliven
 
 from compress.bundle import open_model
-from compress.prune.apply import apply
+from compress.graph.apply import apply
+from compress.prune.bundles import shrunk
 from compress.prune.structure import Setting, StructureConfig, plan_structure
-from compress.pruning import shrunk
 from spaces.zoo import ModelConfig
 
 MODELS = [
@@ -25,7 +25,7 @@ import json, sys
 from pathlib import Path
 import torch
 import compress
-from compress.export import ExportConfig, export
+from compress.export.exporters import ExportConfig, export
 for folder in sys.argv[1:]:
     folder = Path(folder)
     saved = torch.load(folder / "io.pt", weights_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from evaluators.tabular import TabularEvaluator
+from evaluators.candidates.tabular import TabularEvaluator
 from search.config import SearchConfig
 from search.executors.local import run_local
 from search.job import SearchJob

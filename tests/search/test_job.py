@@ -6,7 +6,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 from pydantic import ValidationError
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search.config import PrunerConfig, SearchConfig
 from search.executors.local import LocalExecutor, run_local
 from search.executors.ray import RayExecutor

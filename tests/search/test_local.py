@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from compress.errors import CompressError
+from compress.core.errors import CompressError
 from search.executors.local import run_local
 from search.study import JOURNAL
 

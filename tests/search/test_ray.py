@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from compress.errors import CompressError, InputError
-from evaluators.evaluator import Stopped
-from evaluators.latency import LatencyConfig, record
+from compress.core.errors import CompressError, InputError
+from evaluators.candidates.evaluator import Stopped
+from evaluators.latency.measure import LatencyConfig, record
 from search.config import PrunerConfig
 from search.executors import run_search
 from search.job import SearchJob

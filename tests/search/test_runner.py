@@ -9,8 +9,8 @@ import optuna
 import pytest
 from optuna.samplers import BaseSampler
 
-from compress.errors import CompressError, InputError
-from evaluators.evaluator import Evaluator, Stopped
+from compress.core.errors import CompressError, InputError
+from evaluators.candidates.evaluator import Evaluator, Stopped
 from search.objective import ObjectiveConfig
 from search.runner import Judge, Runner
 from search.strategies.made_anew import MadeAnew

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search.journal import JournalLock
 from search.study import JOURNAL, is_alive, open_study, revive, sharing, spent_seconds, worker_name
 

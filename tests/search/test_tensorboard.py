@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search import tensorboard
 from search.executors import run_search
 from search.executors.local import run_local

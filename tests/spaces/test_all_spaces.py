@@ -17,7 +17,7 @@ from norms import enliven
 from scipy import stats
 from torch import Tensor, nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from evaluators.cost import count_macs, count_params
 from spaces.architecture import Architecture
 from spaces.registry import create, space_names
@@ -355,7 +355,7 @@ def assert_same_slope(net: Supernet, arch: Architecture, alone: nn.Module, step:
 @pytest.mark.slow
 @parametrised(CASES)
 def test_networks_export_to_onnx_with_both_exporters(case: Case, tmp_path: Path) -> None:
-    from compress.export import export
+    from compress.export.exporters import export
 
     torch.manual_seed(0)
     space = space_of(case)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.checkpoint import load_checkpoint, load_weights
 from spaces.checkpoint_file import read_checkpoint
 from spaces.cifar_resnet import cifar_resnet

@@ -10,8 +10,8 @@ from xml.etree import ElementTree
 import pytest
 from torch import nn
 
-from compress.config import Config
-from compress.svg import text_width
+from compress.core.config import Config
+from compress.core.svg import text_width
 from spaces.architecture import Architecture, Decision, where
 from spaces.drawing import CellGraph, Node, draw_cells, draw_chain, draw_fabric
 from spaces.layers import Layer

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from evaluators.cost import count_macs, count_params
 from spaces.hytra import HyTra
 from spaces.hytra.operations import Attention, Residual, Style

@@ -11,7 +11,7 @@ import torch
 from norms import enliven
 from torch import Tensor
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.hytra import HyTra
 from spaces.hytra.block import Block
 from spaces.hytra.supernet import HyTraSupernet

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.mnasnet import MnasNet
 from spaces.registry import create, open_preset
 

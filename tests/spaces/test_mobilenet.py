@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from evaluators.cost import count_macs, count_params
 from spaces.mobilenet.blocks import Bottleneck, ConvBlock, SqueezeExcite, activation, block, same_conv
 from spaces.mobilenet.lraspp import dilated, halved_tail, lraspp
 from spaces.mobilenet.network import MobileNet
-from spaces.mobilenet.rows import BlockRow, NetworkRows, layers, mobilenet_v2, mobilenet_v3_small, round8
 from spaces.mobilenet.sliced import bottleneck, conv_block, crop
+from spaces.mobilenet.tables import BlockRow, NetworkRows, layers, mobilenet_v2, mobilenet_v3_small, round8
 from spaces.space import Task
 
 SMALL = NetworkRows(

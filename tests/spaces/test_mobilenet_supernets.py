@@ -11,7 +11,7 @@ import pytest
 import torch
 from norms import enliven
 
-from compress.export import ExportConfig, export
+from compress.export.exporters import ExportConfig, export
 from evaluators.cost import count_macs, count_params
 from spaces.registry import create
 from spaces.space import Space

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from evaluators.cost import count_macs, count_params
 from spaces.architecture import Architecture
 from spaces.mobilenetv3 import MobileNetV3Space

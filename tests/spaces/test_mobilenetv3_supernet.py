@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from compress.bn import recalibrate
-from compress.errors import InputError
+from compress.core.batch_norm import recalibrate
+from compress.core.errors import InputError
 from spaces.mobilenetv3 import MobileNetV3Space
 from spaces.mobilenetv3.elastic import ElasticBottleneck
 from spaces.mobilenetv3.supernet import MobileNetV3Supernet

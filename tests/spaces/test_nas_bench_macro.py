@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.nas_bench_macro import NasBenchMacro
 from spaces.registry import create, open_preset
 

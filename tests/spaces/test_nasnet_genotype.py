@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.nasnet import BlockGenotype, CellGenotype, Genotype, NASNetSpace
 from spaces.nasnet.presets import NASNET_A
 from spaces.registry import create, open_preset, presets, read_architecture

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.errors import InputError
-from compress.export import ExportConfig, export
+from compress.core.errors import InputError
+from compress.export.exporters import ExportConfig, export
 from evaluators.cost import count_macs, count_params
 from spaces.nasnet import BlockGenotype, CellGenotype, Genotype, NASNetConfig, NASNetSpace
 from spaces.nasnet.cells import Cell, DropPath

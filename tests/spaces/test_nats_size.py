@@ -11,7 +11,7 @@ import torch
 from norms import enliven
 from torch import Tensor, nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from evaluators.cost import count_macs, count_params
 from spaces.architecture import Architecture
 from spaces.nats_size import NATSSizeSpace

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from evaluators.cost import count_macs, count_params
 from spaces.registry import create, read_architecture, space_names
 
@@ -329,7 +329,7 @@ def test_an_architecture_is_read_from_the_file_that_names_its_space(small: str, 
 
 @needs_nni
 def test_a_network_of_the_hub_exports_to_onnx(tmp_path: Path) -> None:
-    from compress.export import export
+    from compress.export.exporters import export
 
     space = create(f"{HUB}.ENAS", {"kwargs": {"num_cells": 4, "width": 4}})
     network, images = space.build(space.sample(random.Random(3))), torch.randn(2, 3, 32, 32)

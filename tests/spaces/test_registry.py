@@ -9,8 +9,8 @@ import pytest
 from pydantic import Field
 from torch import nn
 
-from compress.config import Config
-from compress.errors import InputError
+from compress.core.config import Config
+from compress.core.errors import InputError
 from spaces import registry
 from spaces.architecture import Architecture, Decision
 from spaces.registry import create, open_preset, presets, read_architecture, space_class, space_names

@@ -13,8 +13,8 @@ from pydantic import Field
 from scipy import stats
 from torch import nn
 
-from compress.config import Config
-from compress.errors import InputError
+from compress.core.config import Config
+from compress.core.errors import InputError
 from spaces.architecture import Architecture, Choice, Decision, where
 from spaces.layers import Layer, conv, linear
 from spaces.space import Space, Task, drawn_by

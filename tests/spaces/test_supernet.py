@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.config import Config
-from compress.errors import InputError
+from compress.core.config import Config
+from compress.core.errors import InputError
 from spaces.architecture import Architecture, Decision, where
 from spaces.space import Space, Task
 from spaces.supernet import Supernet

@@ -10,7 +10,7 @@ import torch
 
 import search
 import spaces
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.user_code import import_module
 from spaces.zoo import ModelConfig, build_model
 
@@ -120,6 +120,6 @@ def test_a_module_that_fails_is_named(folder: Path, text: str, says: str) -> Non
 def test_files_of_the_user_do_not_reach_the_process_that_measures(folder: Path) -> None:
     for name in ("types", "json", "code"):
         (folder / f"{name}.py").write_text("raise SystemExit('a file of the user')")
-    ask = "from evaluators.targets import width_multiple; print(width_multiple('local').value)"
+    ask = "from evaluators.latency.targets import width_multiple; print(width_multiple('local').value)"
     done = subprocess.run([sys.executable, "-P", "-c", ask], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and int(done.stdout) >= 1, done.stderr

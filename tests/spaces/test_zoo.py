@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from spaces.model_names import model_names
 from spaces.zoo import BuiltModel, ModelConfig, build_model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from compress.catalog import find_recipe, names
+from compress.runs.catalog import find_recipe, names
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 
-from evaluators.evaluator import Evaluator, Metrics, Report
+from evaluators.candidates.evaluator import Evaluator, Metrics, Report
 from search.config import SearchConfig
 from search.job import SearchJob
 from search.runner import Asked, Judge, Outcome, Runner

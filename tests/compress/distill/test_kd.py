@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from compress.distill import DistillConfig, LossConfig, _union, losses
 from compress.distill.kd import KdConfig, kd_loss
-from compress.train import FinetuneConfig
+from compress.training.fit import FinetuneConfig
 
 
 def logits(seed: int) -> torch.Tensor:

@@ -7,14 +7,14 @@ import timm
 import torch
 from pydantic import ValidationError
 
-from compress.errors import InputError
+from compress.core.errors import InputError
+from compress.criteria.base import ScoringData
+from compress.criteria.score import score_units
+from compress.graph.build import build_graph
+from compress.graph.cost_model import CostModel
+from compress.graph.select import Selector
+from compress.graph.widths import WidthRules
 from compress.prune.budget import MEASUREMENTS, BudgetConfig, meet_budget
-from compress.prune.cost_model import CostModel
-from compress.prune.groups import build_graph
-from compress.prune.score import score_units
-from compress.prune.select import Selector
-from compress.prune.units import ScoringData
-from compress.prune.widths import WidthRules
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ from norms import enliven
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from compress.errors import InputError
-from compress.prune.apply import apply
-from compress.prune.fold import foldable_pairs
-from compress.prune.graph import Group
-from compress.prune.groups import build_graph
+from compress.core.errors import InputError
+from compress.graph.apply import apply
+from compress.graph.build import build_graph
+from compress.graph.fold import foldable_pairs
+from compress.graph.graph import Group
+from compress.graph.plan import make_plan
 from compress.prune.merge import MergeConfig, fold_all, merge_units
-from compress.prune.plan import make_plan
 
 MODELS = {
     "resnet18": ({"zero_init_last": False}, 64),

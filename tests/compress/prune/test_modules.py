@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from compress.prune.modules import assign_modules
 
 

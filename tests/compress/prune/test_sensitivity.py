@@ -6,14 +6,14 @@ import pytest
 import timm
 import torch
 
-from compress.prune.apply import apply
-from compress.prune.check import checked
-from compress.prune.groups import build_graph
-from compress.prune.plan import make_plan
-from compress.prune.score import score_units
-from compress.prune.select import strongest
+from compress.criteria.base import ScoringData
+from compress.criteria.score import score_units
+from compress.graph.apply import apply
+from compress.graph.build import build_graph
+from compress.graph.check import checked
+from compress.graph.plan import make_plan
+from compress.graph.select import strongest
 from compress.prune.sensitivity import scan, switched_off
-from compress.prune.units import ScoringData
 
 CASES = {
     "resnet18": ({"zero_init_last": False}, 64),

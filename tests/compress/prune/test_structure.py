@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import compress
-from compress.errors import InputError
+from compress.core.errors import InputError
 from compress.prune import structure
 from compress.prune.blocks import block_influence, least_influential
 from compress.prune.structure import Setting, StructureConfig, plan_structure

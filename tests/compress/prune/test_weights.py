@@ -9,12 +9,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from compress.errors import InputError
-from compress.prune.criteria import weight_criteria
-from compress.prune.criteria.dimap import keep_most_relative, relative_distortion
-from compress.prune.exact import keep_largest
-from compress.prune.masks import apply_masks
+from compress.core.errors import InputError
+from compress.criteria import weight_criteria
+from compress.criteria.dimap import keep_most_relative, relative_distortion
+from compress.criteria.exact_selection import keep_largest
 from compress.prune.weights import WeightsConfig, prune_weights
+from compress.training.masks import apply_masks
 
 
 def plain_dimap(weights: list[Tensor], remove: int) -> list[Tensor]:

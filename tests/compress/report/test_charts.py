@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from compress import svg
+from compress.core import svg
 from compress.report.bars import kept_chart, width_charts
 from compress.report.curves import training_curves
 from compress.report.histogram import latency_chart

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from compress.report import compare_runs, comparison_json, comparison_notes, comparison_table
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from compress.report import write_report
 
 VOID = {"meta", "br", "hr", "img", "link", "input"}

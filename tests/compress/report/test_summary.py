@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from compress.report import summary_line, summary_of
 
 CONTRACT = (

@@ -13,7 +13,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState
 from torch import nn
 
-from compress.config import Config
+from compress.core.config import Config
 from search.strategies.sampler import Finished
 from search.strategies.strategy import StrategyBase, StrategyContext
 from spaces.architecture import Architecture, Decision, where

@@ -10,7 +10,7 @@ import pytest
 from optuna.trial import TrialState
 from short_searches import NUMERIC, OPTIONS, SPACES, STRATEGIES, TRIALS, make_spaces, runner_for, work
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search.config import SearchConfig
 from search.executors import run_search
 from search.job import SearchJob

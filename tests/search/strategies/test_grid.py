@@ -3,7 +3,7 @@ from __future__ import annotations
 import optuna
 import pytest
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search.strategies.grid import GridSampler, grid_of
 from search.strategies.optuna_samplers import OptunaStrategy
 from spaces.registry import create

@@ -12,8 +12,8 @@ import torch
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState
 
-from compress.errors import InputError
-from evaluators.evaluator import Evaluator, Metrics
+from compress.core.errors import InputError
+from evaluators.candidates.evaluator import Evaluator, Metrics
 from search.objective import ObjectiveConfig
 from search.outcome import best
 from search.runner import Judge, Runner

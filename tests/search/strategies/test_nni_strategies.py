@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search.strategies.nni import NNISampler, NNIStrategy
 from search.strategies.sampler import Finished
 

@@ -6,7 +6,7 @@ import sys
 import optuna
 import pytest
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search.objective import Direction
 from search.strategies import StrategyContext
 from search.strategies.mirror import Mirror

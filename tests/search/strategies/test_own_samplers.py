@@ -10,7 +10,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from compress.errors import InputError
+from compress.core.errors import InputError
 from search.strategies.local_search import LocalSearchStrategy
 from search.strategies.ppo import PPOStrategy
 from search.strategies.regularized_evolution import RegularizedEvolutionStrategy

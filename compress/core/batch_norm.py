@@ -1,0 +1,93 @@
+"""Batch normalisation after surgery: its statistics are those of a network that no longer exists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from compress.core.errors import InputError
+from compress.core.modes import evaluating
+from compress.core.progress import track
+
+
+def norm_layers(model: nn.Module) -> list[_BatchNorm]:
+    """Return the batch normalisations that keep running statistics (timm's BatchNormAct2d and SyncBN are such)."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+@torch.no_grad()
+def recalibrate(model: nn.Module, batches: Iterable[Any], limit: int, device: str | torch.device = "cpu") -> int:
+    """Estimate the running means and variances of `model` anew, as plain averages over batches.
+
+    Only batch normalisation runs in training mode (dropout stays off); weights, momenta and modes are as before
+    when it ends. Without batches, or when a batch fails, the old statistics stay.
+
+    Args:
+        model: on `device`; changed in place.
+        batches: images (batch, C, H, W), or tuples whose first item they are; left as they are.
+        limit: most batches to use.
+        device: where images go.
+
+    Returns:
+        How many batches were used; 0 for a model without batch normalisation.
+
+    Raises:
+        InputError: the batches are too small, see `enough_values`.
+    """
+    layers = norm_layers(model)
+    if not layers or limit <= 0:
+        return 0
+    used = 0
+    with _averaging(model, layers), enough_values():
+        for batch in track(islice(batches, limit), "recalibrating batch norm", total=limit):
+            images = batch if isinstance(batch, Tensor) else batch[0]
+            if used == 0:
+                for layer in layers:
+                    layer.reset_running_stats()
+            model(images.to(device, copy=True))  # the model may change them, and who gave them may need them again
+            used += 1
+    return used
+
+
+@contextmanager
+def enough_values(key: str = "data.batch_size") -> Iterator[None]:
+    """Raise an `InputError`, naming the recipe's `key`, where a batch normalisation sees but one value per channel.
+
+    One image, at a layer whose maps are 1x1, has no variance: PyTorch refuses it, in training and (where no running
+    statistics are kept) in evaluation.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            f"{key}: batch norm needs more than one value per channel, and a batch of one image has one "
+            "where maps are 1x1; got 1 image; allowed: 2 and up (of as many images)"
+        ) from error
+
+
+@contextmanager
+def _averaging(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
+    """Let `layers` average what they see inside the block; statistics from before return after an error."""
+    momenta = [layer.momentum for layer in layers]
+    before = [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers(recurse=False)]
+    try:
+        with evaluating(model):
+            for layer in layers:
+                layer.training = True  # not .train(): the activation inside a BatchNormAct2d keeps its mode
+                layer.momentum = None  # PyTorch: a cumulative average over batches
+            yield
+    except BaseException:
+        for buffer, old in before:
+            buffer.copy_(old)
+        raise
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

@@ -1,0 +1,277 @@
+"""Pydantic's findings as sentences: what is wrong; got; allowed; did you mean."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from compress.core.errors import InputError, did_you_mean
+from compress.core.yaml_lines import Path_, dotted
+
+M = TypeVar("M", bound=BaseModel)
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "tuple": "a list",
+    "dict": "a section of keys",
+    "model": "a section of keys",
+    "model_attributes": "a section of keys",
+    "none": "null",
+    "finite_number": "a finite number",
+}
+_LIMITS = {
+    "exclusiveMinimum": "above {}",
+    "minimum": "at least {}",
+    "exclusiveMaximum": "below {}",
+    "maximum": "at most {}",
+    "minItems": "at least {} entries",
+    "maxItems": "at most {} entries",
+    "minLength": "at least {} characters",
+    "maxLength": "at most {} characters",
+}
+
+
+_RANGES = ("greater", "less", "too_", "string_too")
+
+
+def under(prefix: str) -> Callable[[str, str], str]:
+    """Return what writes a problem of a key as `prefix key: what is wrong`, of the whole without a key."""
+    return lambda key, text: f"{prefix}{key}: {text}" if key else f"{prefix}{text}"
+
+
+def validated(schema: type[M], values: Any, say: Callable[[str, str], str] | None = None) -> M:
+    """Return `values`, which may come from Python or JSON, as a `schema`.
+
+    Raises `InputError` with every problem, each as `say(dotted key, what is wrong)` or else as `key: what is wrong`;
+    the key of the whole is empty.
+    """
+    say = say or under("")
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        problems = explain(error, schema, values, lambda path: None)
+    raise InputError(*(say(dotted(path), text) for path, text in problems))
+
+
+def explain(
+    error: ValidationError, schema: type[BaseModel], values: Any, line: Callable[[Path_], int | None]
+) -> list[tuple[Path_, str]]:
+    """Return (path, sentence) for every finding, at most one per path: root causes first, then by `line`."""
+    tree = _schema_of(schema)
+    found: dict[Path_, list[ErrorDetails]] = {}
+    for detail in _nearest_alternatives(error.errors(), values):
+        found.setdefault(_place(detail, values), []).append(detail)
+    unknown = {path for path, details in found.items() if details[0]["type"] == "extra_forbidden"}
+    result = []
+    for path in sorted(found, key=lambda path: (_rank(path, found[path][0]), line(path) or 0)):
+        details = found[path]
+        if details[0]["type"] == "missing" and _meant_by(path, unknown):
+            continue
+        result.append((path, _sentence(path, details, tree, values)))
+    return result
+
+
+@functools.cache
+def _schema_of(schema: type[BaseModel]) -> dict[str, Any]:
+    return schema.model_json_schema()
+
+
+def _nearest_alternatives(details: list[ErrorDetails], values: Any) -> list[ErrorDetails]:
+    """Return `details` without those of alternatives that a section was not meant as.
+
+    Where a key takes one of several kinds of section, pydantic tells what is wrong for each kind; of interest is the
+    kind whose keys are there.
+    """
+    distances: dict[Path_, dict[str | int, int]] = {}
+    places = []
+    for detail in details:
+        current, path, place = values, [], None
+        for index, part in enumerate(detail["loc"]):
+            last = index == len(detail["loc"]) - 1
+            if isinstance(current, dict) and (part in current or (last and detail["type"] == "missing")):
+                current = current.get(part)
+                path.append(part)
+            elif isinstance(current, list) and isinstance(part, int) and part < len(current):
+                current = current[part]
+                path.append(part)
+            elif isinstance(current, dict) and place is None:
+                place = (tuple(path), part)
+                distance = 2 if last else int(detail["type"] in ("missing", "extra_forbidden"))
+                kinds = distances.setdefault(place[0], {})
+                kinds[part] = max(distance, kinds.get(part, 0))
+        places.append(place)
+    return [
+        detail
+        for detail, place in zip(details, places, strict=True)
+        if place is None or distances[place[0]][place[1]] == min(distances[place[0]].values())
+    ]
+
+
+def _rank(path: Path_, detail: ErrorDetails) -> int:
+    """A foreign version comes first, then misspelt keys and tags, since they cause the missing ones."""
+    if path == ("version",):
+        return -1
+    return {"extra_forbidden": 0, "union_tag_invalid": 0, "missing": 2, "union_tag_not_found": 2}.get(detail["type"], 1)
+
+
+def _meant_by(path: Path_, unknown: set[Path_]) -> bool:
+    """Return whether an unknown key beside the missing `path` is probably a misspelling of it."""
+    return any(other[:-1] == path[:-1] and did_you_mean(str(other[-1]), [str(path[-1])]) for other in unknown)
+
+
+def _place(detail: ErrorDetails, values: Any) -> Path_:
+    """Return the path in the user's own terms: pydantic's location without union tags and type names."""
+    path: list[str | int] = []
+    current = values
+    for index, part in enumerate(detail["loc"]):
+        if isinstance(current, dict) and part in current:
+            current = current[str(part)]
+        elif isinstance(current, list) and isinstance(part, int) and part < len(current):
+            current = current[part]
+        elif not (index == len(detail["loc"]) - 1 and (detail["type"] == "missing" or _is_default(detail, current))):
+            continue
+        path.append(part)
+    if detail["type"].startswith("union_tag"):
+        tag = str(detail["ctx"]["discriminator"]).strip("'")
+        if tag.isidentifier():
+            path.append(tag)
+    return tuple(path)
+
+
+def _is_default(detail: ErrorDetails, section: Any) -> bool:
+    """Return whether a validator refused the default of a key that the user left out of `section`."""
+    whole = isinstance(detail["input"], dict)  # a validator of the section itself; the last part is a kind of section
+    return detail["type"] == "value_error" and isinstance(section, dict) and not whole
+
+
+def _sentence(path: Path_, details: list[ErrorDetails], tree: dict[str, Any], values: Any) -> str:
+    detail = details[0]
+    kind, context = detail["type"], detail.get("ctx", {})
+    got = "" if kind in ("missing", "union_tag_not_found") else f"; got {show(_value_at(values, path))}"
+    node = _node_at(tree, path, values)
+    if kind == "extra_forbidden":
+        keys = sorted(_node_at(tree, path[:-1], values).get("properties", {}))
+        return f"unknown key; allowed {', '.join(keys) or 'none'}{did_you_mean(str(path[-1]), keys)}"
+    if kind == "missing":
+        description = node.get("description")
+        return "required, but missing" + (f": {description}" if description else "")
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        expected = context.get("expected_tags") or _tags_at(tree, path, values)
+        what = "required, but missing" if kind == "union_tag_not_found" else "unknown value"
+        choices = [tag.strip(" '") for tag in str(expected).split(",")]
+        return f"{what}{got}; allowed {', '.join(choices)}{did_you_mean(str(context.get('tag', '')), choices)}"
+    wanted = list(dict.fromkeys(_KINDS[name] for item in details if (name := _type_name(item["type"])) in _KINDS))
+    literal = next((item for item in details if item["type"] == "literal_error"), None)
+    if literal is not None:
+        choices = [str(choice) for choice in _choices(node)]
+        ranges = [item["msg"].removeprefix("Input should be ") for item in details if item["type"].startswith(_RANGES)]
+        allowed = " or ".join([", ".join(choices) or str(literal["ctx"]["expected"]), *wanted, *ranges])
+        return f"unknown value{got}; allowed {allowed}{did_you_mean(str(_value_at(values, path)), choices)}"
+    if kind == "string_pattern_mismatch":
+        return f"does not fit{got}; allowed {node.get('description', context.get('pattern'))}"
+    if kind == "value_error":
+        value = _value_at(values, path)
+        return _with_got(str(context["error"]), detail["input"] if value is None else value)
+    limits = _limits(node)
+    if kind.startswith(_RANGES):
+        return f"out of range{got}; allowed {limits or detail['msg'].removeprefix('Input should be ')}"
+    if wanted:
+        allowed = " or ".join(wanted) + (f", {limits}" if limits else "")
+        return f"wrong type{got}; allowed {allowed}"
+    return detail["msg"][:1].lower() + detail["msg"][1:] + got
+
+
+def _with_got(message: str, value: Any) -> str:
+    """Return a validator's own sentence, with the value before what is allowed unless it names the value itself."""
+    if isinstance(value, dict) or (value != "" and str(value) in message) or "got" in message.split():
+        return message
+    what, semicolon, rest = message.partition("; allowed")
+    return f"{what}; got {show(value)}{semicolon}{rest}"
+
+
+def _type_name(kind: str) -> str:
+    for ending in ("_type", "_parsing", "_from_float", "_required"):
+        kind = kind.removesuffix(ending)
+    return kind
+
+
+def show(value: Any) -> str:
+    """Return `value` as a user would write it, cut to a short piece."""
+    if isinstance(value, dict):
+        return "a section" if len(json.dumps(value, default=str)) > 40 else json.dumps(value, default=str)
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _value_at(values: Any, path: Path_) -> Any:
+    for part in path:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return values
+
+
+def _resolve(node: dict[str, Any], tree: dict[str, Any], value: Any) -> dict[str, Any]:
+    """Follow references, null alternatives and discriminators until `node` describes `value`."""
+    while True:
+        if "$ref" in node:
+            node = {**tree["$defs"][node["$ref"].rsplit("/", 1)[1]], **{k: v for k, v in node.items() if k != "$ref"}}
+        elif "discriminator" in node and "mapping" in node["discriminator"]:
+            tag = value.get(node["discriminator"]["propertyName"]) if isinstance(value, dict) else None
+            reference = node["discriminator"]["mapping"].get(str(tag))
+            if reference is None:
+                return node
+            node = {"$ref": reference}
+        elif alternatives := [a for a in node.get("anyOf") or node.get("oneOf") or [] if a.get("type") != "null"]:
+            rest = {key: text for key, text in node.items() if key not in ("anyOf", "oneOf")}
+            nearest: dict[str, Any] = max(alternatives, key=lambda each: _fitness(each, tree, value))
+            node = {**rest, **nearest}
+        else:
+            return node
+
+
+def _fitness(alternative: dict[str, Any], tree: dict[str, Any], value: Any) -> tuple[bool, float]:
+    """Return how well an alternative of a schema describes `value`: whether it is of its kind, then by its keys."""
+    if "$ref" in alternative:
+        alternative = tree["$defs"][alternative["$ref"].rsplit("/", 1)[1]]
+    if not isinstance(value, dict):
+        return (alternative.get("type") == "array") == isinstance(value, list), 0.0
+    keys = alternative.get("properties", {})
+    return "properties" in alternative, sum(
+        1.0 if key in keys else 0.5 * bool(did_you_mean(key, keys)) for key in value
+    )
+
+
+def _node_at(tree: dict[str, Any], path: Path_, values: Any) -> dict[str, Any]:
+    """Return the part of the JSON schema `tree` that describes the key at `path`."""
+    node, current = _resolve(tree, tree, values), values
+    for part in path:
+        current = _value_at(current, (part,))
+        child = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
+        node = _resolve(child, tree, current)
+    return node
+
+
+def _tags_at(tree: dict[str, Any], path: Path_, values: Any) -> str:
+    node = _node_at(tree, path[:-1], values)
+    return ", ".join(node.get("discriminator", {}).get("mapping", {}))
+
+
+def _choices(node: dict[str, Any]) -> list[Any]:
+    return list(node.get("enum") or ([node["const"]] if "const" in node else []))
+
+
+def _limits(node: dict[str, Any]) -> str:
+    limits = " and ".join(text.format(node[key]) for key, text in _LIMITS.items() if key in node)
+    return re.sub(r"\bat least 1 (entries|characters)", "not empty", limits)

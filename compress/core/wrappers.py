@@ -1,0 +1,50 @@
+"""Modules that only hold another one: torch.compile, data parallelism, weight averaging."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from compress.core.errors import InputError
+
+_INSIDE: dict[type[nn.Module], str] = {
+    OptimizedModule: "_orig_mod",
+    nn.DataParallel: "module",
+    DistributedDataParallel: "module",
+    AveragedModel: "module",
+}
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module that a compiled, data-parallel or averaged `model` holds; any other as it is.
+
+    Raises InputError for TorchScript: its code is compiled for the widths that it was made with.
+    """
+    while (inside := _inside(model)) is not None:
+        model = inside
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            where = f"layer {name!r} of the model" if name else "the model"
+            raise InputError(f"{where} is TorchScript, whose code cannot be narrowed; give the Python module itself")
+    return model
+
+
+def unwrap_all(model: nn.Module) -> nn.Module:
+    """Return `unwrapped(model)` with every module inside it unwrapped in place, and what was compiled in place plain.
+
+    Raises InputError as `unwrapped` does.
+    """
+    model = unwrapped(model)
+    for module in model.modules():
+        module._compiled_call_impl = None
+        for name, child in module.named_children():
+            module._modules[name] = unwrapped(child)
+    return model
+
+
+def _inside(model: nn.Module) -> nn.Module | None:
+    found = next((getattr(model, name) for kind, name in _INSIDE.items() if isinstance(model, kind)), None)
+    return found if isinstance(found, nn.Module) else None

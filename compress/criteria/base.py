@@ -1,0 +1,113 @@
+"""What unit criteria share: the data they may use, and sums over the weights of each unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from compress.core.config import Config
+from compress.core.errors import InputError
+from compress.graph.cost_model import CostModel, Counted
+from compress.graph.graph import Graph, Group, Slice
+
+Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+DRAW = 8  # images per gradient: its square is one draw of a random value, so many small draws tell more than few large
+
+
+class CriterionOptions(Config):
+    """What a unit criterion lets the recipe choose."""
+
+    norm: Literal[1, 2] = Field(2, description="`magnitude`: sum of absolute values (1) or root of the squares (2)")
+
+
+@dataclass(frozen=True)
+class ScoringData:
+    """What a unit criterion may look at besides weights.
+
+    `graph` is the unexpanded graph, `batches` yields the (images, labels) that scores may be estimated on (None:
+    there is no data), `counted` is what one unit costs in: what the budget is given in.
+    """
+
+    graph: Graph
+    batches: Batches | None = None
+    device: torch.device | str = "cpu"
+    generator: Generator = field(default_factory=lambda: Generator().manual_seed(0))
+    options: CriterionOptions = field(default_factory=CriterionOptions)
+    counted: Counted = "macs"
+
+    def costs(self) -> dict[str, float]:
+        """Return the fraction of the whole model's cost that removing one unit of each group saves."""
+        model = CostModel(self.graph, self.counted)
+        return {name: max(saved, 1) / model.dense for name, saved in model.savings().items()}
+
+    def draws(self, criterion: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield a few images and labels at a time, on the device; without data the criterion is refused by name."""
+        if self.batches is None:
+            raise InputError(
+                f"prune.criterion: {criterion!r} needs data to score on, and the recipe has none (data.name: none); "
+                "allowed without data: bn_scale, dimap, fpgm, lamp, magnitude, random"
+            )
+        for images, labels in self.batches():
+            images = images.to(self.device, copy=True)  # a model may change them in place
+            yield from zip(images.split(DRAW), labels.to(self.device).split(DRAW), strict=True)
+
+
+UnitCriterion = Callable[[nn.Module, Sequence[Group], ScoringData], dict[str, Tensor]]
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return all parameters and buffers of a model by name, detached."""
+    return {name: tensor.detach() for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+
+
+def matrices(group: Group, role: Literal["in", "out"] | None = None) -> list[Slice]:
+    """Return the places of a group in weight matrices and kernels: norms, biases and tables are left out."""
+    return [part for part in group.slices if part.role != "vector" and role in (None, part.role)]
+
+
+class UnitSums:
+    """Sums of `values(tensor name)` over the entries that belong to each unit; a dimension is reduced only once."""
+
+    def __init__(self, values: Callable[[str], Tensor]) -> None:
+        self.values = values
+        self.reduced: dict[tuple[str, int], Tensor] = {}
+
+    def along(self, part: Slice) -> Tensor:
+        """Return the sum at each position of the dimension that `part` indexes (float64, on the CPU)."""
+        key = part.tensor, part.dim
+        if key not in self.reduced:
+            values = self.values(part.tensor)
+            rest = [dim for dim in range(values.dim()) if dim != part.dim]
+            self.reduced[key] = (values.sum(rest, dtype=torch.float64) if rest else values.double()).cpu()
+        return self.reduced[key]
+
+    def of(self, part: Slice) -> Tensor:
+        """Return the sum for each unit of `part`, shape (size,)."""
+        return self.along(part)[part.positions].sum((1, 2))
+
+
+def energies(model: nn.Module, norm: int = 2) -> UnitSums:
+    """Return sums of |w| (norm 1) or w^2 (norm 2) over the weights of units."""
+    tensors = named_tensors(model)
+    return UnitSums(lambda name: tensors[name].abs() if norm == 1 else tensors[name].double().square())
+
+
+def mean_normalised(scores: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:
+    """Divide the scores of each group by their mean over its units, so that groups of any scale can be compared.
+
+    This is what torch-pruning does before a global ranking. Where a criterion sees the repeats of a unit one by
+    one, the mean is that of the units that the repeats add up to.
+    """
+    mean = {name: score.sum() / graph.group(name).size for name, score in scores.items()}
+    return {name: score / mean[name] if mean[name] > 0 else score for name, score in scores.items()}
+
+
+def per_cost(scores: Mapping[str, Tensor], data: ScoringData) -> dict[str, Tensor]:
+    """Divide the scores by what a unit of each group costs, for criteria that estimate a loss to trade for cost."""
+    costs = data.costs()
+    return {name: score / costs[name] for name, score in scores.items()}

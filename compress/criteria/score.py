@@ -1,0 +1,45 @@
+"""Score the units of a graph by a criterion, and pair the units of repeats (heads) by their scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from compress.core.errors import InputError
+from compress.criteria import unit_criteria
+from compress.criteria.base import ScoringData, named_tensors
+from compress.graph.graph import Graph, Group
+
+
+def score_units(model: nn.Module, graph: Graph, criterion: str, data: ScoringData) -> tuple[Graph, dict[str, Tensor]]:
+    """Return how much every unit is worth (group name -> float64 (size,), higher is kept longer).
+
+    Where a group repeats inside each head, its units may be chosen in every head on their own: the criterion sees
+    each repeat, the units of each are sorted from strong to weak, and unit u of the group becomes the u-th of every
+    repeat; its score is the sum of theirs. The graph that is returned has its groups rematched in that way, but for
+    those that are rigid.
+
+    Raises:
+        InputError: a weight is not finite, or the criterion is unknown or cannot score this model.
+    """
+    score = unit_criteria.get(criterion)
+    _refuse_not_finite(model, graph)
+    free = {group.name for group in graph.groups if group.repeats > 1 and not group.rigid}
+    seen = [group.expanded() if group.name in free else group for group in graph.groups]
+    scores = score(model, seen, data)
+    groups: list[Group] = []
+    for group in graph.groups:
+        if group.name in free:
+            value, order = scores[group.name].view(group.repeats, group.size).sort(dim=1, descending=True, stable=True)
+            group, scores[group.name] = group.rematched(order), value.sum(0)
+        groups.append(group)
+    return replace(graph, groups=tuple(groups)), scores
+
+
+def _refuse_not_finite(model: nn.Module, graph: Graph) -> None:
+    tensors = named_tensors(model)
+    for name in dict.fromkeys(part.tensor for group in graph.groups for part in group.slices):
+        if not torch.isfinite(tensors[name]).all():
+            raise InputError(f"the weights cannot be scored: {name!r} holds values that are not finite (NaN or Inf)")

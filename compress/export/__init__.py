@@ -1,0 +1,1 @@
+"""Writing ONNX files and comparing them with the module they were made from."""

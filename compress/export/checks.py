@@ -1,0 +1,105 @@
+"""What an exported file is checked on: inputs of several batch sizes, and what the module says to each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.core.errors import CompressError
+from compress.core.tensors import Inputs, call, mapped, named_tensors, tensors_in
+
+
+@dataclass(frozen=True)
+class Check:
+    """One call: its inputs and what the module gives for them, each by the name that it has in the file."""
+
+    inputs: dict[str, Tensor]
+    expected: dict[str, Tensor]
+
+    @property
+    def batch(self) -> int:
+        """Size of the first dimension of the images, which are the first input of four dimensions, else the first."""
+        images = next((each for each in self.inputs.values() if each.ndim == 4), next(iter(self.inputs.values())))
+        return len(images) if images.ndim else 1
+
+
+class Flat(nn.Module):
+    """A module for exporters: tensors in, a tuple of tensors out, and inputs of its own where it changes them."""
+
+    def __init__(self, module: nn.Module, example: Inputs) -> None:
+        super().__init__()
+        self.module = module
+        self.example = [example]  # in a list, where no exporter looks for constants
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Call the module with `tensors` in the places that the example has them."""
+        left = iter(tensors)
+        return tuple(tensors_in(call(self.module, mapped(self.example[0], lambda _: next(left)))))
+
+
+def shares_batch(inputs: Inputs) -> bool:
+    """Whether all inputs have the same first dimension, which then is the batch."""
+    sizes = {each.shape[:1] for each in tensors_in(inputs)}
+    return len(sizes) == 1 and sizes != {torch.Size()}
+
+
+def like(example: Inputs, batch: int, seed: int) -> Inputs:
+    """Return inputs like `example` of another batch and content, of the same batch where inputs share none.
+
+    Images are smooth areas plus noise, scaled as normalised images are. Whole numbers and, beside other inputs, vectors
+    keep the example's values, as they may be indices, times or scales.
+    """
+    shared, alone = shares_batch(example), isinstance(example, Tensor)
+    generator = torch.Generator().manual_seed(seed)
+
+    def another(tensor: Tensor) -> Tensor:
+        size = batch if shared else len(tensor) if tensor.ndim else 0
+        if not tensor.is_floating_point() or not (alone or tensor.ndim > 2):
+            return tensor[torch.arange(size) % len(tensor)].clone() if tensor.ndim else tensor.clone()
+        return _noise((size, *tensor.shape[1:]), generator).to(tensor.dtype)
+
+    return mapped(example, another)  # type: ignore[no-any-return]
+
+
+def _noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    noise = torch.randn(tuple(shape), generator=generator)
+    if len(shape) == 4:
+        coarse = torch.randn((*shape[:2], 4, 4), generator=generator)
+        noise = 0.4 * noise + 0.9 * nn.functional.interpolate(coarse, size=tuple(shape[2:]), mode="bilinear")
+    return noise
+
+
+def answered(module: nn.Module, inputs: Inputs) -> Check:
+    """Return the check of `inputs`: the module's answer, whose tensors are called logits, output_N or by their keys.
+
+    Raises:
+        CompressError: the answer holds no tensor, or NaN or infinite values, with which no file can be compared.
+    """
+    with torch.no_grad():
+        output: Any = call(module, inputs)
+    given = named_tensors(inputs, "input", "input")
+    found = named_tensors(output, "logits", "output")
+    if not found:
+        raise CompressError(
+            f"the model returns a {type(output).__name__} without any tensor; there is nothing to export"
+        )
+    for name, value in found.items():
+        if not torch.isfinite(value).all():
+            where = "the model's output" if name == "logits" else f"the model's output {name!r}"
+            raise CompressError(f"{where} holds NaN or infinite values, so its export cannot be checked")
+    expected = {f"{name}_out" if name in given else name: value.clone() for name, value in found.items()}
+    return Check(given, expected)
+
+
+def needs_flat(module: nn.Module, inputs: Inputs) -> bool:
+    """Whether `module` takes or gives more than one tensor, or changes its input in place."""
+    if not isinstance(inputs, Tensor):
+        return True
+    own = inputs.clone()
+    with torch.no_grad():
+        output = module(own)
+    return not isinstance(output, Tensor) or not torch.equal(own, inputs)

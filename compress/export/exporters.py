@@ -1,0 +1,273 @@
+"""Export to ONNX with both of torch's exporters, check the file against the module, keep the faster correct one."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from unittest import mock
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from compress.core.config import Config
+from compress.core.errors import CompressError, InputError, is_out_of_memory
+from compress.core.progress import say
+from compress.core.tensors import Inputs, mapped, tensors_in
+from compress.export.checks import Check, Flat, answered, like, needs_flat, shares_batch
+from compress.export.onnx_file import clean, place, read_opset, verify
+from evaluators.latency.measure import LatencyConfig, compare
+
+EXPORTERS = ("dynamo", "torchscript")
+CHECKED_BATCHES = (1, 2, 3, 2)
+CLEARLY_FASTER = 1.02
+CHATTY_LOGGERS = ("", "torch", "torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
+
+
+class ExportConfig(Config):
+    """How a model becomes an ONNX file."""
+
+    exporter: Literal["auto", "dynamo", "torchscript"] = Field(
+        "auto", description="which of torch's exporters; auto tries both and keeps the faster correct file"
+    )
+    opset: int | None = Field(20, ge=13, le=25, description="ONNX operator set; null for the exporter's own default")
+    dynamic_batch: bool = Field(True, description="any batch size at run time")
+    batch: int = Field(1, ge=1, description="the file's batch size where dynamic_batch is false")
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The exported file and what is known of it.
+
+    `tried` holds for each exporter {"error", "parity_max_rel", "bytes", "seconds", "relative_time"}: why it failed or
+    null, and its latency in terms of the kept file's where both were correct.
+    """
+
+    path: Path
+    exporter: str
+    opset: int
+    parity_max_rel: float
+    bytes: int
+    checked_batches: tuple[int, ...]
+    denormals_zeroed: int
+    seconds: float
+    tried: dict[str, dict[str, Any]]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON can hold it."""
+        return asdict(self) | {"path": str(self.path)}
+
+
+@dataclass
+class Attempt:
+    """What one exporter made."""
+
+    exporter: str
+    file: Path
+    error: str | None = None
+    chatter: str = ""
+    parity: float | None = None
+    denormals: int = 0
+    seconds: float = 0.0
+    relative_time: float | None = field(default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the entry of `ExportResult.tried`."""
+        size = sum(each.stat().st_size for each in self.file.parent.iterdir()) if self.error is None else None
+        return {
+            "error": self.error, "parity_max_rel": self.parity, "bytes": size,
+            "seconds": round(self.seconds, 2), "relative_time": self.relative_time,
+        }  # fmt: skip
+
+
+def export(
+    model: nn.Module, example_inputs: Inputs, path: Path | str, config: ExportConfig | None = None
+) -> ExportResult:
+    """Write `model` to the ONNX file `path`: complete and verified, or not at all.
+
+    `example_inputs` is one tensor (N, ...), a tuple of positional or a dictionary of keyword arguments; the file calls
+    them `input`, input_0, input_1, ... or by their keys. Its outputs are `logits` for a module that returns one tensor,
+    else the keys of dictionaries and output_0, output_1, ... The batch is dynamic where all inputs share their first
+    dimension. The file is compared with the module in eval mode on inputs of several batch sizes (each output: max|d| /
+    max|y| <= 1e-4, and the same winner of logits) and by the ONNX checker. The module is left as it was. A file of more
+    than 1.5 GB comes with its weights in `<path>.data`.
+
+    Raises:
+        InputError: `path` cannot be written, or `example_inputs` holds no tensor.
+        CompressError: no exporter made a correct file; the sentence names the cause of each.
+    """
+    config, path = config or ExportConfig(), Path(path)
+    if not any(True for _ in tensors_in(example_inputs)):
+        raise InputError("export: example_inputs holds no tensor, and a file without inputs computes nothing")
+    started = time.perf_counter()
+    module = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    example = mapped(example_inputs, lambda each: each.detach().cpu())
+    notes = []
+    if config.dynamic_batch and not shares_batch(example):
+        config = config.model_copy(update={"dynamic_batch": False})
+        notes.append("the inputs share no first dimension that could be a batch, so all sizes of the file are fixed")
+    checks = _checks(module, example, config)
+    flat = Flat(module, example) if needs_flat(module, example) else module
+    names = EXPORTERS if config.exporter == "auto" else (config.exporter,)
+    data_name = f"{path.name}.data"
+    with _folder_beside(path) as folder:
+        traced = like(example, 2 if config.dynamic_batch else config.batch, seed=7)
+        attempts = [_attempt(name, flat, traced, checks, folder / name, data_name, config) for name in names]
+        best = _fastest(attempts, path, batch=1 if config.dynamic_batch else checks[0].batch)
+        tried = {each.exporter: each.to_dict() for each in attempts}
+        opset, size = read_opset(best.file), place(best.file, path, data_name)
+    if not any(value.any() for check in checks for value in check.expected.values()):
+        notes.append("the model answers 0 to every input (an untrained head?), so agreement with it proves nothing")
+    if config.opset not in (None, opset):
+        notes.append(f"opset {config.opset} was asked for; the {best.exporter} exporter wrote opset {opset}")
+    for note in notes:
+        say(note)
+    return ExportResult(
+        path=path, exporter=best.exporter, opset=opset, parity_max_rel=best.parity or 0.0, bytes=size,
+        checked_batches=tuple(sorted({each.batch for each in checks})), denormals_zeroed=best.denormals,
+        seconds=time.perf_counter() - started, tried=tried, notes=tuple(notes),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder on the same disk as `path`, gone afterwards."""
+    if path.is_dir():
+        raise InputError(f"cannot write {path}: it is a directory; give the name of an ONNX file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    with folder as name:
+        yield Path(name)
+
+
+def _checks(module: nn.Module, example: Inputs, config: ExportConfig) -> list[Check]:
+    """Return the example and inputs like it at several batch sizes, each with the module's own answer."""
+    batches = CHECKED_BATCHES if config.dynamic_batch else (config.batch,) * 3
+    inputs = [like(example, batch, seed) for seed, batch in enumerate(batches)]
+    sizes = [[each.shape for each in tensors_in(one)] for one in (example, inputs[0])]
+    if config.dynamic_batch or sizes[0] == sizes[1]:
+        inputs.append(example)
+    checks = [answered(module, each) for each in inputs]
+    if len({tuple(each.expected) for each in checks}) > 1:
+        raise CompressError("the model returns other outputs for other inputs; a file has the same ones always")
+    return checks
+
+
+def _attempt(
+    name: str,
+    module: nn.Module,
+    traced: Inputs,
+    checks: list[Check],
+    folder: Path,
+    data_name: str,
+    config: ExportConfig,
+) -> Attempt:
+    """Export with one exporter into `folder`, clean and verify the file; a failure is recorded, not raised."""
+    say(f"exporting with torch's {name} exporter")
+    attempt, started = Attempt(name, folder / f"{name}.onnx"), time.perf_counter()
+    folder.mkdir()
+    with tempfile.TemporaryDirectory(dir=folder.parent) as raw:
+        try:
+            with _quiet() as chatter:
+                _write(name, module, traced, checks, Path(raw) / "raw.onnx", config)
+                attempt.denormals = clean(Path(raw) / "raw.onnx", attempt.file, data_name)
+                attempt.parity = verify(attempt.file, checks)
+        except Exception as error:  # exporters raise anything; the other one may still do
+            if is_out_of_memory(error):
+                raise
+            attempt.error, attempt.chatter = _cause(error), chatter.getvalue()
+    attempt.seconds = time.perf_counter() - started
+    return attempt
+
+
+def _write(name: str, module: nn.Module, traced: Inputs, checks: list[Check], file: Path, config: ExportConfig) -> None:
+    """Call the exporter on `traced`; of batch 2 where it is dynamic, since older versions of torch keep 1 constant."""
+    inputs, outputs = list(checks[0].inputs), list(checks[0].expected)
+    args = tuple(mapped(list(tensors_in(traced)), Tensor.clone))  # tracing may change them
+    common: dict[str, Any] = {
+        "opset_version": config.opset, "input_names": inputs, "output_names": outputs, "verbose": False,
+    }  # fmt: skip
+    if name == "dynamo":
+        shapes: Any = None
+        if config.dynamic_batch:
+            batch = torch.export.Dim("batch")
+            each = tuple({0: batch} for _ in args)
+            shapes = (each,) if isinstance(module, Flat) else each
+        tensors = [value for value in module.state_dict().values() if isinstance(value, Tensor)]
+        size = sum(each.numel() * each.element_size() for each in tensors)
+        torch.onnx.export(
+            module, args, file, dynamo=True, dynamic_shapes=shapes, external_data=size > 1_000_000_000, **common
+        )
+    else:
+        batched = [each for each in outputs if all(_has_batch(check.expected[each], check.batch) for check in checks)]
+        axes = {each: {0: "batch"} for each in [*inputs, *batched]} if config.dynamic_batch else None
+        torch.onnx.export(copy.deepcopy(module), args, str(file), dynamo=False, dynamic_axes=axes, **common)
+
+
+def _has_batch(output: Tensor, batch: int) -> bool:
+    return output.ndim > 0 and len(output) == batch
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[io.StringIO]:
+    """Catch what exporters print, warn and log; yield where it goes."""
+    chatter = io.StringIO()
+    handlers = [each for name in CHATTY_LOGGERS for each in logging.getLogger(name).handlers]
+    streams = [(each, each.stream) for each in handlers if type(each) is logging.StreamHandler]
+    with contextlib.ExitStack() as stack:
+        switch = getattr(torch._C, "_jit_set_onnx_log_enabled", None)
+        if switch is not None:  # the exporter turns its log on, which goes past Python's streams to standard output
+            switch(False)
+            stack.enter_context(mock.patch.object(torch._C, "_jit_set_onnx_log_enabled", lambda enabled: None))
+        warned = stack.enter_context(warnings.catch_warnings(record=True))
+        warnings.simplefilter("default")
+        stack.callback(lambda: chatter.writelines(f"{each.message}\n" for each in warned))
+        stack.enter_context(contextlib.redirect_stdout(chatter))
+        stack.enter_context(contextlib.redirect_stderr(chatter))
+        for handler, stream in streams:
+            handler.setStream(chatter)
+            stack.callback(handler.setStream, stream)
+        yield chatter
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of what lies at the root of an exporter's exception."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    line = next((each.strip() for each in str(error).splitlines() if each.strip()), "no message")[:300]
+    return line if isinstance(error, CompressError) else f"{type(error).__name__}: {line}"
+
+
+def _fastest(attempts: list[Attempt], path: Path, batch: int) -> Attempt:
+    """Return the attempt to keep: torchscript's only where it is clearly faster, so that reruns agree."""
+    correct = [each for each in attempts if each.error is None]
+    if not correct:
+        causes = "; ".join(f"{each.exporter}: {each.error}" for each in attempts)
+        failure = CompressError(f"{path.name} could not be exported: {causes}")
+        for each in attempts:
+            failure.add_note(f"{each.exporter} said:\n{each.chatter}")
+        raise failure
+    if len(correct) == 1:
+        return correct[0]
+    quick = LatencyConfig(batch=batch, runs=3, seconds=0, max_seconds=20, precision=0.05)
+    dynamo, torchscript = correct
+    ratio = compare(dynamo.file, torchscript.file, quick)
+    best, other = dynamo, torchscript
+    if ratio["median"] > CLEARLY_FASTER:
+        best, other = torchscript, dynamo
+    best.relative_time = 1.0
+    other.relative_time = ratio["median"] if other is dynamo else 1 / ratio["median"]
+    return best

@@ -1,0 +1,98 @@
+"""Carry out a plan: give the small module, without touching or duplicating the large one."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from compress.core.errors import InputError
+from compress.core.wrappers import unwrapped
+from compress.graph.attention import NarrowAttention
+from compress.graph.plan import Plan
+
+
+class PassThrough(nn.Module):
+    """Stands where a residual block was: returns its first argument."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return `x` as it is, whatever else the block was given."""
+        return x
+
+
+def apply(plan: Plan, model: nn.Module) -> nn.Module:
+    """Return the module that `plan` makes of `model`; `model` itself stays as it is.
+
+    Only what stays is copied. Applied to the freshly built base module it gives the shapes into which the weights of
+    a bundle fit; applied to the trained module it gives the trained small one.
+
+    Raises:
+        InputError: the plan was made for another architecture; the tensor or layer is named.
+    """
+    model = unwrapped(model)
+    if plan.folded:
+        model = copy.deepcopy(model)
+        fold_batch_norms(model, plan.folded)
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    memo: dict[int, Any] = {}
+    for name, dims in plan.kept.items():
+        if name not in tensors:
+            raise InputError(f"the plan narrows {name!r}, which the model does not have: it is of another architecture")
+        memo[id(tensors[name])] = _narrowed(name, tensors[name], dims)
+    for name in plan.dropped:
+        memo[id(_module(model, name))] = PassThrough()
+    for module in model.modules():  # tensors computed from parameters (an old weight norm's) cannot be copied as such
+        computed = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
+        memo.update({id(value): value.detach() for value in computed})
+    try:
+        small = copy.deepcopy(model, memo)
+    except TypeError as error:  # a lock, a file, a stream among its attributes
+        raise InputError(f"the model cannot be copied: {error}; keep such things out of its attributes") from error
+    for name, module in small.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and any(tensor.startswith(f"{name}.") for tensor in plan.kept):
+            NarrowAttention.free(module)
+    for name, attributes in plan.attributes.items():
+        module = _module(small, name)
+        for attribute, value in attributes.items():
+            as_list = isinstance(getattr(module, attribute, None), list)
+            setattr(module, attribute, list(value) if as_list else value)
+    return small
+
+
+def _module(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        raise InputError(f"the plan names layer {name!r}, which the model does not have") from None
+
+
+def _narrowed(name: str, tensor: Tensor, dims: Any) -> Tensor:
+    small = tensor.detach()
+    for dim, indices in dims.items():
+        if dim >= small.dim() or (indices and max(indices) >= small.shape[dim]):
+            raise InputError(
+                f"the plan keeps position {max(indices)} of dimension {dim} of {name!r}, "
+                f"whose shape is {tuple(tensor.shape)}: it is of another architecture"
+            )
+        small = small.index_select(dim, torch.tensor(indices, device=tensor.device, dtype=torch.long))
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(small, requires_grad=tensor.requires_grad)
+    return small
+
+
+def fold_batch_norms(model: nn.Module, pairs: tuple[tuple[str, str], ...]) -> None:
+    """Fold each batch norm into the convolution or linear layer before it, in place (evaluation statistics).
+
+    A timm norm that carries its activation keeps it; a plain one becomes the identity.
+    """
+    for layer_name, norm_name in pairs:
+        layer, norm = _module(model, layer_name), _module(model, norm_name)
+        statistics = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
+        layer.weight, layer.bias = fuse(layer.weight, layer.bias, *statistics)  # type: ignore[arg-type]
+        rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
+        parent, _, leaf = norm_name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, nn.Sequential(*rest) if rest else nn.Identity())

@@ -1,0 +1,195 @@
+"""Operations that arrange positions in another shape: views, permutations, parts and joins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from compress.graph import axes
+from compress.graph.axes import ONE
+from compress.graph.rules.base import SPATIAL, argument, broadcast, freeze, places, positions, rule
+from compress.graph.trace import _Tracer
+
+
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy", "squeeze", "unsqueeze", "squeeze_",
+      "unsqueeze_")  # fmt: skip
+def _reshape(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    if out.numel():
+        t.set(out, axes.reshape(t.of(args[0]), list(out.shape)))
+    else:
+        freeze(t.of(args[0]), "it holds nothing")
+        t.set(out, positions(out.shape))
+
+
+@rule("permute", "permute_copy")
+def _permute(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    dims = t.of(args[0])
+    t.set(out, [dims[place] for place in args[1]])
+
+
+@rule("transpose", "t", "t_", "transpose_", "numpy_T", "mT", "swapaxes")
+def _transpose(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    dims = list(t.of(args[0]))
+    a, b = (args[1], args[2]) if len(args) > 2 else (0, -1)
+    if len(dims) > 1:
+        dims[a], dims[b] = dims[b], dims[a]
+    t.set(out, dims)
+
+
+@rule("expand", "expand_copy", "expand_as")
+def _expand(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    dims = t.of(args[0])
+    missing = out.dim() - len(dims)
+    dims = [ONE] * missing + list(dims)
+    t.set(out, [axes.fresh(n) if axes.dim_size(d) != n else d for d, n in zip(dims, out.shape, strict=True)])
+
+
+@rule("as_strided", "as_strided_")
+def _as_strided(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    if out is not args[0] and (out.shape != args[0].shape or out.stride() != args[0].stride()):
+        t.unknown("as_strided", args, kwargs, out)
+    else:
+        t.set(out, list(t.of(args[0])))
+
+
+@rule("repeat")
+def _repeat(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    """Copies one after the other; copies of a single position are uniform along the result."""
+    dims = [ONE] * (out.dim() - args[0].dim()) + list(t.of(args[0]))
+    result = []
+    for times, dim in zip(args[1], dims, strict=True):
+        result.append(axes.fresh(times) if dim == ONE else axes.flatten([axes.fresh(times, SPATIAL), dim]))
+    t.set(out, result)
+
+
+@rule("select")
+def _select(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    dims = list(t.of(args[0]))
+    axes.freeze(dims.pop(args[1]), "single positions of it are picked out")
+    t.set(out, dims)
+
+
+@rule("diagonal")
+def _diagonal(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    dims = t.of(args[0])
+    taken = places((argument(args, kwargs, 2, "dim1", 0), argument(args, kwargs, 3, "dim2", 1)), len(dims))
+    freeze((dims[place] for place in taken), "single positions of it are picked out")
+    t.set(out, [*(d for place, d in enumerate(dims) if place not in taken), *positions(out.shape[-1:])])
+
+
+@rule("slice", "slice_copy")
+def _slice(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    dims, place = list(t.of(args[0])), argument(args, kwargs, 1, "dim", 0)
+    size = args[0].shape[place]
+    start, step = argument(args, kwargs, 2, "start") or 0, argument(args, kwargs, 4, "step", 1)
+    start = max(0, start + size if start < 0 else start)
+    if out.shape[place] == size:
+        t.set(out, dims)
+        return
+    if step == 1 and not axes.is_frozen(dims[place]) and out.shape[place]:
+        dims[place] = axes.narrow(dims[place], start, out.shape[place])
+    else:
+        axes.freeze(dims[place], "every n-th position of it is picked out")
+        dims[place] = axes.fresh(out.shape[place], SPATIAL)
+    t.set(out, dims)
+
+
+@rule("split_with_sizes", "unsafe_split_with_sizes", "split_with_sizes_copy")
+def _split_with_sizes(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
+    place = argument(args, kwargs, 2, "dim", 0)
+    start, whole = 0, t.of(args[0])[place]
+    for part in out:
+        dims = list(t.of(args[0]))
+        length = part.shape[place]
+        dims[place] = axes.fresh(length, SPATIAL) if axes.is_frozen(whole) else axes.narrow(whole, start, length)
+        start += length
+        t.set(part, dims)
+    _tie_equal_parts(t, out, place)
+
+
+@rule("split", "chunk", "unsafe_chunk", "unsafe_split", "split_copy")
+def _split(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
+    """Parts of one size; where the last is shorter, the sizes of all would change with the whole."""
+    place = argument(args, kwargs, 2, "dim", 0)
+    if out[0].shape[place] != out[-1].shape[place]:
+        axes.freeze(t.of(args[0])[place], "it is split into uneven parts, whose sizes follow from the whole")
+    _split_with_sizes(t, args, kwargs, out)
+
+
+def _tie_equal_parts(t: _Tracer, parts: Sequence[Tensor], place: int) -> None:
+    """Equal parts of a `chunk` must stay equal: the number of positions in each follows from the whole."""
+    if len({part.shape[place] for part in parts}) == 1:
+        for part in parts[1:]:
+            axes.unify(t.of(parts[0])[place], t.of(part)[place])
+
+
+@rule("glu")
+def _gated(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    """The first half times a function of the second."""
+    dims, place = list(t.of(args[0])), argument(args, kwargs, 1, "dim", -1)
+    half = out.shape[place]
+    values, gates = axes.narrow(dims[place], 0, half), axes.narrow(dims[place], half, half)
+    axes.unify(values, gates)
+    dims[place] = values
+    t.set(out, dims)
+
+
+@rule("unbind")
+def _unbind(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
+    dims = list(t.of(args[0]))
+    axes.freeze(dims.pop(argument(args, kwargs, 1, "dim", 0)), "it is taken apart position by position")
+    for part in out:
+        t.set(part, list(dims))
+
+
+@rule("cat", "concat")
+def _cat(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    parts = [part for part in args[0] if part.numel()]
+    if not parts:
+        t.set(out, positions(out.shape))
+        return
+    place = argument(args, kwargs, 1, "dim", 0)
+    place = place + out.dim() if place < 0 else place
+    dims = list(t.of(parts[0]))
+    for part in parts[1:]:
+        for other, (a, b) in enumerate(zip(dims, t.of(part), strict=True)):
+            if other != place:
+                axes.unify(a, b)
+    dims[place] = axes.concatenate([t.of(part)[place] for part in parts])
+    t.set(out, dims)
+
+
+@rule("stack")
+def _stack(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    parts, place = args[0], argument(args, kwargs, 1, "dim", 0)
+    dims = broadcast([t.of(part) for part in parts], parts[0].dim())
+    dims.insert(place + out.dim() if place < 0 else place, axes.fresh(len(parts), "it numbers stacked tensors"))
+    t.set(out, dims)
+
+
+@rule("pixel_shuffle")
+def _pixel_shuffle(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    """(C r r, H, W) -> (C, H r, W r): every group of r x r channels becomes one."""
+    *rest, channels, height, width = t.of(args[0])
+    channel, *block = axes.split(channels, (out.shape[-3], args[1], args[1]))
+    freeze((*block, height, width), SPATIAL)
+    t.set(out, [*rest, channel, *positions(out.shape[-2:])])
+
+
+@rule("pixel_unshuffle")
+def _pixel_unshuffle(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    *rest, channels, height, width = t.of(args[0])
+    freeze((height, width), SPATIAL)
+    t.set(out, [*rest, axes.flatten([channels, *positions((args[1], args[1]))]), *positions(out.shape[-2:])])
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def _channel_shuffle(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+    """(N, groups x c, ...) -> (N, c x groups, ...); the number of groups is given by the model."""
+    dims = list(t.of(args[0]))
+    group, inner = axes.split(dims[1], (args[1], out.shape[1] // args[1]))
+    axes.freeze(group, "it numbers the groups of a channel shuffle")
+    dims[1] = axes.flatten([inner, group])
+    t.set(out, dims)

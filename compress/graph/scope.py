@@ -1,0 +1,67 @@
+"""Which groups a recipe lets pruning touch: kinds of units, and globs over layer names."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from compress.core.errors import InputError, did_you_mean
+from compress.graph.graph import Graph, Group, Skip
+
+
+def in_scope(
+    graph: Graph, model: nn.Module, units: Sequence[str], include: Sequence[str], exclude: Sequence[str]
+) -> Graph:
+    """Return `graph` with the groups that may be narrowed; the others are listed as left whole, with the reason.
+
+    A glob matches a group by its name or by any layer whose output it narrows.
+
+    Raises:
+        InputError: a glob matches no layer of the model, or nothing is left to prune.
+    """
+    layers = [name for name, _ in model.named_modules() if name]
+    for key, globs in (("include", include), ("exclude", exclude)):
+        for glob in globs:
+            _require_match(key, glob, [*layers, *(group.name for group in graph.groups)])
+    kept, skipped = [], list(graph.skipped)
+    for group in graph.groups:
+        reason = _reason(group, units, include, exclude)
+        if reason is None:
+            kept.append(group)
+        else:
+            skipped += [Skip(layer, reason) for layer in group.layers]
+    names = {group.name for group in kept}
+    ties = tuple(tie for tie in graph.ties if all(name in names for name in tie))
+    halved = {name for tie in graph.ties if tie not in ties for name in tie} & names
+    for group in kept:
+        if group.name in halved:
+            skipped += [Skip(layer, "it is tied to a layer that stays whole") for layer in group.layers]
+    groups = tuple(group for group in kept if group.name not in halved)
+    if not groups:
+        raise InputError(
+            "prune: no layer is left to prune; " + "; ".join(f"{skip.layer}: {skip.reason}" for skip in skipped[:3])
+        )
+    return replace(graph, groups=groups, skipped=tuple(skipped), ties=ties)
+
+
+def _require_match(key: str, glob: str, names: Sequence[str]) -> None:
+    if not fnmatch.filter(names, glob):
+        raise InputError(
+            f"prune.{key}: the pattern {glob!r} matches no layer; allowed are globs over layer names such as "
+            f"{names[0]!r}{did_you_mean(glob, names)}"
+        )
+
+
+def _reason(group: Group, units: Sequence[str], include: Sequence[str], exclude: Sequence[str]) -> str | None:
+    names = [group.name, *group.layers]
+    if group.kind not in units:
+        return f"{group.kind} are not among prune.units"
+    for glob in exclude:
+        if fnmatch.filter(names, glob):
+            return f"prune.exclude: {glob!r}"
+    if include and not any(fnmatch.filter(names, glob) for glob in include):
+        return "not in prune.include"
+    return None

@@ -1,0 +1,146 @@
+"""Structure pruning of a bundle: the plan with the run's data and target, its steps, and the smaller bundle."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.bundle import Bundle
+from compress.core.batch_norm import norm_layers, recalibrate
+from compress.core.environment import on_device
+from compress.core.errors import InputError
+from compress.criteria.base import Batches
+from compress.export.exporters import ExportConfig
+from compress.export.exporters import export as export_onnx
+from compress.graph.apply import apply
+from compress.graph.plan import Plan
+from compress.prune.details import plan_details
+from compress.prune.sensitivity import scan
+from compress.prune.structure import Setting, StructureConfig, plan_structure, prunable, scored_units
+from evaluators.datasets import Data
+from evaluators.latency.measure import LatencyConfig, compare
+from evaluators.latency.targets import width_multiple
+from evaluators.tasks.accuracy import evaluate
+
+Details = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What pruning may use besides the bundle: data, device, seed, and how latency is measured.
+
+    On the way to a budget in several steps, `step` counts from 1 and `first` are the details of the first.
+    """
+
+    data: Data | None
+    device: str
+    seed: int
+    latency: LatencyConfig
+    export: ExportConfig
+    step: int = 1
+    first: Mapping[str, Any] | None = None
+
+
+def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> tuple[Bundle, Details]:
+    """Return the bundle without the units that `config` removes, and the details; with several steps, after one."""
+    first = _first_step(bundle, config) if around.step == 1 and config.steps > 1 else _noted(around.first or {})
+    inputs = bundle.example_inputs()
+    with tempfile.TemporaryDirectory() as folder, on_device(bundle.model, around.device):
+        setting = Setting(
+            batches=_batches(around.data, config.calibration_batches),
+            device=around.device,
+            seed=around.seed,
+            multiple=width_multiple(around.latency.target).value if config.align == "auto" else 1,
+            measure=_latency_measure(bundle.model, inputs, config, around, Path(folder)),
+            target=_target(config, around.step),
+            dense=first.get("dense_cost"),
+            full=first.get("dense_widths", {}) if around.step > 1 else {},
+        )
+        on = inputs.to(around.device)
+        rows = _sensitivity(bundle.model, on, config, setting, around) if config.sensitivity else {}
+        plan = plan_structure(bundle.model, on, config, setting)
+    small = apply(plan, bundle.model).eval()
+    if around.data is not None and around.data.train is not None and norm_layers(small):
+        with on_device(small, around.device):
+            recalibrate(small, around.data.train.epoch(0), config.bn_batches, around.device)
+    return shrunk(bundle, plan, small), plan_details(plan) | first | rows
+
+
+def _first_step(bundle: Bundle, config: StructureConfig) -> Details:
+    """Return cost and widths of the model before the first of several steps."""
+    graph = prunable(bundle.model, bundle.example_inputs(), config)
+    counted = config.budget.counted if config.budget is not None else "macs"
+    return {"dense_cost": getattr(graph, counted)(), "dense_widths": graph.widths()}
+
+
+def _noted(record: Mapping[str, Any]) -> Details:
+    return {key: record[key] for key in ("dense_cost", "dense_widths") if key in record}
+
+
+def _sensitivity(
+    model: nn.Module, inputs: Tensor, config: StructureConfig, setting: Setting, around: Surroundings
+) -> Details:
+    """Return what top-1 loses when each group alone is narrowed, before any fine-tuning."""
+    if around.data is None or around.data.test is None:
+        raise InputError("prune.sensitivity: the scan needs test images; got data.name none; allowed false")
+    test = around.data.test
+    graph = prunable(model, inputs, config)
+    graph, scores = scored_units(model, graph, config, setting)
+    rows = scan(model, graph, scores, lambda module: float(evaluate(module, test, around.device)["top1"] or 0))
+    return {"sensitivity": [asdict(row) for row in rows]}
+
+
+def _target(config: StructureConfig, step: int) -> float | None:
+    """Return the fraction to keep after `step`: the way to the budget in equal parts; None where there is one step."""
+    if config.steps == 1:
+        return None
+    final = config.budget.target if config.budget is not None else 1 - float(config.ratio or 0)
+    return 1 - (1 - final) * step / config.steps
+
+
+def _batches(data: Data | None, count: int) -> Batches | None:
+    """Return a function that yields the first `count` training batches, the same each time."""
+    if data is None or data.train is None:
+        return None
+    train = data.train
+    return lambda: islice(train.epoch(0), count)
+
+
+def _latency_measure(
+    dense: nn.Module, inputs: Tensor, config: StructureConfig, around: Surroundings, folder: Path
+) -> Callable[[nn.Module], float] | None:
+    """Return module -> its latency as a fraction of `dense`'s, both as ONNX; None where the budget needs none."""
+    if config.budget is None or config.budget.kind != "latency":
+        return None
+    example = torch.cat([inputs, inputs])
+    baseline = export_onnx(dense, example, folder / "dense.onnx", around.export)
+    same = ExportConfig.model_validate({**around.export.model_dump(), "exporter": baseline.exporter})
+
+    def fraction(module: nn.Module) -> float:
+        small = export_onnx(module, example, folder / "small.onnx", same)
+        return 1 / float(compare(baseline.path, small.path, around.latency)["median"])
+
+    return fraction
+
+
+def shrunk(bundle: Bundle, plan: Plan, small: nn.Module) -> Bundle:
+    """Return the bundle after `plan`, whose module is `small`; masks are narrowed as their weights were."""
+    masks = bundle.masks
+    if masks is not None:
+        left = {name for name, _ in small.named_parameters()}
+        masks = {name: _narrowed_mask(mask, plan, name) for name, mask in masks.items() if name in left}
+    whole = plan if bundle.plan is None else bundle.plan.then(plan)
+    return replace(bundle, model=small.eval(), plan=whole, masks=masks)
+
+
+def _narrowed_mask(mask: Tensor, plan: Plan, name: str) -> Tensor:
+    for dim, indices in plan.kept.get(name, {}).items():
+        mask = mask.index_select(dim, torch.tensor(indices, dtype=torch.long))
+    return mask

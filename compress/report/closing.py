@@ -1,0 +1,27 @@
+"""The table that closes a run on standard output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compress.core.text_table import text_table
+from compress.report.schema import Report, parse
+from compress.report.search_charts import figure
+from compress.report.tables import model_rows, title_of_one
+
+
+def closing_table(report: dict[str, Any]) -> str:
+    """Return what was measured of the baseline and the final model, side by side; of one model, in one column."""
+    found = parse(Report, report, "report.json")
+    rows = [row for row in model_rows(found) if row.group in ("Accuracy", "Size", "Latency")]
+    if found.alone:
+        alone = [(row.label, row.final.text) for row in rows] or _figures(found)
+        return text_table(("", title_of_one(found).lower()), alone)
+    sides = [(row.label, row.baseline.text, row.final.text, row.difference) for row in rows]
+    return text_table(("", "baseline", "final", "change"), sides)
+
+
+def _figures(report: Report) -> list[tuple[str, str]]:
+    """Return what a search over a table of results, with columns of its own, says of the best row."""
+    metrics = report.stages[0].metrics if report.stages else {}
+    return [(name, figure(value)) for name, value in metrics.items() if isinstance(value, int | float)]

@@ -1,0 +1,1 @@
+"""Runs of recipes: the recipe, its stages in order, the run directory."""

@@ -1,0 +1,110 @@
+"""A dry run: what a recipe would remove, the cost it would leave, and how long it would take. Nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from compress.bundle import Bundle, open_model
+from compress.core.environment import choose_device, settle_threads
+from compress.core.errors import InputError
+from compress.core.formatting import count, percent_change
+from compress.core.text_table import text_table
+from compress.export.exporters import ExportConfig
+from compress.prune.bundles import prune_bundle
+from compress.prune.details import whole_lines
+from compress.prune.narrow import Surroundings
+from compress.prune.structure import StructureConfig
+from compress.runs.estimate import estimate, sentence
+from compress.runs.recipe import Recipe
+from compress.runs.stages import stages_of
+from evaluators.cost import count_macs, count_params, nonzero_macs
+from evaluators.latency.measure import LatencyConfig
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The details of each pruning, the predicted cost as (before, after), and the seconds of each part of the run."""
+
+    name: str
+    steps: tuple[dict[str, Any], ...]
+    predicted: dict[str, tuple[int, int]]
+    seconds: dict[str, float]
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "name": self.name,
+            "steps": list(self.steps),
+            "predicted": {key: list(pair) for key, pair in self.predicted.items()},
+            "seconds": {key: round(value, 1) for key, value in self.seconds.items()},
+            "notes": list(self.notes),
+        }
+
+    def print(self) -> None:
+        """Print tables of what goes and what stays, the predictions and the estimate."""
+        for step in self.steps:
+            _print_step(step)
+        for key, (before, after) in self.predicted.items():
+            print(f"{key.replace('_', ' ')}  {count(before)} → {count(after)}  ({percent_change(before, after)})")
+        for note in self.notes:
+            print(note)
+        print(sentence(list(self.seconds.items())))
+
+
+def dry_run(recipe: Recipe, device: str = "auto") -> DryRun:
+    """Plan what `recipe` would remove from the model as it is before training.
+
+    Raises `InputError` as a run would: for wrong input, globs that match nothing, budgets that cannot be met.
+    """
+    chosen = choose_device(device)
+    try:
+        return _dry_run(recipe, chosen)
+    except InputError as error:
+        raise recipe.located(error) from error
+
+
+def _dry_run(recipe: Recipe, device: str) -> DryRun:
+    opened = open_model(recipe.given_model, recipe.data, recipe.seed)
+    bundle = opened.bundle
+    before = _cost(bundle)
+    settle_threads(before["macs"] * getattr(recipe.data, "batch_size", 1))
+    seconds = dict(estimate(stages_of(recipe), bundle, opened.data, recipe, device))
+    latency, export = recipe.latency or LatencyConfig(), recipe.export or ExportConfig()
+    around = Surroundings(opened.data, device, recipe.seed, latency, export)
+    steps = []
+    for config in recipe.prunings:
+        at_once = config.model_copy(update={"steps": 1}) if isinstance(config, StructureConfig) else config
+        bundle, details = prune_bundle(bundle, at_once, around)
+        steps.append(details)
+    after = _cost(bundle)
+    predicted = {key: (before[key], after[key]) for key in before if key in ("macs", "params") or bundle.masks}
+    notes = []
+    if recipe.train is not None:
+        notes.append("planned on the untrained model: after training, other units and weights may go")
+    return DryRun(recipe.name, tuple(steps), predicted, seconds, tuple(notes))
+
+
+def _cost(bundle: Bundle) -> dict[str, int]:
+    inputs = bundle.example_inputs()
+    params, nonzero = count_params(bundle.model, bundle.masks)
+    macs = count_macs(bundle.model, inputs)
+    left = nonzero_macs(bundle.model, inputs, bundle.masks) if bundle.masks else macs
+    return {"macs": macs, "nonzero_macs": left, "params": params, "nonzero_params": nonzero}
+
+
+def _print_step(step: dict[str, Any]) -> None:
+    rows = [
+        (row["name"].removesuffix(f":{row['kind']}"), row["kind"], str(row["before"]), str(row["after"]))
+        for row in step["layers"]
+    ]
+    print(text_table(("layer", "kind", "before", "after"), rows, left=2))
+    if step.get("blocks_removed"):
+        print(f"blocks removed: {', '.join(step['blocks_removed'])}")
+    if step.get("align"):
+        print(f"widths in multiples of {step['align']}")
+    for line in step["notes"]:
+        print(line)
+    for line in whole_lines((skip["layer"], skip["reason"]) for skip in step["skipped"]):
+        print(line)

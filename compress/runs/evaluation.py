@@ -1,0 +1,134 @@
+"""Accuracy of a bundle or an ONNX file on the test images of a recipe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from compress.bundle import open_model
+from compress.core.environment import choose_device, on_device
+from compress.core.errors import InputError, is_out_of_memory, reason_of
+from compress.core.onnx_parts import together
+from compress.runs.recipe import Recipe
+from evaluators.datasets import Data, Loader, load_data
+from evaluators.tasks.accuracy import evaluate
+from spaces.zoo import ModelConfig
+
+FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
+
+
+def evaluate_file(path: Path, recipe: Recipe, device: str = "auto") -> dict[str, Any]:
+    """Return top1, top5, loss and the number of images; preprocessing is the bundle's, for ONNX the recipe's model's.
+
+    Images get the size and the channels that an ONNX file fixes.
+
+    Raises `InputError` where the recipe has no test images, the file is no bundle and no ONNX model, or it is one that
+    does not map images to logits.
+    """
+    onnx = path.is_file()
+    model = recipe.given_model if onnx else ModelConfig(source="bundle", name=str(path))
+    if onnx and model.source != "bundle":
+        model = model.model_copy(update={"checkpoint": None, "pretrained": False})
+    opened = open_model(model, recipe.data, recipe.seed)
+    data = opened.data
+    if data is None or data.test is None:
+        raise InputError("data: the recipe has no test images; name a data set with --set data.name=...")
+    if onnx:
+        classifier = OnnxClassifier(path)
+        test = _fitting(recipe, data, classifier)
+        return {**evaluate(classifier, test), "images": test.num_samples}
+    chosen = choose_device(device)
+    with on_device(opened.bundle.model, chosen):
+        return {**evaluate(opened.bundle.model, data.test, chosen), "images": data.test.num_samples}
+
+
+def _fitting(recipe: Recipe, data: Data, classifier: OnnxClassifier) -> Loader:
+    """Return the test images in the size and with the channels that the file fixes."""
+    known = data.preprocessing
+    wanted = classifier.fitted(known.input_size)
+    if wanted == known.input_size:
+        assert data.test is not None
+        return data.test
+    channels = wanted[0]
+    if channels not in (1, 3):
+        raise InputError(f"{classifier.path}: its input has {channels} channels; images give 1 or 3")
+    mean, std = (_for_channels(values, channels) for values in (known.mean, known.std))
+    hint = known.to_dict() | {"input_size": wanted, "mean": mean, "std": std, "fixed_input_size": True}
+    config = recipe.data.model_copy(update={"image_size": None, "channels": channels, "mean": mean, "std": std})
+    found = load_data(config, hint, seed=recipe.seed)
+    assert found is not None and found.test is not None
+    return found.test
+
+
+def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return statistics of pixels for another number of channels: the average for grey, the same thrice for colour."""
+    return values if len(values) == channels else (sum(values) / len(values),) * channels
+
+
+class OnnxClassifier:
+    """Maps images (N, C, H, W) to the logits that ONNX Runtime gives for them, by an ONNX file.
+
+    A file with a fixed batch is fed in pieces, the last one filled up. Of several outputs the one called logits counts,
+    else the first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Open the file; raises InputError, in one sentence, for one that ONNX Runtime or images do not fit."""
+        import onnxruntime
+
+        self.path = path
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        try:
+            with together(path) as file:
+                self.session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        except InputError:
+            raise
+        except Exception as error:  # onnxruntime raises classes of its own for each kind of failure
+            if is_out_of_memory(error):
+                raise
+            raise InputError(f"{path} is no model that ONNX Runtime reads: {reason_of(error)}") from error
+        inputs = self.session.get_inputs()
+        if len(inputs) != 1:
+            listed = f" ({', '.join(each.name for each in inputs)})" if inputs else ""
+            raise InputError(f"{path} takes {len(inputs) or 'no'} inputs{listed}; one of images is needed")
+        self.entry = inputs[0]
+        if len(self.entry.shape) != 4:
+            raise InputError(f"{path}: its input has the shape {self.entry.shape}; images (N, C, H, W) are needed")
+        if self.entry.type not in FLOATS:
+            raise InputError(f"{path}: its input is a {self.entry.type}; allowed: {', '.join(FLOATS)}")
+        names = [each.name for each in self.session.get_outputs()]
+        self.output = "logits" if "logits" in names else names[0]
+
+    def fitted(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return channels, height and width: those that the file fixes, else those of `shape`."""
+        own = self.entry.shape[1:]
+        return tuple(one if isinstance(one, int) else other for one, other in zip(own, shape, strict=True))
+
+    def __call__(self, images: Tensor) -> np.ndarray[Any, Any]:
+        """Return the logits (N, classes) of images (N, C, H, W)."""
+        values = images.numpy().astype(FLOATS[self.entry.type])
+        batch = self.entry.shape[0] if isinstance(self.entry.shape[0], int) else len(values)
+        pieces = []
+        for start in range(0, len(values), batch):
+            piece = values[start : start + batch]
+            filled = np.concatenate([piece, np.repeat(piece[-1:], batch - len(piece), axis=0)])
+            pieces.append(self._run(filled)[: len(piece)])
+        return np.concatenate(pieces)
+
+    def _run(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        try:
+            logits = np.asarray(self.session.run([self.output], {self.entry.name: values})[0])
+        except Exception as error:  # see above
+            if is_out_of_memory(error):
+                raise
+            raise InputError(f"{self.path} does not run on images {values.shape}: {reason_of(error)}") from error
+        if logits.ndim != 2 or len(logits) != len(values) or logits.dtype.kind != "f":
+            raise InputError(
+                f"{self.path}: its output {self.output!r} is {logits.dtype} of shape {logits.shape} for {len(values)} "
+                "images; logits (N, classes) are needed"
+            )
+        return logits

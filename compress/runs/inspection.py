@@ -1,0 +1,136 @@
+"""What of a model can be pruned: groups of units, what each unit costs, blocks, and what stays whole and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.bundle import open_model
+from compress.core.errors import InputError
+from compress.core.formatting import count
+from compress.core.text_table import text_table
+from compress.graph.build import build_graph
+from compress.graph.check import checked
+from compress.graph.graph import Graph, Group
+from compress.prune.details import whole_lines
+from compress.runs.catalog import find_recipe
+from compress.runs.recipe import check_model, load_recipe
+from compress.runs.recipe_file import section
+from evaluators.cost import count_macs, count_params
+from evaluators.datasets import DataConfig
+from evaluators.latency.targets import width_multiple
+from spaces.shapes import shown
+from spaces.zoo import ModelConfig
+
+SOURCES = ("timm", "torchvision", "builtin", "python", "space", "bundle")
+ALIGNED_KINDS = ("channels", "mlp")
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One group: how many units it has, whether the width is a multiple of the target's, what one unit costs."""
+
+    name: str
+    kind: str
+    units: int
+    repeats: int
+    aligned: bool | None
+    macs_per_unit: int
+    params_per_unit: int
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The prunable parts of a model; MACs are those of one image of `input_size`."""
+
+    model: str
+    input_size: tuple[int, ...]
+    params: int
+    macs: int
+    width_multiple: int
+    groups: tuple[GroupRow, ...]
+    blocks: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+    ties: tuple[tuple[str, ...], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {**asdict(self), "skipped": [{"layer": layer, "reason": reason} for layer, reason in self.skipped]}
+
+    def print(self) -> None:
+        """Print the inspection as a table."""
+        print(f"{self.model}  input {shown(self.input_size)}  params {count(self.params)}  MACs {count(self.macs)}")
+        print(_table(self.groups))
+        print(f"widths run fastest here in multiples of {self.width_multiple}")
+        for tie in self.ties:
+            print(f"keep the same fraction: {', '.join(tie)}")
+        if self.blocks:
+            print(f"residual blocks that can be removed: {', '.join(self.blocks)}")
+        for line in whole_lines(self.skipped):
+            print(line)
+
+
+def inspect_model(name: str, overrides: Mapping[str, Any] | None = None) -> Inspection:
+    """Return what of the model `name` can be pruned.
+
+    `name` is a timm model, `source:name`, a bundle or run directory, or a recipe. Raises `InputError`.
+    """
+    model, data = _configs(name, overrides or {})
+    bundle = open_model(model, data).bundle
+    inputs = bundle.example_inputs()
+    graph = checked(bundle.model, build_graph(bundle.model, inputs), inputs)
+    multiple = width_multiple("local").value
+    return Inspection(
+        model=model.name,
+        input_size=bundle.preprocessing.input_size,
+        params=count_params(bundle.model)[0],
+        macs=count_macs(bundle.model, inputs),
+        width_multiple=multiple,
+        groups=tuple(_row(group, graph, multiple) for group in graph.groups),
+        blocks=graph.blocks,
+        skipped=tuple((skip.layer, skip.reason) for skip in graph.skipped),
+        ties=graph.ties,
+    )
+
+
+def _configs(name: str, overrides: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig | None]:
+    """Return the sections `model` and `data` that `name` stands for."""
+    if Path(name).suffix in (".yaml", ".yml"):
+        recipe = load_recipe(find_recipe(name), overrides)
+        return recipe.given_model, recipe.data
+    source, colon, rest = name.partition(":")
+    if Path(name).is_dir():
+        source, rest = "bundle", name
+    elif not colon or source not in SOURCES:
+        source, rest = "timm", name
+    config = section("model", ModelConfig, {"model.source": source, "model.name": rest, **overrides})
+    problems = [f"MODEL  {'.'.join(map(str, path))}: {text}" for path, text in check_model(config)]
+    if problems:
+        raise InputError(*problems)
+    return config, None
+
+
+def _row(group: Group, graph: Graph, multiple: int) -> GroupRow:
+    less = {group.name: group.size - 1}
+    return GroupRow(
+        name=group.name,
+        kind=group.kind,
+        units=group.size,
+        repeats=group.repeats,
+        aligned=group.size * group.repeats % multiple == 0 if group.kind in ALIGNED_KINDS else None,
+        macs_per_unit=graph.macs() - graph.macs(less),
+        params_per_unit=graph.params() - graph.params(less),
+    )
+
+
+def _table(groups: tuple[GroupRow, ...]) -> str:
+    titles = ("group", "kind", "units", "aligned", "MACs a unit", "params a unit")
+    rows = []
+    for row in groups:
+        units = str(row.units) if row.repeats == 1 else f"{row.repeats}x{row.units}"
+        aligned = {None: "", True: "yes", False: "no"}[row.aligned]
+        name = row.name.removesuffix(f":{row.kind}")
+        rows.append((name, row.kind, units, aligned, count(row.macs_per_unit), count(row.params_per_unit)))
+    return text_table(titles, rows, left=2)

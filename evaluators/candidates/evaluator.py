@@ -1,0 +1,94 @@
+"""Evaluators: what an architecture is worth, as named metrics."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from compress.core.config import Config
+
+if TYPE_CHECKING:
+    from evaluators.datasets import Data
+    from spaces.architecture import Architecture
+    from spaces.space import Space
+    from spaces.zoo import ModelConfig
+
+Metrics = dict[str, float]
+"""Metric name (top1, loss, params, macs, latency_ms, ...) to value; accuracies are 0-100, latencies milliseconds."""
+
+Report = Callable[[int, float], bool]
+"""Told (step, value so far); True means: stop, this trial is not worth going on with."""
+
+
+class Evaluator(ABC):
+    """Measures architectures of one space. The same architecture and seed give the same metrics."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[str, ...]:
+        """Names of all metrics that `free` and `evaluate` can give together."""
+
+    def free(self, arch: Architecture) -> Metrics:
+        """Return the metrics that cost next to nothing, so that constraints on them are checked before any training."""
+        return {}
+
+    @abstractmethod
+    def evaluate(self, arch: Architecture, wanted: Collection[str], seed: int, report: Report | None = None) -> Metrics:
+        """Return the `wanted` metrics (others may be there too).
+
+        Raises:
+            Stopped: `report` said that it is not worth going on.
+        """
+
+    def weights_path(self, arch: Architecture, seed: int) -> Path | None:
+        """Return where the weights of an evaluated network are, if they are kept; the file may be absent.
+
+        They are those of `space.build(space.canonical(arch), ...)`.
+        """
+        return None
+
+    def tidy(self) -> None:  # noqa: B027
+        """Delete what only a search under way needs."""
+
+
+class Stopped(Exception):
+    """An evaluation ended early because the pruner said so; carries the last value reported."""
+
+    def __init__(self, step: int, value: float) -> None:
+        self.step, self.value = step, value
+        super().__init__(f"stopped at step {step}")
+
+
+@dataclass(frozen=True)
+class EvaluatorContext:
+    """What an evaluator may use.
+
+    Attributes:
+        space: whose architectures are evaluated.
+        data: images, or None.
+        device: such as "cpu" or "cuda:0".
+        seed: the recipe's.
+        directory: where it may keep files of its own (created on demand).
+        model: the recipe's section `model`, for spaces and evaluators that start from a given network.
+    """
+
+    space: Space
+    data: Data | None
+    device: str
+    seed: int
+    directory: Path
+    model: ModelConfig | None = None
+
+
+class EvaluatorBase(Config):
+    """Options of an evaluator. A subclass has a field `kind: Literal["..."]`, its options, and `make`."""
+
+    resumable: ClassVar[bool] = True
+    """Whether a search that is finished, and tidied up, can go on with more trials."""
+
+    @abstractmethod
+    def make(self, context: EvaluatorContext) -> Evaluator:
+        """Return the evaluator; raises InputError where it cannot serve the search."""

@@ -1,0 +1,83 @@
+"""What evaluators that build networks share: the network of an architecture, its name, its data, its accuracy."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.core.environment import on_device
+from compress.core.errors import Diverged, InputError
+from compress.core.progress import say
+from evaluators.candidates.evaluator import EvaluatorContext, Metrics
+from evaluators.datasets import Data
+from evaluators.datasets.holdout import resized, with_holdout
+from evaluators.datasets.loaders import seed_of
+from evaluators.tasks.accuracy import TOP5_FROM, evaluate
+from spaces.architecture import Architecture
+from spaces.space import Space
+
+WORST_LOSS = 87.3
+"""Cross-entropy where float32 cannot tell the right class's probability from 0: that of a diverged candidate."""
+
+
+def fingerprint(space: Space, arch: Architecture, **settings: Any) -> str:
+    """Return 16 hexadecimal digits that stand for a network of `space` and what it is judged under."""
+    return _digest({**space.to_dict(space.canonical(arch)), **settings})[:16]
+
+
+def build(space: Space, arch: Architecture, data: Data | None, seed: int) -> nn.Module:
+    """Build `arch` for `data` (None: for the space's own task) on the CPU.
+
+    The initial weights depend on the seed and the architecture alone; the process' random state stays as it was.
+    """
+    number = int(_digest(dict(space.canonical(arch)))[:8], 16)
+    task = (None, None, None) if data is None else (data.num_classes, data.in_chans, data.image_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed_of(seed, number))
+        return space.build(arch, *task)
+
+
+def candidate_data(context: EvaluatorContext, holdout: float, kind: str) -> Data:
+    """Return the search's data with held-out training images to judge on; InputError where there is no data."""
+    if context.data is None:
+        raise InputError(f"search.evaluator: kind {kind} needs images; name a data set in data")
+    return with_holdout(context.data, holdout, context.seed)
+
+
+def data_for(space: Space, arch: Architecture, data: Data) -> Data:
+    """Return `data` at the image size that `arch` works on."""
+    return resized(data, space.input_size(arch, data.image_size))
+
+
+def accuracy(model: nn.Module, data: Data, device: str) -> Metrics:
+    """Return top1, loss and (from six classes on) top5 on the held-out images."""
+    assert data.test is not None
+    with on_device(model, device):
+        found = evaluate(model, data.test, device)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def diverged(data: Data, error: Diverged) -> Metrics:
+    """Return what a candidate is worth whose logits are not finite, and say so."""
+    say(f"{error}; the search goes on, this candidate counts as top1 0")
+    return {name: 0.0 for name in ("top1", "top5") if name in accuracy_names(data)} | {"loss": WORST_LOSS}
+
+
+def costs(space: Space, arch: Architecture, data: Data) -> Metrics:
+    """Return the params and macs of `arch` for `data`."""
+    found = space.cost(arch, data.num_classes, data.in_chans, data.image_size)
+    return {name: float(value) for name, value in found.items()}
+
+
+def accuracy_names(data: Data) -> tuple[str, ...]:
+    """Return what `accuracy` gives for `data`, and `costs`."""
+    return ("top1", *(("top5",) if data.num_classes >= TOP5_FROM else ()), "loss", "params", "macs")
+
+
+def _digest(value: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

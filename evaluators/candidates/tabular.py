@@ -1,0 +1,90 @@
+"""Metrics looked up in a table of published results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from statistics import fmean
+from typing import Literal
+
+from pydantic import Field
+
+from compress.core.errors import InputError
+from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report
+from spaces.architecture import Architecture
+from spaces.space import Space
+from spaces.table import Table, TableSpace
+
+
+class TabularConfig(EvaluatorBase):
+    """A csv file with one row per architecture; rows that occur several times are averaged."""
+
+    kind: Literal["tabular"] = "tabular"
+    path: str | None = Field(None, description="the csv file; null: that of the space `table`, which brings its own")
+    code: str | None = Field(None, description="with path: the column with the space's published code")
+    metrics: dict[str, str] = Field(description="metric (such as top1) -> column, known once a trial is evaluated")
+    costs: dict[str, str] = Field({}, description="metric (such as macs) -> column, known before anything is evaluated")
+
+    def make(self, context: EvaluatorContext) -> Evaluator:
+        """Return the evaluator; raises InputError for a file or column that is not there."""
+        return TabularEvaluator(self, context.space)
+
+
+class TabularEvaluator(Evaluator):
+    """Looks architectures up."""
+
+    def __init__(self, config: TabularConfig, space: Space) -> None:
+        twice = sorted(set(config.metrics) & set(config.costs))
+        if twice:
+            raise InputError(f"search.evaluator: {twice[0]} is in metrics and in costs; name it once")
+        if isinstance(space, TableSpace) and (config.path is not None or config.code is not None):
+            name = "code" if config.path is None else "path"
+            raise InputError(f"search.evaluator.{name}: the space `table` brings its own file; leave it out")
+        self.space = space
+        if config.path is None:
+            if not isinstance(space, TableSpace):
+                raise InputError("search.evaluator.path: missing; only the space `table` brings its own file")
+            table = space.table
+        else:
+            table = Table(config.path)
+        self._path = table.path
+        self._columns = {name: table.numbers(column) for name, column in {**config.metrics, **config.costs}.items()}
+        self._costs = tuple(config.costs)
+        self._places: dict[str, list[int]] | None = None
+        if not isinstance(space, TableSpace):
+            if config.code is None:
+                raise InputError("search.evaluator.code: missing; name the column with the space's published code")
+            self._places = {}
+            for number, code in enumerate(table.column(config.code)):
+                self._places.setdefault(code, []).append(number)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The mapped columns."""
+        return tuple(self._columns)
+
+    def free(self, arch: Architecture) -> Metrics:
+        """Return the costs of the row."""
+        return self._look_up(arch, self._costs) if self._costs else {}
+
+    def evaluate(self, arch: Architecture, wanted: Collection[str], seed: int, report: Report | None = None) -> Metrics:
+        """Return the wanted metrics of the row."""
+        return self._look_up(arch, [name for name in self._columns if name in wanted])
+
+    def _look_up(self, arch: Architecture, names: Collection[str]) -> Metrics:
+        rows = self._rows(arch)
+        found = {name: [self._columns[name][row] for row in rows] for name in names}
+        metrics = {name: fmean(values) for name, values in found.items()}
+        for name, value in metrics.items():
+            if math.isnan(value):
+                raise InputError(f"{self._path}:{rows[0] + 2}: the table has no {name} for {dict(arch)}")
+        return metrics
+
+    def _rows(self, arch: Architecture) -> list[int]:
+        if self._places is None:
+            assert isinstance(self.space, TableSpace)
+            return self.space.rows_of(arch)
+        code = str(self.space.to_code(arch))
+        if code not in self._places:
+            raise InputError(f"{self._path}: has no row for {code}")
+        return self._places[code]

@@ -1,0 +1,140 @@
+"""Candidates trained for a short while and judged on held-out training images."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+from torch import nn
+
+from compress.core.atomic import replacing
+from compress.core.errors import Diverged
+from compress.core.progress import hushed
+from compress.training.config import TrainConfig
+from compress.training.fit import fit
+from evaluators.candidates.cache import locked
+from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, Stopped
+from evaluators.candidates.networks import (
+    accuracy,
+    accuracy_names,
+    build,
+    candidate_data,
+    costs,
+    data_for,
+    diverged,
+    fingerprint,
+)
+from evaluators.datasets import Data
+from spaces.architecture import Architecture
+
+
+class CandidateTrainConfig(TrainConfig):
+    """Training settings with few epochs."""
+
+    epochs: int = Field(5, ge=1, description="passes over the training data, without the part held out")
+
+
+class TrainEvaluatorConfig(EvaluatorBase):
+    """Train each candidate for a few epochs; its accuracy on held-out training images is what it is worth.
+
+    A candidate whose training diverges is worth top1 0: the search goes on and learns from it. The test images are
+    never looked at.
+    """
+
+    kind: Literal["train"] = "train"
+    train: CandidateTrainConfig = Field(default_factory=CandidateTrainConfig, description="how a candidate is trained")
+    holdout: float = Field(0.2, gt=0, lt=1, description="share of the training images that candidates are judged on")
+    keep_weights: bool = Field(False, description="keep each candidate's trained weights, to build the winner with")
+
+    def make(self, context: EvaluatorContext) -> Evaluator:
+        """Return the evaluator; raises InputError where there are no training images."""
+        return TrainEvaluator(self, context)
+
+
+class TrainEvaluator(Evaluator):
+    """Trains candidates.
+
+    The same architecture, seed and settings give the same metrics, whichever trial or process asks. A training that
+    was killed goes on from its last checkpoint when the candidate is asked for again.
+    """
+
+    def __init__(self, config: TrainEvaluatorConfig, context: EvaluatorContext) -> None:
+        self.config, self.context = config, context
+        self.data = candidate_data(context, config.holdout, config.kind)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """top1, top5 (from six classes on), loss, params, macs."""
+        return accuracy_names(self.data)
+
+    def evaluate(self, arch: Architecture, wanted: Collection[str], seed: int, report: Report | None = None) -> Metrics:
+        """Train `arch` from `seed` and return its metrics; `report` hears of every epoch."""
+        space, device = self.context.space, self.context.device
+        arch = space.canonical(arch)
+        data = data_for(space, arch, self.data)
+        model = build(space, arch, data, seed)
+        try:
+            with hushed():
+                self._train(model, data, arch, seed, _listener(wanted, report))
+                found = accuracy(model, data, device)
+        except Diverged as error:
+            found = diverged(data, error)
+        else:
+            if self.config.keep_weights:
+                _save(model, self.weights_path(arch, seed), arch)
+        return found | costs(space, arch, data)
+
+    def weights_path(self, arch: Architecture, seed: int) -> Path:
+        """Return where `keep_weights` puts the weights of `space.build(space.canonical(arch), ...)` after training."""
+        return self.context.directory / f"{self._name(arch, seed)}.safetensors"
+
+    def tidy(self) -> None:
+        """Delete the checkpoints of trainings that were killed and not asked for again."""
+        shutil.rmtree(self.context.directory / "training", ignore_errors=True)
+
+    def _name(self, arch: Architecture, seed: int) -> str:
+        settings = {"train": self.config.train.neutral(), "holdout": self.config.holdout, "seed": seed}
+        return fingerprint(self.context.space, arch, **settings)
+
+    def _train(
+        self, model: nn.Module, data: Data, arch: Architecture, seed: int, log: Callable[[dict[str, Any]], None] | None
+    ) -> None:
+        folder = self.context.directory / "training" / self._name(arch, seed)
+        train = partial(fit, model, data, self.config.train, device=self.context.device, seed=seed, log=log)
+        with locked(folder.with_suffix(".lock"), wait=False) as mine:
+            if not mine:  # another worker trains the same candidate: both do, and only that one leaves checkpoints
+                train(label="candidate")
+                return
+            try:
+                train(label="candidate", checkpoint_dir=folder, resume=True)
+            except (Stopped, Diverged):
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _listener(wanted: Collection[str], report: Report | None) -> Callable[[dict[str, Any]], None] | None:
+    """Return what hands each epoch's first wanted metric on to the pruner, and stops the training where it says so."""
+    if report is None:
+        return None
+    names = {"top1": "top1", "top5": "top5", "loss": "test_loss"}
+    key = names[next((name for name in wanted if name in names), "top1")]
+
+    def log(event: dict[str, Any]) -> None:
+        value = event.get(key)
+        if value is not None and report(event["epoch"], value):
+            raise Stopped(event["epoch"], value)
+
+    return log
+
+
+def _save(model: nn.Module, path: Path, arch: Architecture) -> None:
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(state, temporary, metadata={"architecture": arch.to_json()})

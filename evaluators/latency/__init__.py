@@ -1,0 +1,1 @@
+"""Latency of ONNX files on a target, and tables of it."""

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import Field
+
+from compress.core.config import Config
+from compress.core.errors import InputError
+from compress.core.problems import under, validated
+
+
+class Command(Config):
+    command: str = Field(min_length=1, description="what is run")
+    timeout: float = Field(30.0, gt=0)
+
+
+class Label(Config):
+    label: str
+
+
+class Settings(Config):
+    target: Literal["local"] | Command | Label = "local"
+    align: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    names: list[str] = Field(default_factory=lambda: ["a"], min_length=1)
+
+
+def problems(values: Any) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        validated(Settings, values)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"target": {"command": ""}}, ['target.command: out of range; got ""; allowed not empty']),
+        ({"target": {"command": "ssh", "timeout": 0}}, ["target.timeout: out of range; got 0; allowed above 0"]),
+        ({"target": {"label": 3}}, ["target.label: wrong type; got 3; allowed text"]),
+        ({"target": "remote"}, ['target: unknown value; got "remote"; allowed local or a section of keys']),
+        ({"align": "x"}, ['align: unknown value; got "x"; allowed auto or a whole number']),
+        ({"names": []}, ["names: out of range; got []; allowed not empty"]),
+        ({"naems": [], "align": 0}, 2),
+        (3, ["wrong type; got 3; allowed a section of keys"]),
+    ],
+)
+def test_only_what_is_wrong_for_the_kind_of_section_that_was_meant_is_told(values: Any, says: list[str] | int) -> None:
+    found = problems(values)
+    assert len(found) == says if isinstance(says, int) else found == says
+
+
+def test_callers_say_where_a_key_lies() -> None:
+    with pytest.raises(InputError, match=r"^table\.json: align: .* got 0; allowed auto or greater than or equal to 1$"):
+        validated(Settings, {"align": 0}, under("table.json: "))
+    assert validated(Settings, {"align": 2}).align == 2

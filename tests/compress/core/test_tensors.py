@@ -1,0 +1,57 @@
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from compress.core.tensors import call, mapped, named_tensors, tensors_in
+
+a, b, c = (torch.full((2,), float(value)) for value in range(3))
+Pair = namedtuple("Pair", ("left", "right"))
+
+
+@dataclass
+class Found:
+    logits: torch.Tensor
+    states: tuple | None = None
+
+
+@pytest.mark.parametrize(
+    ("value", "names"),
+    [
+        (a, ["logits"]),
+        ((a, b), ["output_0", "output_1"]),
+        ([a, [b, c]], ["output_0", "output_1_0", "output_1_1"]),
+        ({"boxes": [a, b], "masks": c}, ["boxes_0", "boxes_1", "masks"]),
+        (OrderedDict(seg={"low": a, "high": b}, depth=c), ["seg_low", "seg_high", "depth"]),
+        ({"a": [a], "a_0": b}, ["a_0", "a_0_"]),
+        (Pair(a, b), ["left", "right"]),
+        (Found(a, (b, c)), ["logits", "states_0", "states_1"]),
+        ((a, None, 3, "text"), ["output_0"]),
+        ([{"boxes": a}], ["output_0_boxes"]),
+    ],
+)
+def test_tensors_are_found_and_named_by_where_they_lie(value, names):
+    found = named_tensors(value, "logits", "output")
+    assert list(found) == names
+    assert all(one is other for one, other in zip(found.values(), tensors_in(value), strict=True))
+
+
+def test_mapping_keeps_the_structure():
+    found = mapped({"x": [a, (b, 5)], "y": Pair(c, None)}, lambda each: each + 1)
+    assert found["x"][1][1] == 5 and isinstance(found["x"][1], tuple)
+    assert isinstance(found["y"], Pair) and found["y"].right is None
+    assert [each[0].item() for each in tensors_in(found)] == [1, 2, 3]
+
+
+class Doubling(nn.Module):
+    def forward(self, x, scale=None):
+        return x.mul_(2) if scale is None else x.mul_(scale)
+
+
+def test_a_module_that_changes_its_input_gets_one_of_its_own():
+    model, x = Doubling(), torch.ones(2)
+    for inputs, factor in ((x, 2), ((x,), 2), ((x, torch.tensor(3.0)), 3), ({"x": x, "scale": torch.tensor(4.0)}, 4)):
+        assert torch.equal(call(model, inputs), factor * torch.ones(2))
+    assert torch.equal(x, torch.ones(2))

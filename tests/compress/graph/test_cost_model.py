@@ -1,0 +1,51 @@
+"""The compiled cost formulas equal those of the graph, and those equal what the modules really cost."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import timm
+import torch
+
+from compress.graph.build import build_graph
+from compress.graph.cost_model import CostModel
+
+MODELS = {"densenet121": 64, "regnety_002": 64, "swin_tiny_patch4_window7_224": 224}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def graph(request):
+    model = timm.create_model(request.param, num_classes=10).eval()
+    return build_graph(model, torch.randn(1, 3, MODELS[request.param], MODELS[request.param]))
+
+
+@pytest.mark.parametrize("counted", ["macs", "params"])
+def test_costs_of_many_choices_equal_the_graphs(graph, counted):
+    chosen = random.Random(0)
+    rows = [{group.name: chosen.randint(1, group.size) for group in graph.groups} for _ in range(5)]
+    model = CostModel(graph, counted)
+    array = np.array([[row[name] for name in model.names] for row in rows])
+    expected = [getattr(graph, counted)(row) for row in rows]
+    assert model.totals(array).tolist() == expected
+    assert model.total() == model.dense == getattr(graph, counted)()
+    assert model.fractions(array) == pytest.approx([cost / model.dense for cost in expected])
+
+
+@pytest.mark.parametrize("counted", ["macs", "params"])
+def test_savings_are_those_of_one_unit_less(graph, counted):
+    cost = getattr(graph, counted)
+    saved = CostModel(graph, counted).savings()
+    for group in graph.groups[:: max(1, len(graph.groups) // 8)]:
+        assert saved[group.name] == cost() - cost({group.name: group.size - 1})
+
+
+def test_dropped_blocks_and_groups_that_stay_whole_are_counted(graph):
+    part = replace(graph, groups=graph.groups[1::2])
+    dropped = graph.blocks[:1]
+    widths = {group.name: 1 for group in part.groups}
+    model = CostModel(part, "macs", dropped, dense=1000)
+    assert model.total(widths) == graph.macs(widths, dropped)
+    assert model.fractions(np.array([[1] * len(part.groups)])) == pytest.approx([graph.macs(widths, dropped) / 1000])
