@@ -12,6 +12,7 @@ from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from compress.core.errors import CompressError
+from search import optuna_internals
 from search.study import architecture_of, metrics_of, refused
 from spaces.architecture import Architecture
 from spaces.space import Space
@@ -119,11 +120,9 @@ def importance(study: Study) -> dict[str, float]:
 
 def hypervolume(points: Sequence[Sequence[float]], signs: Sequence[int], reference: Sequence[float]) -> float:
     """Return the volume that `points` dominate up to `reference`; sign 1 is maximised, -1 minimised."""
-    from optuna._hypervolume import compute_hypervolume
-
     losses = -np.array(points, dtype=float) * np.array(signs, dtype=float)
     limit = -np.array(reference, dtype=float) * np.array(signs, dtype=float)
-    return float(compute_hypervolume(losses[(losses <= limit).all(axis=1)], limit))
+    return optuna_internals.hypervolume(losses[(losses <= limit).all(axis=1)], limit)
 
 
 def hypervolume_course(study: Study) -> dict[str, Any] | None:

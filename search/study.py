@@ -25,6 +25,7 @@ from compress.core.errors import InputError, reason_of
 from evaluators.candidates.cache import locked
 from search.journal import journal
 from search.objective import Direction
+from search.optuna_internals import queued_params
 
 JOURNAL = "study.journal"
 BUSY_SECONDS = 120
@@ -118,14 +119,18 @@ def _journal(directory: Path) -> BaseStorage:
 
 def _database(url: str) -> BaseStorage:
     from optuna.storages import RDBStorage
+    from sqlalchemy import create_engine
 
     lite = url.startswith("sqlite")
     try:
-        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": BUSY_SECONDS}} if lite else {})
-        if lite:
-            with storage.engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # writers do not lock readers out; twice as fast
-        return storage
+        if not lite:
+            return RDBStorage(url)
+        options = {"timeout": BUSY_SECONDS}
+        engine = create_engine(url, connect_args=options)
+        with engine.connect() as connection:  # the file keeps it: writers do not lock readers out; twice as fast
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        engine.dispose()
+        return RDBStorage(url, engine_kwargs={"connect_args": options})
     except Exception as error:  # SQLAlchemy and the drivers raise their own families
         raise InputError(f"search.executor.storage: cannot open {url.split('@')[-1]!r}: {reason_of(error)}") from error
 
@@ -188,7 +193,7 @@ def _finish(study: Study, trial: FrozenTrial) -> None:
 
 def queue_again(study: Study, trial: FrozenTrial) -> None:
     """Queue a failed trial's choices as a new trial."""
-    queued = trial.system_attrs.get("fixed_params", {})  # of one that was queued itself, and perhaps not asked for yet
+    queued = queued_params(trial)  # of one that was queued itself, and perhaps not asked for yet
     study.enqueue_trial({**queued, **trial.params}, user_attrs={"retry_of": trial.number})
 
 

@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from compress.core.errors import InputError, did_you_mean
-from search.strategies.history import all_trials
+from search.optuna_internals import all_trials, queued_params
 from spaces.space import Space
 from spaces.tree import Tree
 
@@ -86,7 +86,7 @@ class GridSampler(BaseSampler):
     def _key(self, trial: FrozenTrial) -> frozenset[Any]:
         if trial.number in self._keys:
             return self._keys[trial.number]
-        params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        params = {**queued_params(trial), **trial.params}
         key = frozenset(params.items())
         if trial.state.is_finished():
             self._keys[trial.number] = key

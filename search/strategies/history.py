@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from optuna import Study
 from optuna.trial import FrozenTrial, TrialState
 
 
@@ -94,8 +93,3 @@ def live_number(trials: Sequence[FrozenTrial], trial: FrozenTrial) -> int:
     """Return how many trials before `trial` did not fail: its number, had no worker ever been killed."""
     number = trial.number
     return sum(other.state != TrialState.FAIL and other.number < number for other in trials)
-
-
-def all_trials(study: Study) -> list[FrozenTrial]:
-    """Return the trials of a study, also where the pruner Hyperband hands samplers a part of it."""
-    return study._storage.get_all_trials(study._study_id, deepcopy=False)

@@ -10,7 +10,8 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from search.strategies.history import all_trials, live_number
+from search.optuna_internals import all_trials
+from search.strategies.history import live_number
 
 
 class MadeAnew(BaseSampler):

@@ -6,14 +6,13 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import optuna
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.samplers import BaseSampler
-from optuna.storages import InMemoryStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from search.optuna_internals import StudyCopy, note_in_study, note_in_trial, study_notes, trial_notes
 from search.strategies.made_anew import MadeAnew
 
 Space = Mapping[str, CategoricalDistribution]
@@ -38,13 +37,11 @@ class Mirror:
             name: IntDistribution(0, len(given.choices) - 1) if ordered else given for name, given in self.space.items()
         }
         self._middle = {name: len(given.choices) // 2 for name, given in self.space.items()}
-        self._begin([])
+        self._begin([StudyDirection.MAXIMIZE])
 
     def _begin(self, directions: Sequence[StudyDirection]) -> None:
-        self._storage = InMemoryStorage()
         self._directions = list(directions)
-        if directions:
-            self._study_id = self._storage.create_new_study(directions, "mirror")
+        self._copy = StudyCopy(directions)
         self._count = 0
         self._finished: set[int] = set()
         self._start = 0
@@ -63,23 +60,25 @@ class Mirror:
         while self._start < len(trials) and trials[self._start].number == self._start in self._finished:
             self._settled = trials[self._start]
             self._start += 1
-        for key, attribute in study._storage.get_study_system_attrs(study._study_id).items():
-            self._storage.set_study_system_attr(self._study_id, key, attribute)
-        return optuna.load_study(study_name="mirror", storage=self._storage, sampler=optuna.samplers.RandomSampler())
+        copied = self._copy.study()
+        for key, note in study_notes(study).items():
+            note_in_study(copied, key, note)
+        return copied
 
     def copy_notes(self, study: Study, trial: FrozenTrial) -> None:
         """Write to the study what a sampler has noted in the copy, about `trial` and about the whole."""
-        for key, attribute in self._storage.get_trial(trial.number).system_attrs.items():
-            if trial.system_attrs.get(key) != attribute:
-                study._storage.set_trial_system_attr(trial._trial_id, key, attribute)
-        known = study._storage.get_study_system_attrs(study._study_id)
-        for key, attribute in self._storage.get_study_system_attrs(self._study_id).items():
+        before = trial_notes(trial)
+        for key, note in trial_notes(self.trial(trial.number)).items():
+            if before.get(key) != note:
+                note_in_trial(study, trial, key, note)
+        known = study_notes(study)
+        for key, note in study_notes(self._copy.study()).items():
             if key not in known:
-                study._storage.set_study_system_attr(study._study_id, key, attribute)
+                note_in_study(study, key, note)
 
     def trial(self, number: int) -> FrozenTrial:
         """Return the copy of trial `number`."""
-        return self._storage.get_trial(number)
+        return self._copy.trial(number)
 
     def external(self, name: str, value: Any) -> Any:
         """Return the choice that a value in the copy stands for."""
@@ -91,26 +90,22 @@ class Mirror:
             return False
         if trials and trials[-1].number != len(trials) - 1:
             return False
+        if self._settled is None:
+            return True
         now = trials[self._start - 1]
-        return self._settled is None or now is self._settled or _identity(now) == _identity(self._settled)
+        return now is self._settled or _identity(now) == _identity(self._settled)
 
     def _create(self, number: int) -> None:
         """Make a running trial `number`; numbers that are missing before it become failed ones."""
         while self._count <= number:
-            own = self._storage.create_new_trial(self._study_id)  # 0, 1, ... in a storage of its own
+            own = self._copy.begin()
             if own < number:
-                self._storage.set_trial_state_values(own, TrialState.FAIL)
+                self._copy.fail(own)
             self._count += 1
 
     def _enter(self, trial: FrozenTrial) -> None:
-        storage, own = self._storage, trial.number
-        for name, distribution in self.distributions.items():
-            storage.set_trial_param(own, name, self._place(trial.params, name), distribution)
-        for key, attribute in trial.system_attrs.items():
-            storage.set_trial_system_attr(own, key, attribute)
-        for step, value in trial.intermediate_values.items():
-            storage.set_trial_intermediate_value(own, step, value)
-        storage.set_trial_state_values(own, trial.state, trial.values)
+        places = {name: self._place(trial.params, name) for name in self.distributions}
+        self._copy.finish(trial.number, trial, places, self.distributions)
         self._finished.add(trial.number)
 
     def _place(self, params: Mapping[str, Any], name: str) -> int:

@@ -8,14 +8,14 @@ import random
 import warnings
 from typing import Any, Literal
 
-from optuna import Study, samplers
-from optuna.distributions import BaseDistribution
+from optuna import samplers
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 from pydantic import Field, ValidationInfo, field_validator
 
 from compress.core.errors import InputError
 from search.arguments import check_arguments
+from search.optuna_internals import QMCPoint
 from search.strategies.grid import grid_of
 from search.strategies.made_anew import MadeAnew
 from search.strategies.mirror import Mirrored
@@ -74,7 +74,7 @@ class OptunaStrategy(StrategyBase):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ExperimentalWarning)  # the user has chosen it by its name
                 if self.name == "qmc":
-                    return _Sequence(number, **{"seed": seed, **given})
+                    return QMCPoint(number, **{"seed": seed, **given})
                 return _SAMPLERS[self.name](**{"seed": random.Random(f"{seed}:{number}").getrandbits(32), **given})
 
         try:
@@ -94,17 +94,6 @@ class OptunaStrategy(StrategyBase):
             )
         if self.name == "cmaes" and importlib.util.find_spec("cmaes") is None:
             raise InputError("search.strategy.name: cmaes needs its package: pip install 'compress[cmaes]'")
-
-
-class _Sequence(samplers.QMCSampler):
-    """A low-discrepancy sequence whose next point hangs on the trial's number, not on a count that a kill may skip."""
-
-    def __init__(self, number: int, **options: Any) -> None:
-        super().__init__(**options)
-        self._number = number
-
-    def _find_sample_id(self, study: Study, search_space: dict[str, BaseDistribution]) -> int:
-        return self._number
 
 
 def _violations(trial: Any) -> list[float]:

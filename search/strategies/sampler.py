@@ -15,8 +15,9 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from compress.core.errors import InputError
+from search.optuna_internals import all_trials
 from search.strategies.history import Finished as Finished
-from search.strategies.history import History, all_trials, live_number
+from search.strategies.history import History, live_number
 from spaces.assignments import Rows
 from spaces.space import Space, drawn_by
 
