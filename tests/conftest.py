@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from compress.core.progress import set_quiet
-from compress.graph import trace
+from compress.graph import tracer
 
 # A Swin of two blocks on a few digits: every stage of a run in seconds.
 QUICK: dict[str, Any] = {
@@ -27,7 +27,7 @@ QUICK: dict[str, Any] = {
 }
 
 
-trace.STRICT = True  # a rule that fails is an error in tests
+tracer.STRICT = True  # a rule that fails is an error in tests
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,8 @@ from compress.graph import axes
 from compress.graph.attributes import candidates, formula, layer_attributes
 from compress.graph.axes import Axis, Dim
 from compress.graph.graph import Graph, Group, Operation, Record, Skip, Slice, layer_of
-from compress.graph.trace import LAYOUT, Limits, Step, Trace, trace
+from compress.graph.trace import LAYOUT, Step, Trace
+from compress.graph.tracer import Limits, trace
 
 
 def build_graph(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None) -> Graph:

@@ -25,7 +25,8 @@ from compress.graph.lockstep import Comparing, Disagreement, Fault, Pass, observ
 from compress.graph.plan import Plan, make_plan
 from compress.graph.positions import Positions
 from compress.graph.silence import SILENCED, Silenced, is_constant, learned, passed_through, perturbed, silenced_in
-from compress.graph.trace import Step, watched
+from compress.graph.trace import Step
+from compress.graph.watch import watched
 
 __all__ = ["Exactness", "Fault", "Reference"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.graph.graph import Graph, Group, Skip, inside, value_of
-from compress.graph.trace import holds_scale
+from compress.graph.watch import holds_scale
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from compress.graph.graph import Graph, Skip, inside
 from compress.graph.plan import Plan, make_plan
 from compress.graph.scope import in_scope
 from compress.graph.select import Choice, Selector
-from compress.graph.trace import Limits
+from compress.graph.tracer import Limits
 from compress.graph.widths import WidthRules
 from compress.prune.blocks import block_influence, least_influential
 from compress.prune.budget import BudgetConfig, meet_budget

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from compress.criteria.base import Batches
 from compress.graph.graph import Graph, evaluate
-from compress.graph.trace import holds_scale
+from compress.graph.watch import holds_scale
 from spaces.architecture import Architecture
 from spaces.channels.choices import blocks_dropped, units_kept
 from spaces.channels.cuts import Part, Units, make_cuts

@@ -1,4 +1,4 @@
-"""What each elementary operation does to the axes of its tensors (`compress.graph.trace`), one file a family."""
+"""What each elementary operation does to the axes of its tensors (`compress.graph.tracer`), one file a family."""
 
 from compress.graph.rules import convolutions, norms, picking, positions, products, reductions, shapes  # noqa: F401
 from compress.graph.rules.base import RULES

@@ -1,6 +1,6 @@
 """The registry of rules and what they share.
 
-A rule `(tracer, args, kwargs, out)` enters the dimensions of an operation's results and joins, cuts or freezes those
+A rule `(recording, args, kwargs, out)` enters the dimensions of an operation's results and joins, cuts or freezes those
 of its operands. Positions (pixels, tokens, samples) are axes that are frozen from birth: an operation that moves or
 mixes the positions along a dimension freezes what that dimension carries and gives new positions.
 """
@@ -12,9 +12,9 @@ from typing import Any
 
 from compress.graph import axes
 from compress.graph.axes import ONE, Dim
-from compress.graph.trace import _Tracer
+from compress.graph.recording import Recording
 
-Rule = Callable[[_Tracer, Sequence[Any], dict[str, Any], Any], None]
+Rule = Callable[[Recording, Sequence[Any], dict[str, Any], Any], None]
 RULES: dict[str, Rule] = {}
 
 SPATIAL = "it is a position, not a width"

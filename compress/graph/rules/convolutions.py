@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from compress.graph import axes
 from compress.graph.axes import ONE, Dim
+from compress.graph.recording import Recording
 from compress.graph.rules.base import SPATIAL, freeze, positions, rule
 from compress.graph.rules.products import note_outputs, note_sizes
-from compress.graph.trace import Operation, _Tracer
+from compress.graph.trace import Operation
 
 
 @rule("convolution", "_convolution")
-def _convolution(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _convolution(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     x, weight, bias, transposed, groups = args[0], args[1], args[2], args[6], args[8]
     dims, kernel = t.of(x), t.of(weight)
     note_outputs(t, [(x, ONE), (weight, kernel[1] if transposed and groups == 1 else kernel[0])])
@@ -47,7 +48,7 @@ def _convolved(spatial: Sequence[Dim], args: Sequence[Any], out: Tensor) -> list
     return result
 
 
-def _join_channels(t: _Tracer, channels: Dim, kernel: list[Dim], groups: int) -> None:
+def _join_channels(t: Recording, channels: Dim, kernel: list[Dim], groups: int) -> None:
     """Couple the input channels of a convolution with its kernel (out, in / groups, ...)."""
     if groups == 1:
         axes.unify(channels, kernel[1])
@@ -63,13 +64,13 @@ def _join_channels(t: _Tracer, channels: Dim, kernel: list[Dim], groups: int) ->
     _groups_follow(t, group_out)
 
 
-def _groups_follow(t: _Tracer, groups: Dim) -> None:
+def _groups_follow(t: Recording, groups: Dim) -> None:
     """Let a layer's number of groups follow an axis; a functional convolution takes it from the shapes it sees."""
     if isinstance(t.model.get_submodule(t.module), nn.modules.conv._ConvNd):
         t.result.counts[t.module, "groups"] = groups
 
 
-def _transposed_channels(t: _Tracer, channels: Dim, kernel: list[Dim], groups: int) -> Dim:
+def _transposed_channels(t: Recording, channels: Dim, kernel: list[Dim], groups: int) -> Dim:
     """Couple a transposed convolution's input with its kernel (in, out / groups, ...); return its output channels."""
     axes.unify(channels, kernel[0])
     if groups == 1:
@@ -82,7 +83,7 @@ def _transposed_channels(t: _Tracer, channels: Dim, kernel: list[Dim], groups: i
 
 
 @rule("deform_conv2d")
-def _deformed_convolution(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _deformed_convolution(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     x, weight, offset, mask, bias = args[:5]
     groups, offset_groups = args[11:13]
     dims, kernel = t.of(x), t.of(weight)

@@ -17,8 +17,8 @@ from torch import Tensor
 from compress.core.tensors import tensors_in
 from compress.graph import axes
 from compress.graph.axes import Dim
+from compress.graph.recording import Recording
 from compress.graph.rules.base import freeze
-from compress.graph.trace import _Tracer
 
 REASON = "a mean is taken over it, which changes with its width"
 _TAKES = {"mean", "nanmean", "var", "std", "var_mean", "std_mean", "sum", "linalg_vector_norm", "norm", "mv", "dot",
@@ -41,7 +41,7 @@ class Mean:
     sums: bool = False
 
 
-def note_sum(t: _Tracer, operands: Sequence[Tensor], dims: Sequence[Dim], out: Tensor) -> None:
+def note_sum(t: Recording, operands: Sequence[Tensor], dims: Sequence[Dim], out: Tensor) -> None:
     """Note that a result is a sum of parameters alone over `dims`, and over what its operands were summed over."""
     dims = [dim for dim in dims if not axes.is_frozen(dim)]
     if all(operand in t.sources for operand in operands):
@@ -49,7 +49,7 @@ def note_sum(t: _Tracer, operands: Sequence[Tensor], dims: Sequence[Dim], out: T
         t.means[out] = {**earlier, **({Mean(tuple(dims), True): False} if dims else {})}
 
 
-def follow_means(t: _Tracer, args: Any, kwargs: Any, out: Any) -> None:
+def follow_means(t: Recording, args: Any, kwargs: Any, out: Any) -> None:
     """See what the operation that just ran does to the means among its operands.
 
     `t.means` holds of every tensor the means in it, each with whether its inverse is meant.
@@ -77,11 +77,11 @@ def follow_means(t: _Tracer, args: Any, kwargs: Any, out: Any) -> None:
         t.means[result] = {**carried, **(t.means.get(result, {}) if t.operation in _TAKES else {})}
 
 
-def _negative_power(t: _Tracer, args: Any) -> bool:
+def _negative_power(t: Recording, args: Any) -> bool:
     return t.operation in ("pow", "pow_") and isinstance(args[1], (int, float)) and args[1] < 0
 
 
-def freeze_means(t: _Tracer, tensors: Iterable[Any]) -> None:
+def freeze_means(t: Recording, tensors: Iterable[Any]) -> None:
     """Keep whole what the means in these tensors (the outputs of the model) were taken over."""
     for tensor in tensors:
         for mean in t.means.get(tensor, {}):

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from compress.core.tensors import tensors_in
 from compress.graph import axes
 from compress.graph.axes import Dim
+from compress.graph.recording import Recording
 from compress.graph.rules.base import positions, rule
-from compress.graph.trace import _Tracer
 
 
 def _mark(dims: Sequence[Dim]) -> None:
@@ -20,7 +20,7 @@ def _mark(dims: Sequence[Dim]) -> None:
 
 
 @rule("native_layer_norm")
-def _layer_norm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
+def _layer_norm(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
     x, shape, parameters = args[0], args[1], args[2:4]
     dims = list(t.of(x))
     for parameter in parameters:
@@ -34,12 +34,12 @@ def _layer_norm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Se
 
 
 @rule("_fused_rms_norm", "rms_norm")
-def _rms_norm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+def _rms_norm(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     _layer_norm(t, [args[0], args[1], args[2], None], kwargs, list(tensors_in(out)))
 
 
 @rule("native_group_norm")
-def _group_norm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
+def _group_norm(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
     x, weight, bias, groups = args[0], args[1], args[2], args[6]
     dims = t.of(x)
     for parameter in (weight, bias):
@@ -59,7 +59,7 @@ def _group_norm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Se
 
 @rule("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
       "_batch_norm_with_update", "_batch_norm_no_update", "miopen_batch_norm", "batch_norm")  # fmt: skip
-def _batch_norm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+def _batch_norm(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     """Instance norm and the standardisation of weights arrive here as well, reshaped."""
     dims = list(t.of(args[0]))
     for parameter in args[1:5]:
@@ -76,7 +76,7 @@ def _batch_norm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: An
 
 
 @rule("_weight_norm_interface", "_weight_norm")
-def _weight_norm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+def _weight_norm(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     """A direction (out, in, ...) and a length for every position along one dimension."""
     place = args[2] if len(args) > 2 else 0
     direction, length = t.of(args[0]), t.of(args[1])

@@ -11,8 +11,8 @@ from torch import Tensor
 from compress.core.tensors import tensors_in
 from compress.graph import axes
 from compress.graph.axes import Dim
+from compress.graph.recording import Recording
 from compress.graph.rules.base import SPATIAL, argument, freeze, positions, rule, unify_equal
-from compress.graph.trace import _Tracer
 
 PICKED = "single positions of it are picked out"
 
@@ -41,14 +41,14 @@ def _picked(dims: Sequence[Dim], indices: Sequence[Tensor | None]) -> tuple[list
 
 
 @rule("index", "_unsafe_index")
-def _index(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _index(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     freeze((dim for index in args[1] if index is not None for dim in t.of(index)), PICKED)
     kept, at, rank = _picked(t.of(args[0]), args[1])
     t.set(out, [*kept[:at], *positions(out.shape[at : at + rank]), *kept[at:]])
 
 
 @rule("index_put", "index_put_", "_unsafe_index_put", "_index_put_impl_")
-def _index_put(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _index_put(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     x, indices, values = args[:3]
     freeze((dim for index in indices if index is not None for dim in t.of(index)), PICKED)
     kept, at, rank = _picked(t.of(x), indices)
@@ -63,13 +63,13 @@ def _index_put(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Ten
 
 
 @rule("nonzero")
-def _nonzero(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _nonzero(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     freeze(t.of(args[0]), PICKED)
     t.set(out, positions(out.shape))
 
 
 @rule("index_select")
-def _index_select(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _index_select(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims = list(t.of(args[0]))
     freeze((dims[args[1]], *t.of(args[2])), PICKED)
     dims[args[1]] = axes.fresh(out.shape[args[1]], SPATIAL)
@@ -77,7 +77,7 @@ def _index_select(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: 
 
 
 @rule("gather")
-def _gather(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _gather(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims, place, chosen = t.of(args[0]), args[1] % max(1, out.dim()), t.of(args[2])
     freeze((dims[place], chosen[place]), PICKED)
     unify_equal(dims, chosen, place, PICKED)
@@ -85,7 +85,7 @@ def _gather(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor
 
 
 @rule("scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_")
-def _scatter(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _scatter(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims, place = t.of(args[0]), args[1] % max(1, out.dim())
     for other in tensors_in(args[2:]):
         if other.dim() == out.dim():
@@ -96,7 +96,7 @@ def _scatter(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tenso
 
 @rule("index_add", "index_add_", "index_copy", "index_copy_", "index_reduce", "index_reduce_", "index_fill",
       "index_fill_")  # fmt: skip
-def _index_add(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _index_add(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims, place = t.of(args[0]), args[1] % max(1, out.dim())
     freeze((dims[place], *t.of(args[2])), PICKED)
     if len(args) > 3 and isinstance(args[3], Tensor) and args[3].dim() == out.dim():
@@ -106,14 +106,14 @@ def _index_add(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Ten
 
 
 @rule("embedding")
-def _embedding(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _embedding(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     table = t.of(args[0])
     axes.freeze(table[0], PICKED)
     t.set(out, [*t.of(args[1]), table[1]])
 
 
 @rule("sort", "argsort")
-def _sort(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+def _sort(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     dims = list(t.of(args[0]))
     place = next((a for a in args[1:] if type(a) is int), kwargs.get("dim", -1))
     if dims:
@@ -123,7 +123,7 @@ def _sort(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> 
 
 
 @rule("topk", "kthvalue", "median", "nanmedian", "mode")
-def _ranked(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+def _ranked(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     """Some positions by rank along one dimension; without a dimension, one of all."""
     dims = list(t.of(args[0]))
     results = list(tensors_in(out))

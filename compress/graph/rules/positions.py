@@ -9,8 +9,8 @@ from torch import Tensor
 
 from compress.core.tensors import tensors_in
 from compress.graph import axes
+from compress.graph.recording import Recording
 from compress.graph.rules.base import RULES, SPATIAL, Rule, argument, freeze, places, positions, rule
-from compress.graph.trace import _Tracer
 
 _RESAMPLED = ("max_pool{}d_with_indices", "max_pool{}d", "avg_pool{}d", "_adaptive_avg_pool{}d", "adaptive_avg_pool{}d",
               "adaptive_max_pool{}d", "fractional_max_pool{}d", "mkldnn_max_pool{}d", "max_unpool{}d",
@@ -22,7 +22,7 @@ _RESAMPLED = ("max_pool{}d_with_indices", "max_pool{}d", "avg_pool{}d", "_adapti
 def _resampled(rank: int) -> Rule:
     """Return the rule of an operation over the last `rank` dimensions of its operands."""
 
-    def apply(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+    def apply(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
         dims = t.of(args[0])
         freeze(dims[-rank:], "it is pooled, padded or resized along")
         if len(args) > 1 and isinstance(args[1], Tensor) and args[1].dim() == len(dims):  # where maxima came from
@@ -40,7 +40,7 @@ for _rank in (1, 2, 3):
 
 
 @rule("constant_pad_nd")
-def _pad(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _pad(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims = list(t.of(args[0]))
     for place, (before, after) in enumerate(zip(args[0].shape, out.shape, strict=True)):
         if before != after:
@@ -50,7 +50,7 @@ def _pad(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -
 
 
 @rule("grid_sampler_2d", "grid_sampler_3d", "cudnn_grid_sampler")
-def _grid_sampler(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _grid_sampler(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims, grid = t.of(args[0]), t.of(args[1])
     freeze((*dims[2:], *grid[1:]), SPATIAL)
     axes.unify(dims[0], grid[0])
@@ -58,7 +58,7 @@ def _grid_sampler(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: 
 
 
 @rule("roi_align", "roi_pool")
-def _regions(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+def _regions(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     """(N, C, H, W) and boxes (K, 5) -> (K, C, h, w)."""
     dims = t.of(args[0])
     freeze((dims[0], *dims[2:], *t.of(args[1])), SPATIAL)
@@ -68,7 +68,9 @@ def _regions(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) 
 
 
 @rule("ps_roi_align", "ps_roi_pool")
-def _position_sensitive_regions(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
+def _position_sensitive_regions(
+    t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]
+) -> None:
     """(N, C h w, H, W) and boxes (K, 5) -> (K, C, h, w): every place of the window has channels of its own."""
     dims = t.of(args[0])
     channels, *window = axes.split(dims[1], tuple(out[0].shape[1:]))
@@ -79,7 +81,7 @@ def _position_sensitive_regions(t: _Tracer, args: Sequence[Any], kwargs: dict[st
 
 
 @rule("im2col")
-def _im2col(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _im2col(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     """(..., C, H, W) -> (..., C x taps, windows)."""
     *batch, channels, height, width = t.of(args[0])
     freeze((height, width), "windows of it are taken")
@@ -88,7 +90,7 @@ def _im2col(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor
 
 
 @rule("col2im")
-def _col2im(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _col2im(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     *batch, columns, windows = t.of(args[0])
     channels, taps = axes.split(columns, (out.shape[-3], args[0].shape[-2] // out.shape[-3]))
     freeze((taps, windows), SPATIAL)
@@ -96,7 +98,7 @@ def _col2im(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor
 
 
 @rule("unfold", "unfold_copy")
-def _unfold(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _unfold(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims, place = list(t.of(args[0])), args[1]
     axes.freeze(dims[place], "windows of it are taken")
     dims[place] = axes.fresh(out.shape[place if place >= 0 else place - 1], SPATIAL)
@@ -104,7 +106,7 @@ def _unfold(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor
 
 
 @rule("_fft_r2c", "_fft_c2r", "_fft_c2c")
-def _fourier(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _fourier(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims = list(t.of(args[0]))
     for place in args[1]:
         axes.freeze(dims[place], "a Fourier transform runs over it")
@@ -113,7 +115,7 @@ def _fourier(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tenso
 
 
 @rule("roll")
-def _roll(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _roll(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     moved = argument(args, kwargs, 2, "dims", ())
     shifts = args[1] if moved else [1] * out.dim()
     dims = list(t.of(args[0]))
@@ -124,14 +126,14 @@ def _roll(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) 
 
 
 @rule("flip")
-def _flip(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _flip(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims = list(t.of(args[0]))
     freeze((dims[place] for place in args[1]), "its positions change places")
     t.set(out, dims)
 
 
 @rule("rot90")
-def _rot90(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _rot90(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims = list(t.of(args[0]))
     a, b = argument(args, kwargs, 2, "dims", (0, 1))
     freeze((dims[a], dims[b]), "its positions change places")

@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 from compress.graph import axes
 from compress.graph.axes import ONE, Dim
+from compress.graph.recording import Recording
 from compress.graph.rules.base import broadcast, rule
 from compress.graph.rules.means import note_sum
-from compress.graph.trace import Operation, _Tracer
+from compress.graph.trace import Operation
 
 OWN = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)
 """Layers of torch's own whose parameters are their matrices; what they give is an activation, whatever they are fed."""
 
 
-def note_outputs(t: _Tracer, operands: Sequence[tuple[Tensor, Dim]]) -> None:
+def note_outputs(t: Recording, operands: Sequence[tuple[Tensor, Dim]]) -> None:
     """Note of the parameters behind operands of a product which of their dimensions number the product's outputs.
 
     Each operand comes with the dimension of its own that the product keeps. A parameter of one number for each output
@@ -39,19 +40,19 @@ def note_outputs(t: _Tracer, operands: Sequence[tuple[Tensor, Dim]]) -> None:
                 t.result.outputs.setdefault(name, found)
 
 
-def _named(t: _Tracer, leaf: str) -> str:
+def _named(t: Recording, leaf: str) -> str:
     """Return the full name of a tensor of the layer that runs."""
     return f"{t.module}.{leaf}" if t.module else leaf
 
 
-def note_sizes(t: _Tracer, kind: type[nn.Module], **sizes: Dim) -> None:
+def note_sizes(t: Recording, kind: type[nn.Module], **sizes: Dim) -> None:
     """Let the sizes that a layer of this kind has stored follow its axes where its weight is no parameter itself."""
     if isinstance(t.model.get_submodule(t.module), kind) and _named(t, "weight") not in t.result.tensors:
         t.result.counts.update({(t.module, name): dim for name, dim in sizes.items()})
 
 
 @rule("mm", "addmm", "addmm_")
-def _mm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _mm(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     a, b = args[-2:] if len(args) < 4 else args[1:3]
     left, right = t.of(a), t.of(b)
     note_outputs(t, [(a, left[0]), (b, right[1])])
@@ -64,7 +65,7 @@ def _mm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) ->
     t.result.operations.append(Operation(t.module, 1, (left[0], left[1], right[1])))
 
 
-def _recurrence_follows(t: _Tracer) -> None:
+def _recurrence_follows(t: Recording) -> None:
     """Let the sizes of a recurrent layer follow its axes: one input size, one hidden size for all its directions."""
     layer = t.model.get_submodule(t.module)
     if isinstance(layer, nn.RNNBase) and (t.module, "hidden_size") not in t.result.counts:
@@ -76,7 +77,7 @@ def _recurrence_follows(t: _Tracer) -> None:
 
 
 @rule("bmm", "baddbmm", "baddbmm_")
-def _bmm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _bmm(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     a, b = args[-2:] if len(args) < 4 else args[1:3]
     left, right = t.of(a), t.of(b)
     note_outputs(t, [(a, left[1]), (b, right[2])])
@@ -93,7 +94,7 @@ def _bmm(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -
     t.result.operations.append(Operation(t.module, 1, (left[0], left[1], left[2], right[2])))
 
 
-def _heads_follow(t: _Tracer, heads: Dim, width: Dim) -> None:
+def _heads_follow(t: Recording, heads: Dim, width: Dim) -> None:
     """Let the sizes that torch's own attention has stored follow its axes; its first product is queries x keys."""
     layer = t.model.get_submodule(t.module)
     if isinstance(layer, nn.MultiheadAttention) and (t.module, "num_heads") not in t.result.counts:
@@ -102,7 +103,7 @@ def _heads_follow(t: _Tracer, heads: Dim, width: Dim) -> None:
         t.result.counts.update({(t.module, name): dim for name, dim in sizes.items()})
 
 
-def _join_sum(t: _Tracer, dims: Sequence[Dim], added: Tensor | None) -> None:
+def _join_sum(t: Recording, dims: Sequence[Dim], added: Tensor | None) -> None:
     """Couple a product with what is added to it, which may be of size 1 or lack dimensions."""
     for dim, other in zip(reversed(dims), reversed(t.of(added) if added is not None else []), strict=False):
         if axes.dim_size(other) != 1:
@@ -110,7 +111,7 @@ def _join_sum(t: _Tracer, dims: Sequence[Dim], added: Tensor | None) -> None:
 
 
 @rule("mv", "addmv", "addmv_")
-def _mv(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _mv(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     a, b = args[-2:] if len(args) < 4 else args[1:3]
     left, right = t.of(a), t.of(b)
     note_outputs(t, [(a, left[0]), (b, ONE)])
@@ -121,14 +122,14 @@ def _mv(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) ->
 
 
 @rule("dot", "vdot")
-def _dot(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _dot(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     axes.unify(t.of(args[0])[0], t.of(args[1])[0])
     t.set(out, [])
     note_sum(t, args[:2], t.of(args[0]), out)
 
 
 @rule("_trilinear")
-def _bilinear(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _bilinear(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     """Three operands, each with dimensions of size 1 put in, are multiplied and summed over some dimensions."""
     aligned = []
     for operand, added in zip(args[:3], args[3:6], strict=True):
@@ -145,7 +146,7 @@ def _bilinear(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tens
 
 
 @rule("_cdist_forward", "_euclidean_dist")
-def _distances(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _distances(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     """(..., P, M) and (..., R, M) -> (..., P, R)."""
     left, right = t.of(args[0]), t.of(args[1])
     note_outputs(t, [(args[0], left[-2]), (args[1], right[-2])])

@@ -15,15 +15,15 @@ from torch import Tensor
 from compress.core.tensors import tensors_in
 from compress.graph import axes
 from compress.graph.axes import ONE, Dim
+from compress.graph.recording import Recording
 from compress.graph.rules.base import argument, freeze, places, rule
 from compress.graph.rules.means import Mean, note_sum
 from compress.graph.rules.pointwise import POINTWISE
-from compress.graph.trace import _Tracer
 
 _DIM_PLACE = {"linalg_vector_norm": 2, "norm": 2, "renorm": 2}
 
 
-def _reduced(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> list[Dim]:
+def _reduced(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> list[Dim]:
     """Enter the results of a reduction; return the dimensions that it runs over."""
     dims = t.of(args[0])
     wanted = argument(args, kwargs, _DIM_PLACE.get(t.operation, 1), "dim")
@@ -39,7 +39,7 @@ def _reduced(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) 
 
 
 @rule("sum", "nansum", "linalg_vector_norm", "norm", "frobenius_norm", "nuclear_norm")
-def _sum(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+def _sum(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     gone = _reduced(t, args, kwargs, out)
     order = args[1] if t.operation in ("linalg_vector_norm", "norm") and len(args) > 1 else None
     if isinstance(order, (int, float)) and order < 0:
@@ -49,7 +49,7 @@ def _sum(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> N
 
 @rule("amax", "amin", "aminmax", "max", "min", "prod", "any", "all", "logsumexp", "argmax", "argmin",
       "count_nonzero")  # fmt: skip
-def _extreme(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+def _extreme(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     if len(args) > 1 and isinstance(args[1], Tensor):  # max(a, b)
         POINTWISE(t, args, kwargs, out)
     else:
@@ -57,7 +57,7 @@ def _extreme(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) 
 
 
 @rule("mean", "nanmean", "var", "std", "var_mean", "std_mean")
-def _mean(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+def _mean(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     gone = [dim for dim in _reduced(t, args, kwargs, out) if not axes.is_frozen(dim)]
     for result in tensors_in(out):
         if gone:
@@ -66,7 +66,7 @@ def _mean(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> 
 
 @rule("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumsum_", "cumprod", "cumprod_", "cummax", "cummin",
       "logcumsumexp", "softmax", "log_softmax")  # fmt: skip
-def _softmax(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+def _softmax(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     dims = list(t.of(args[0]))
     if dims:
         axes.freeze(dims[args[1]], "a softmax or running sum runs over it")

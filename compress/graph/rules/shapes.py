@@ -9,13 +9,13 @@ from torch import Tensor
 
 from compress.graph import axes
 from compress.graph.axes import ONE
+from compress.graph.recording import Recording
 from compress.graph.rules.base import SPATIAL, argument, broadcast, freeze, places, positions, rule
-from compress.graph.trace import _Tracer
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy", "squeeze", "unsqueeze", "squeeze_",
       "unsqueeze_")  # fmt: skip
-def _reshape(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _reshape(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     if out.numel():
         t.set(out, axes.reshape(t.of(args[0]), list(out.shape)))
     else:
@@ -24,13 +24,13 @@ def _reshape(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tenso
 
 
 @rule("permute", "permute_copy")
-def _permute(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _permute(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims = t.of(args[0])
     t.set(out, [dims[place] for place in args[1]])
 
 
 @rule("transpose", "t", "t_", "transpose_", "numpy_T", "mT", "swapaxes")
-def _transpose(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _transpose(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims = list(t.of(args[0]))
     a, b = (args[1], args[2]) if len(args) > 2 else (0, -1)
     if len(dims) > 1:
@@ -39,7 +39,7 @@ def _transpose(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Ten
 
 
 @rule("expand", "expand_copy", "expand_as")
-def _expand(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _expand(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims = t.of(args[0])
     missing = out.dim() - len(dims)
     dims = [ONE] * missing + list(dims)
@@ -47,7 +47,7 @@ def _expand(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor
 
 
 @rule("as_strided", "as_strided_")
-def _as_strided(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _as_strided(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     if out is not args[0] and (out.shape != args[0].shape or out.stride() != args[0].stride()):
         t.unknown("as_strided", args, kwargs, out)
     else:
@@ -55,7 +55,7 @@ def _as_strided(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Te
 
 
 @rule("repeat")
-def _repeat(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _repeat(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     """Copies one after the other; copies of a single position are uniform along the result."""
     dims = [ONE] * (out.dim() - args[0].dim()) + list(t.of(args[0]))
     result = []
@@ -65,14 +65,14 @@ def _repeat(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor
 
 
 @rule("select")
-def _select(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _select(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims = list(t.of(args[0]))
     axes.freeze(dims.pop(args[1]), "single positions of it are picked out")
     t.set(out, dims)
 
 
 @rule("diagonal")
-def _diagonal(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _diagonal(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims = t.of(args[0])
     taken = places((argument(args, kwargs, 2, "dim1", 0), argument(args, kwargs, 3, "dim2", 1)), len(dims))
     freeze((dims[place] for place in taken), "single positions of it are picked out")
@@ -80,7 +80,7 @@ def _diagonal(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tens
 
 
 @rule("slice", "slice_copy")
-def _slice(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _slice(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     dims, place = list(t.of(args[0])), argument(args, kwargs, 1, "dim", 0)
     size = args[0].shape[place]
     start, step = argument(args, kwargs, 2, "start") or 0, argument(args, kwargs, 4, "step", 1)
@@ -97,7 +97,7 @@ def _slice(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor)
 
 
 @rule("split_with_sizes", "unsafe_split_with_sizes", "split_with_sizes_copy")
-def _split_with_sizes(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
+def _split_with_sizes(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
     place = argument(args, kwargs, 2, "dim", 0)
     start, whole = 0, t.of(args[0])[place]
     for part in out:
@@ -110,7 +110,7 @@ def _split_with_sizes(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], o
 
 
 @rule("split", "chunk", "unsafe_chunk", "unsafe_split", "split_copy")
-def _split(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
+def _split(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
     """Parts of one size; where the last is shorter, the sizes of all would change with the whole."""
     place = argument(args, kwargs, 2, "dim", 0)
     if out[0].shape[place] != out[-1].shape[place]:
@@ -118,7 +118,7 @@ def _split(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequenc
     _split_with_sizes(t, args, kwargs, out)
 
 
-def _tie_equal_parts(t: _Tracer, parts: Sequence[Tensor], place: int) -> None:
+def _tie_equal_parts(t: Recording, parts: Sequence[Tensor], place: int) -> None:
     """Equal parts of a `chunk` must stay equal: the number of positions in each follows from the whole."""
     if len({part.shape[place] for part in parts}) == 1:
         for part in parts[1:]:
@@ -126,7 +126,7 @@ def _tie_equal_parts(t: _Tracer, parts: Sequence[Tensor], place: int) -> None:
 
 
 @rule("glu")
-def _gated(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _gated(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     """The first half times a function of the second."""
     dims, place = list(t.of(args[0])), argument(args, kwargs, 1, "dim", -1)
     half = out.shape[place]
@@ -137,7 +137,7 @@ def _gated(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor)
 
 
 @rule("unbind")
-def _unbind(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
+def _unbind(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
     dims = list(t.of(args[0]))
     axes.freeze(dims.pop(argument(args, kwargs, 1, "dim", 0)), "it is taken apart position by position")
     for part in out:
@@ -145,7 +145,7 @@ def _unbind(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Sequen
 
 
 @rule("cat", "concat")
-def _cat(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _cat(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     parts = [part for part in args[0] if part.numel()]
     if not parts:
         t.set(out, positions(out.shape))
@@ -162,7 +162,7 @@ def _cat(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -
 
 
 @rule("stack")
-def _stack(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _stack(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     parts, place = args[0], argument(args, kwargs, 1, "dim", 0)
     dims = broadcast([t.of(part) for part in parts], parts[0].dim())
     dims.insert(place + out.dim() if place < 0 else place, axes.fresh(len(parts), "it numbers stacked tensors"))
@@ -170,7 +170,7 @@ def _stack(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor)
 
 
 @rule("pixel_shuffle")
-def _pixel_shuffle(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _pixel_shuffle(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     """(C r r, H, W) -> (C, H r, W r): every group of r x r channels becomes one."""
     *rest, channels, height, width = t.of(args[0])
     channel, *block = axes.split(channels, (out.shape[-3], args[1], args[1]))
@@ -179,14 +179,14 @@ def _pixel_shuffle(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out:
 
 
 @rule("pixel_unshuffle")
-def _pixel_unshuffle(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _pixel_unshuffle(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     *rest, channels, height, width = t.of(args[0])
     freeze((height, width), SPATIAL)
     t.set(out, [*rest, axes.flatten([channels, *positions((args[1], args[1]))]), *positions(out.shape[-2:])])
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
-def _channel_shuffle(t: _Tracer, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
+def _channel_shuffle(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     """(N, groups x c, ...) -> (N, c x groups, ...); the number of groups is given by the model."""
     dims = list(t.of(args[0]))
     group, inner = axes.split(dims[1], (args[1], out.shape[1] // args[1]))

@@ -12,7 +12,7 @@ from compress.core.errors import InputError
 from compress.graph import axes
 from compress.graph.build import build_graph
 from compress.graph.rules import RULES
-from compress.graph.trace import trace
+from compress.graph.tracer import trace
 
 
 class Between(nn.Module):
@@ -151,5 +151,5 @@ def test_a_failing_rule_makes_an_unknown_operation_outside_of_tests(monkeypatch)
     model, x = Between(torch.relu).eval(), torch.randn(1, 3, 8, 8)
     with pytest.raises(InputError, match="no"):
         build_graph(model, x)
-    monkeypatch.setattr("compress.graph.trace.STRICT", False)
+    monkeypatch.setattr("compress.graph.tracer.STRICT", False)
     assert "feeds the operation relu" in next(s.reason for s in build_graph(model, x).skipped if s.layer == "a")
