@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +20,11 @@ from compress.core.errors import CompressError, InputError, NotWritten, reason_o
 from compress.core.problems import validated
 from compress.graph.apply import apply
 from compress.graph.plan import Plan
-from evaluators.datasets import Data, DataConfig, DataFacts, NoneConfig, Preprocessing, describe, load_data
-from spaces.checkpoint import LoadReport, load_checkpoint, refuse_infinite
+from evaluators.datasets import Data, DataConfig, DataFacts, Preprocessing, describe, load_data
+from spaces.checkpoint import LoadReport, refuse_infinite
 from spaces.checkpoint_file import read_safetensors
 from spaces.shapes import Shape, check_forward, shown
-from spaces.zoo import ModelConfig, build_model
+from spaces.zoo import BuiltModel, ModelConfig, Source, Wishes, build_model, sources
 
 _MANIFEST, _PLAN, _WEIGHTS, _MASKS = "bundle.json", "plan.json", "weights.safetensors", "masks.safetensors"
 
@@ -115,8 +115,7 @@ class Bundle:
         """
         root = _find(Path(directory), key)
         manifest, preprocessing = _read_manifest(root, key)
-        # the other sources have the number of classes among their arguments
-        classes = manifest.num_classes if manifest.base.source == "space" else None
+        classes = manifest.num_classes if manifest.base.from_source.classless else None
         module = build_model(manifest.base, classes).module
         plan = None
         if "plan" in manifest.parts:
@@ -161,46 +160,61 @@ def open_model(model: ModelConfig, data: DataConfig | None = None, seed: int = 0
     has its own, else the images'. Raises InputError for whatever does not fit.
     """
     facts = describe(data) if data is not None else DataFacts(None, None, None)
-    if model.source == "bundle":
-        return _open_bundle(model, data, facts, seed)
-    # these have no published input size, so they take that of the images where the recipe says none
-    own = model.source in ("python", "builtin", "space") and model.input_size is None
+    # sources without sizes of their own take that of the images where the recipe says none
+    own = not model.from_source.sized and model.input_size is None
     wishes = facts if own else DataFacts(None, getattr(data, "image_size", None), getattr(data, "channels", None))
     if model.input_size is not None:
-        _takes_images(facts, model.input_size)
+        _takes_images(facts.num_classes, model.input_size)
     built = build_model(model, facts.num_classes, wishes.image_size, wishes.channels, seed)
     found = load_data(data, built.pretrained_cfg, seed=seed) if data is not None else None
     preprocessing = found.preprocessing if found else Preprocessing.of_model(built.pretrained_cfg, built.input_size)
     if preprocessing.input_size != built.input_size:
         check_forward(built.module, preprocessing.input_size, model.name, facts.num_classes)
-    bundle = Bundle(built.module, built.config, built.num_classes, preprocessing)
+    if isinstance(built, _Reopened):
+        bundle = built.bundle
+        bundle.preprocessing = preprocessing
+    else:
+        bundle = Bundle(built.module, built.config, built.num_classes, preprocessing)
     return Opened(bundle, found, built.load_report)
 
 
-def _open_bundle(model: ModelConfig, data: DataConfig | None, facts: DataFacts, seed: int) -> Opened:
-    for name in ("pretrained", "kwargs", "input_size"):
-        if getattr(model, name):
-            raise InputError(f"model.{name}: a bundle brings its own architecture; leave it out")
-    bundle = Bundle.load(model.name, "model.name")
-    if facts.num_classes not in (None, bundle.num_classes):
-        has = "gives no logits" if bundle.num_classes is None else f"has {bundle.num_classes} classes"
-        raise InputError(f"model.name: the bundle {model.name!r} {has}, the data has {facts.num_classes} classes")
-    _takes_images(facts, bundle.preprocessing.input_size)
-    report = None
-    if model.checkpoint is not None:
-        report = load_checkpoint(bundle.model, model.checkpoint)
-    hint = bundle.preprocessing.to_dict() | {"fixed_input_size": True}
-    found = load_data(data, hint, seed=seed) if data is not None else None
-    wanted = found.preprocessing if found else bundle.preprocessing
-    if isinstance(data, NoneConfig) and data.image_size:
-        channels, *sides = wanted.input_size
-        if len(sides) != 2:
-            raise InputError(f"data.image_size: the bundle takes {shown(wanted.input_size)}, no images; leave it out")
-        wanted = Preprocessing.from_dict(hint | {"input_size": (channels, data.image_size, data.image_size)})
-    if wanted.input_size != bundle.preprocessing.input_size:
-        check_forward(bundle.model, wanted.input_size, model.name)
-    bundle.preprocessing = wanted
-    return Opened(bundle, found, report)
+@dataclass
+class _Reopened(BuiltModel):
+    """A model out of a bundle, with what else the bundle holds."""
+
+    bundle: Bundle
+
+
+@sources.register("bundle")
+class BundleSource(Source):
+    """A bundle that a run has written, or a run directory with one."""
+
+    images = False
+    sized = weighted = checked = True
+
+    def problems(self, config: ModelConfig) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the directory, and keys that a bundle leaves no room for."""
+        if not any((Path(config.name) / part / _MANIFEST).is_file() for part in ("", "bundle")):
+            yield "name", f"{config.name!r} holds no {_MANIFEST}; a bundle or a run directory is needed"
+        for name in ("pretrained", "kwargs", "input_size"):
+            if getattr(config, name):
+                yield name, "a bundle brings its own architecture; leave it out"
+
+    def build(self, config: ModelConfig, wishes: Wishes) -> BuiltModel:
+        """Load the bundle; it is run where another size than its own is asked for."""
+        bundle = Bundle.load(config.name, "model.name")
+        own, classes = bundle.preprocessing.input_size, bundle.num_classes
+        if wishes.num_classes not in (None, classes):
+            has = "gives no logits" if classes is None else f"has {classes} classes"
+            raise InputError(f"model.name: the bundle {config.name!r} {has}, the data has {wishes.num_classes} classes")
+        _takes_images(wishes.num_classes, own)
+        if wishes.sides is not None and len(own) != 3:
+            raise InputError(f"data.image_size: the bundle takes {shown(own)}, no images; leave it out")
+        shape = (wishes.in_chans or own[0], *(wishes.sides or own[1:]))
+        if shape != own:
+            check_forward(bundle.model, shape, config.name)
+        cfg = bundle.preprocessing.to_dict() | {"input_size": shape, "fixed_input_size": True}
+        return _Reopened(bundle.model, config, classes, shape, None, cfg, bundle)
 
 
 def _plain(name: str, value: Any) -> Tensor:
@@ -221,8 +235,8 @@ def _put_back(old: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _takes_images(facts: DataFacts, shape: Shape) -> None:
-    if facts.num_classes is not None and len(shape) != 3:
+def _takes_images(num_classes: int | None, shape: Shape) -> None:
+    if num_classes is not None and len(shape) != 3:
         raise InputError(
             f"model.input_size: the data holds images (channels, height, width), the model takes {shown(shape)}; "
             "leave the images out with data.name: none"

@@ -1,17 +1,19 @@
 """Named things that plug in: criteria, losses, training steps, stages, tasks, spaces, strategies and the like.
 
-Every kind has one `Registry`. What ships with the toolkit is found in the modules of the registry's `home`; a third
+Every kind has one `Registry`. What ships with the toolkit is found in the modules of the registry's home; a third
 party names its module in an entry point of the group `compress.plugins`, which is imported when a registry is first
-asked. Either way a module registers what it brings with the same decorator.
+asked. Either way a module registers what it brings with the same decorator. Nothing is asked while modules are being
+imported, so that a plug-in may import whatever it likes.
 """
 
 from __future__ import annotations
 
 import fnmatch
+import inspect
 import pkgutil
 from collections.abc import Callable, Iterator
 from importlib import import_module, metadata
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from compress.core.errors import InputError, did_you_mean, reason_of
 
@@ -29,19 +31,30 @@ class Registry(Generic[T]):
     ... def magnitude(): ...
     """
 
-    def __init__(self, kind: str, home: str | None = None) -> None:
-        """Make the registry of `kind`, whose shipped objects are in the modules of the package (or module) `home`."""
-        self.kind, self.home = kind, home
+    def __init__(self, kind: str, home: str | tuple[str, ...] = (), base: type[Any] | None = None) -> None:
+        """Make the registry of `kind`.
+
+        Args:
+            kind: what one of the objects is called in messages.
+            home: the package (or module, or several) whose modules register what is shipped. They are imported when
+                the registry is first asked, so they may lie on any floor.
+            base: the class that what is registered has to be a subclass of, where that is so.
+        """
+        self.kind, self.base = kind, base
+        self.homes = (home,) if isinstance(home, str) else home
         self._items: dict[str, T] = {}
         self._loaded = False
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that enters an object under `name`; a name is taken once."""
+    def register(self, *names: str) -> Callable[[T], T]:
+        """Return a decorator that enters an object under one name or several; a name is taken once."""
 
         def enter(item: T) -> T:
-            if name in self._items:
-                raise ValueError(f"{self.kind} {name!r} is registered twice")
-            self._items[name] = item
+            if self.base is not None and not (isinstance(item, type) and issubclass(item, self.base)):
+                raise TypeError(f"{self.kind} {names[0]!r} is {item!r}, no subclass of {self.base.__name__}")
+            for name in names:
+                if name in self._items:
+                    raise ValueError(f"{self.kind} {name!r} is taken by {module_of(self._items[name])}")
+                self._items[name] = item
             return item
 
         return enter
@@ -60,15 +73,18 @@ class Registry(Generic[T]):
         self.load()
         return sorted(fnmatch.filter(self._items, glob))
 
+    def summary(self, name: str) -> str:
+        """Return the first line of the docstring of the object called `name`."""
+        return (inspect.getdoc(self.get(name)) or "").partition("\n")[0]
+
     def load(self) -> None:
-        """Import what registers here: the modules of `home`, and the plug-ins of third parties."""
-        if self._loaded:
-            return
-        self._loaded = True  # what is imported now may ask this registry
-        if self.home is not None:
-            package = import_module(self.home)
-            for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-                import_module(f"{self.home}.{module.name}")
+        """Import what registers here: the modules of the homes, and the plug-ins of third parties."""
+        if not self._loaded:
+            self._loaded = True  # what is imported now may ask this registry
+            for home in self.homes:
+                package = import_module(home)
+                for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+                    import_module(f"{home}.{module.name}")
         load_plugins()
 
     def __iter__(self) -> Iterator[str]:
@@ -79,24 +95,35 @@ class Registry(Generic[T]):
         return name in self._items
 
 
-_plugins_loaded = False
+def module_of(item: object) -> str:
+    """Return the module that an object was written in."""
+    return str(getattr(item, "__module__", type(item).__module__))
+
+
+_plugins: dict[str, InputError | None] = {}
 
 
 def load_plugins() -> None:
     """Import the modules that installed packages name in the entry points `compress.plugins`, once.
 
-    Raises InputError, naming the package, where one cannot be imported.
+    Raises InputError, naming the package, where one cannot be imported; again whenever it is asked again.
     """
-    global _plugins_loaded
-    if _plugins_loaded:
-        return
-    _plugins_loaded = True
-    for point in metadata.entry_points(group=GROUP):
-        try:
-            point.load()
-        except Exception as error:  # a third party's module may raise anything
-            owner = point.dist.name if point.dist is not None else "a package"
-            raise InputError(
-                f"the plug-in {point.name!r} ({point.value}) of {owner} cannot be imported: {reason_of(error)}; "
-                "mend or uninstall it"
-            ) from error
+    if not _plugins:
+        _plugins[""] = None  # what is imported now may ask a registry
+        for point in metadata.entry_points(group=GROUP):
+            _plugins[point.value] = _load(point)
+    broken = [error for error in _plugins.values() if error is not None]
+    if broken:
+        raise InputError(*(problem for error in broken for problem in error.problems))
+
+
+def _load(point: metadata.EntryPoint) -> InputError | None:
+    try:
+        point.load()
+    except (Exception, SystemExit) as error:  # a third party's module may raise anything
+        owner = point.dist.name if point.dist is not None else "a package"
+        return InputError(
+            f"the plug-in {point.name!r} ({point.value}) of {owner} cannot be imported: "
+            f"{type(error).__name__}: {reason_of(error)}; mend or uninstall it"
+        )
+    return None

@@ -40,9 +40,10 @@ def find_recipe(recipe: str | Path) -> Path:
 
 
 def _models() -> list[str]:
-    from spaces.model_names import model_names
+    from spaces.zoo import sources
 
-    return [f"{source}:{name}" for source in ("builtin", "timm", "torchvision") for name in model_names(source)]
+    listed = (source for source in sources if source != "space")  # spaces are listed by themselves
+    return [f"{source}:{name}" for source in listed for name in sources.get(source)().names()]
 
 
 def _spaces() -> list[str]:

@@ -22,9 +22,8 @@ from evaluators.cost import count_macs, count_params
 from evaluators.datasets import DataConfig
 from evaluators.latency.targets import width_multiple
 from spaces.shapes import shown
-from spaces.zoo import ModelConfig
+from spaces.zoo import ModelConfig, sources
 
-SOURCES = ("timm", "torchvision", "builtin", "python", "space", "bundle")
 ALIGNED_KINDS = ("channels", "mlp")
 
 
@@ -103,7 +102,7 @@ def _configs(name: str, overrides: Mapping[str, Any]) -> tuple[ModelConfig, Data
     source, colon, rest = name.partition(":")
     if Path(name).is_dir():
         source, rest = "bundle", name
-    elif not colon or source not in SOURCES:
+    elif not colon or source not in sources:
         source, rest = "timm", name
     config = section("model", ModelConfig, {"model.source": source, "model.name": rest, **overrides})
     problems = [f"MODEL  {'.'.join(map(str, path))}: {text}" for path, text in check_model(config)]

@@ -25,8 +25,7 @@ from compress.training.fit import FinetuneConfig, TrainConfig
 from evaluators.datasets import DataConfig
 from evaluators.latency.measure import LatencyConfig
 from search.config import SearchConfig
-from spaces.model_names import problems_of
-from spaces.zoo import ModelConfig, architecture_of
+from spaces.zoo import ModelConfig
 
 PruneConfig = Annotated[WeightsConfig | StructureConfig | MergeConfig, Field(discriminator="kind")]
 
@@ -173,12 +172,12 @@ def check_sections(sections: dict[str, Any]) -> Iterator[Finding]:
 def check_model(model: ModelConfig) -> Iterator[Finding]:
     """Yield what is wrong with the names and files of the section `model`."""
     yield from _check_path(("model", "checkpoint"), model.checkpoint)
-    wrong = list(problems_of(model.source, model.name, model.pretrained, model.kwargs))
+    wrong = model.problems()
     for key, text in wrong:
         yield ("model", *key.split(".")), text
-    if model.source == "space" and not wrong and "model" not in (model.kwargs.get("options") or {}):
+    if not wrong:
         try:
-            architecture_of(model)
+            model.from_source.look(model)
         except InputError as error:
             yield from ((("model", "kwargs"), problem.removeprefix("model.kwargs: ")) for problem in error.problems)
 

@@ -86,7 +86,7 @@ class FinetuneEvaluator(Evaluator):
         if self.config.seed_train is not None:
             config = TrainEvaluatorConfig(train=self.config.seed_train, holdout=self.config.holdout, keep_weights=True)
             return TrainEvaluator(config, context)
-        if model.source != "bundle" and not model.pretrained and model.checkpoint is None:
+        if not model.has_weights:
             raise InputError(
                 f"search.evaluator.seed_train: missing; {model.name!r} comes without weights, so say how it is trained"
             )

@@ -42,7 +42,8 @@ class ChannelsConfig(Config):
     """Options of the channel space."""
 
     model: ModelConfig = Field(
-        ModelConfig(source="builtin", name="cifar_resnet20"), description="the model whose widths are decided"
+        default_factory=lambda: ModelConfig(source="builtin", name="cifar_resnet20"),
+        description="the model whose widths are decided",
     )
     widths: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], min_length=1, description="fractions of every width that are offered"
@@ -190,8 +191,7 @@ class ChannelSpace(Space):
 
     def initial_model(self, task: Task) -> nn.Module:
         """Return the whole model with the weights of the config, else with new ones; not to be changed."""
-        model = self.config.model
-        if model.source == "bundle" or model.pretrained or model.checkpoint is not None:
+        if self.config.model.has_weights:
             return self.base(task).module
         return self._open(task, seed=int(torch.randint(2**31, (), device="cpu")))[0]
 
@@ -205,8 +205,6 @@ class ChannelSpace(Space):
 
     def _open(self, task: Task | None, seed: int) -> tuple[nn.Module, Task]:
         """Return the whole model for `task` (None: as the model is) and what it is for."""
-        if self.config.model.source == "bundle":
-            return _open_bundle(self.config.model, task)
         if task is None or task == self._own_task:
             built = build_model(self.config.model, seed=seed)
         else:
@@ -241,16 +239,3 @@ def _task(model: ModelConfig, num_classes: int | None, shape: Shape) -> Task:
             "square images and logits of shape (1, classes) are needed"
         )
     return Task(num_classes, shape[0], shape[1])
-
-
-def _open_bundle(model: ModelConfig, task: Task | None) -> tuple[nn.Module, Task]:
-    from compress.bundle import open_model
-
-    bundle = open_model(model).bundle
-    own = _task(model, bundle.num_classes, bundle.preprocessing.input_size)
-    if task is not None and (task.num_classes, task.in_chans) != (own.num_classes, own.in_chans):
-        raise InputError(
-            f"space channels: the bundle {model.name!r} has {own.num_classes} classes and {own.in_chans} image "
-            f"channels; got {task.num_classes} and {task.in_chans}"
-        )
-    return bundle.model, task or own

@@ -9,8 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from compress.core.errors import InputError
-from spaces.model_names import model_names
-from spaces.zoo import BuiltModel, ModelConfig, build_model
+from spaces.zoo import BuiltModel, ModelConfig, build_model, sources
 
 SMALL_SWIN = {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "patch_size": 2}
 
@@ -168,9 +167,10 @@ def test_memory_that_runs_out_is_no_fault_of_the_recipe(tmp_path: Path, monkeypa
 
 
 def test_lists_names() -> None:
-    assert "cifar_resnet110" in model_names("builtin") and "vit_b_16" in model_names("torchvision")
-    assert "fasterrcnn_resnet50_fpn" not in model_names("torchvision")
-    assert "swin_base_patch4_window7_224" in model_names("timm") and model_names("python") == []
+    names = {source: sources.get(source)().names() for source in sources}
+    assert "cifar_resnet110" in names["builtin"] and "vit_b_16" in names["torchvision"]
+    assert "fasterrcnn_resnet50_fpn" not in names["torchvision"]
+    assert "swin_base_patch4_window7_224" in names["timm"] and not names["python"]
 
 
 @pytest.mark.parametrize(

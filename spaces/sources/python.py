@@ -1,0 +1,80 @@
+"""Modules of the user's, by the name of what builds them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import nn
+
+from compress.core.errors import InputError, did_you_mean, is_out_of_memory, reason_of
+from compress.core.wrappers import unwrap_all
+from spaces.shapes import as_argument, check_forward
+from spaces.sources.construct import merged, parameters, refused, resolved
+from spaces.user_code import import_module
+from spaces.zoo import BuiltModel, ModelConfig, Source, Wishes, sources
+
+
+@sources.register("python")
+class PythonSource(Source):
+    """What a callable `package.module:callable` returns; the working directory is searched too."""
+
+    images = False
+    checked = True
+
+    def problems(self, config: ModelConfig) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the form of the name."""
+        module, _, attribute = config.name.partition(":")
+        if not (module and attribute):
+            yield "name", f"got {config.name!r}; a python model is written package.module:callable"
+
+    def build(self, config: ModelConfig, wishes: Wishes) -> BuiltModel:
+        """Call it with the kwargs, and with `num_classes`, `in_chans`, `img_size` or `image_size` if it takes them."""
+        factory = _import(config.name)
+        kwargs = dict(config.kwargs)
+        side = as_argument(wishes.sides)
+        with_size = {"img_size": side, "image_size": side}
+        for name, value in {"num_classes": wishes.num_classes, "in_chans": wishes.in_chans, **with_size}.items():
+            if name in parameters(factory):
+                kwargs = merged(config, kwargs, **{name: value})
+        with refused(config, kwargs):
+            module = factory(**kwargs)
+        if not isinstance(module, nn.Module):
+            raise InputError(
+                f"model.name: {config.name!r} returned {type(module).__name__}; a torch.nn.Module is needed"
+            )
+        try:
+            module = unwrap_all(module)
+        except InputError as error:
+            raise InputError(f"model.name: {config.name!r}: {error}") from error
+        shape = (wishes.in_chans or 3, *((224, 224) if wishes.sides is None else wishes.sides))
+        num_classes = check_forward(module.eval(), shape, config.name, wishes.num_classes)
+        if wishes.num_classes not in (None, num_classes):
+            raise InputError(
+                f"model.name: {config.name!r} gives {num_classes} logits; the data has {wishes.num_classes} classes "
+                "(set the number in model.kwargs)"
+            )
+        cfg = {"input_size": shape, "fixed_input_size": config.input_size is not None}
+        sized = config.model_copy(update={"input_size": shape})
+        return resolved(sized, kwargs, module, num_classes, shape, None, cfg)
+
+
+def _import(name: str) -> Callable[..., Any]:
+    """Return the callable `package.module:callable`; the working directory is searched too."""
+    module_name, _, attribute = name.partition(":")
+    try:
+        found: Any = import_module(module_name)
+    except (Exception, SystemExit) as error:  # importing runs the user's file, which may raise anything
+        if is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        raise InputError(f"model.name: cannot import {module_name!r}: {reason}") from error
+    try:
+        found = functools.reduce(getattr, attribute.split("."), found)
+    except AttributeError as error:
+        hint = did_you_mean(attribute, dir(found))
+        raise InputError(f"model.name: {module_name!r} has no {attribute!r}{hint}") from error
+    if not callable(found):
+        raise InputError(f"model.name: {name!r} is a {type(found).__name__}; a callable is needed")
+    return found  # type: ignore[no-any-return]
