@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -38,15 +40,19 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         fold_batch_norms(model, plan.folded)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     memo: dict[int, Any] = {}
+    taken = _Positions()
     for name, dims in plan.kept.items():
         if name not in tensors:
             raise InputError(f"the plan narrows {name!r}, which the model does not have: it is of another architecture")
-        memo[id(tensors[name])] = _narrowed(name, tensors[name], dims)
+        memo[id(tensors[name])] = _narrowed(name, tensors[name], dims, taken)
     for name in plan.dropped:
         memo[id(_module(model, name))] = PassThrough()
-    for module in model.modules():  # tensors computed from parameters (an old weight norm's) cannot be copied as such
-        computed = [value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
-        memo.update({id(value): value.detach() for value in computed})
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach()  # computed from parameters (an old weight norm's): cannot be copied
+            elif type(value) is OrderedDict and not value:
+                memo[id(value)] = OrderedDict()  # hooks: a dozen for each module, and slow to copy in the general way
     try:
         small = copy.deepcopy(model, memo)
     except TypeError as error:  # a lock, a file, a stream among its attributes
@@ -69,15 +75,31 @@ def _module(model: nn.Module, name: str) -> nn.Module:
         raise InputError(f"the plan names layer {name!r}, which the model does not have") from None
 
 
-def _narrowed(name: str, tensor: Tensor, dims: Any) -> Tensor:
+class _Positions:
+    """The positions that stay as tensors; those of one width are shared by many tensors of a plan."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[int, torch.device], tuple[tuple[int, ...], int, Tensor]] = {}
+
+    def of(self, indices: tuple[int, ...], device: torch.device) -> tuple[int, Tensor]:
+        """Return the largest position (-1: there is none) and all of them as a tensor."""
+        key = id(indices), device
+        if key not in self._made:
+            tensor = torch.tensor(indices, device=device, dtype=torch.long)
+            self._made[key] = indices, max(indices, default=-1), tensor
+        return self._made[key][1:]
+
+
+def _narrowed(name: str, tensor: Tensor, dims: Mapping[int, tuple[int, ...]], taken: _Positions) -> Tensor:
     small = tensor.detach()
     for dim, indices in dims.items():
-        if dim >= small.dim() or (indices and max(indices) >= small.shape[dim]):
+        largest, positions = taken.of(indices, tensor.device)
+        if dim >= small.dim() or largest >= small.shape[dim]:
             raise InputError(
-                f"the plan keeps position {max(indices)} of dimension {dim} of {name!r}, "
+                f"the plan keeps position {largest} of dimension {dim} of {name!r}, "
                 f"whose shape is {tuple(tensor.shape)}: it is of another architecture"
             )
-        small = small.index_select(dim, torch.tensor(indices, device=tensor.device, dtype=torch.long))
+        small = small.index_select(dim, positions)
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(small, requires_grad=tensor.requires_grad)
     return small

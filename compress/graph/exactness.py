@@ -57,7 +57,8 @@ class Exactness:
         self.model = model
         self.complete = True  # every operation of every narrowed model so far had its shapes compared
         self.inputs = mapped(example_inputs, _varied)
-        self._constant = [name for name, value in learned(model) if is_constant(value)]
+        self._learned = learned(model)
+        self._constant = [name for name, value in self._learned.items() if is_constant(value)]
 
     def fault(
         self,
@@ -127,17 +128,17 @@ class Exactness:
         """
         plan = finished or make_plan(self.model, graph, kept, dropped=dropped)
         positions = Positions(graph, kept)
-        with perturbed(self.model, self._constant):
+        with perturbed([self._learned[name] for name in self._constant]):
             result = Reference(positions, apply(plan, self.model))
             with (
                 watched(self.model),
-                silenced_in(self.model, plan, graph, silenced),
+                silenced_in(self.model, plan, graph, silenced) as products,
                 passed_through(self.model, dropped),
             ):
                 for mode, steps in ((evaluating, graph.record.steps), (training_flow, graph.record.training_steps)):
                     if steps or mode is evaluating:
                         left = [step for step in steps if not inside(step.module, dropped)]
-                        result.passes.append(observed(self.model, self.inputs, Pass(mode, left), positions))
+                        result.passes.append(observed(self.model, self.inputs, Pass(mode, left), positions, products))
         return result
 
     def shapes(self, graph: Graph, kept: Mapping[str, Tensor], small: nn.Module) -> Fault | None:
@@ -165,7 +166,7 @@ class Exactness:
             except OWN_ERRORS as error:
                 if out_of_memory(error):
                     raise
-                return comparing.fault(first_line(error))
+                return comparing.earlier() or comparing.fault(first_line(error))
         return None
 
 

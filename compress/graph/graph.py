@@ -186,7 +186,13 @@ class Graph:
 
 def evaluate(size: Size, widths: Mapping[str, int]) -> int:
     """Return the value of a size formula for these widths."""
-    return sum(constant * prod(widths[name] for name in names) for constant, names in size)
+    total = 0
+    for constant, names in size:
+        term = constant
+        for name in names:
+            term *= widths[name]
+        total += term
+    return total
 
 
 def value_of(formula: Formula, widths: Mapping[str, int]) -> int | tuple[int, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from compress.core.tensors import Inputs, call, mapped, tensors_in
 from compress.graph import axes
 from compress.graph.axes import Dim
 from compress.graph.positions import Positions
+from compress.graph.products import Products
 from compress.graph.trace import LAYOUT, Step
 
 _UNINITIALISED = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
@@ -80,22 +82,28 @@ class _Following(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        name = func.overloadpacket.__name__
+        name, draws = _about(func)
         if name in LAYOUT:
             out = func(*args, **kwargs)
             return out.zero_() if name in _UNINITIALISED else out
         steps, step = self.one.steps, None
-        self.aligned = self.aligned and self.place < len(steps) and steps[self.place].name == name
         if self.aligned:
-            step = steps[self.place]
+            if self.place < len(steps) and steps[self.place].name == name:
+                step = steps[self.place]
+            else:
+                self.left()
         out = self.run(func, args, kwargs, step)
-        found = list(tensors_in(out))
-        if torch.Tag.nondeterministic_seeded in func.tags and not self.drawn(step, found):
+        found = [out] if isinstance(out, Tensor) else list(tensors_in(out))
+        if draws and not self.drawn(step, found):
             self.one.random = True
         if step is not None:
             self.seen(step, found[:1] if step.name in _OVER_A_WIDTH else found)  # their statistics are no one's input
             self.place += self.aligned
         return out
+
+    def left(self) -> None:
+        """From here on the model does something else than it did when it was traced."""
+        self.aligned = False
 
     def run(self, func: Any, args: Any, kwargs: Any, step: Step | None) -> Any:
         return func(*args, **kwargs)
@@ -108,9 +116,15 @@ class _Following(TorchDispatchMode):
         raise NotImplementedError
 
 
-def observed(model: nn.Module, inputs: Inputs, one: Pass, positions: Positions) -> Pass:
+@cache
+def _about(func: Any) -> tuple[str, bool]:
+    """Return the name of an operation and whether it draws at random."""
+    return func.overloadpacket.__name__, torch.Tag.nondeterministic_seeded in func.tags
+
+
+def observed(model: nn.Module, inputs: Inputs, one: Pass, positions: Positions, products: Products) -> Pass:
     """Run the silenced dense model once and keep its samples."""
-    observing = _Observing(one, positions)
+    observing = _Observing(one, positions, products)
     with one.mode(model), observing:
         output = call(model, inputs)
     one.outputs = [tensor.detach().clone() for tensor in tensors_in(output)]
@@ -120,6 +134,10 @@ def observed(model: nn.Module, inputs: Inputs, one: Pass, positions: Positions) 
 
 
 class _Observing(_Following):
+    def __init__(self, one: Pass, positions: Positions, products: Products) -> None:
+        super().__init__(one, positions)
+        self.products = products
+
     def drawn(self, step: Step | None, outputs: list[Tensor]) -> bool:
         if step is None or any(len(dims) != out.dim() for out, dims in zip(outputs, step.outputs, strict=True)):
             return False
@@ -139,7 +157,7 @@ class _Observing(_Following):
     def run(self, func: Any, args: Any, kwargs: Any, step: Step | None) -> Any:
         if step is not None and self._over_a_width(step):
             return self._over_what_stays(func, args, kwargs, step)
-        return func(*args, **kwargs)
+        return self.products.run(func, step.name, args, kwargs) if step is not None else func(*args, **kwargs)
 
     def seen(self, step: Step, outputs: list[Tensor]) -> None:
         values: list[Tensor | None] = []
@@ -148,7 +166,7 @@ class _Observing(_Following):
             return
         for tensor, dims in zip(outputs, step.outputs, strict=False):
             sample = self.positions.sample(dims)
-            values.append(None if sample is None else _at(tensor, sample.dense))
+            values.append(None if sample is None else tensor.take(sample.dense.to(tensor.device)))
         self.one.values.append(values)
 
     def _over_a_width(self, step: Step) -> bool:
@@ -202,11 +220,21 @@ def _dense_shape(dims: Sequence[Dim]) -> tuple[int, ...]:
 
 
 class Comparing(_Following):
-    """Holds a narrowed model that runs under it against what a pass holds."""
+    """Holds a narrowed model that runs under it against what a pass holds.
+
+    Shapes are compared as they come, values all at once when the run ends or leaves the recorded steps: what is told
+    is the first operation that is wrong all the same.
+    """
 
     def __init__(self, one: Pass, positions: Positions, tolerance: float) -> None:
         super().__init__(one, positions)
         self.tolerance = tolerance
+        self.pairs: list[tuple[int, Tensor, Tensor]] = []  # step, found, expected: values yet to be compared
+
+    def left(self) -> None:
+        """Compare what there is before values that are wrong lead the model elsewhere."""
+        self.judge()
+        super().left()
 
     def drawn(self, step: Step | None, outputs: list[Tensor]) -> bool:
         """Put what the dense model drew in the place of what this one did."""
@@ -225,25 +253,50 @@ class Comparing(_Following):
             if tuple(tensor.shape) != shape:
                 self._disagree(f"{step.name} gives the shape {tuple(tensor.shape)} in place of {shape}")
             sample = self.positions.sample(dims)
-            if expected is None or sample is None or self.one.random:
-                continue
-            if (error := _difference(_at(tensor, sample.narrow), expected)) > self.tolerance:
-                self._disagree(f"{step.name} gives other values, off by {error:.1e}", values=True)
+            if expected is not None and sample is not None and not self.one.random:
+                self.pairs.append((self.place, tensor.take(sample.narrow.to(tensor.device)), expected))
+
+    def judge(self) -> None:
+        """Compare the values of the operations so far."""
+        pairs, self.pairs = self.pairs, []
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for place, (_, found, expected) in enumerate(pairs):
+            alike.setdefault((found.dtype, found.device, expected.dtype), []).append(place)
+        errors: dict[int, float] = {}
+        for places in alike.values():
+            found, expected = (torch.stack(rows) for rows in zip(*(pairs[place][1:] for place in places), strict=True))
+            errors |= zip(places, _differences(found, expected).tolist(), strict=True)
+        for place, (step, _, _) in enumerate(pairs):
+            if (error := errors[place]) > self.tolerance:
+                name = self.one.steps[step].name
+                self._disagree(f"{name} gives other values, off by {error:.1e}", step, values=True)
+
+    def earlier(self) -> Fault | None:
+        """Return what was wrong before the present step."""
+        try:
+            self.judge()
+        except Disagreement as found:
+            return found.fault
+        return None
 
     def end(self, output: Any) -> None:
         """Compare what the model gives in the end."""
+        self.judge()
         found = list(tensors_in(output))
         if not self.one.values:
             return
         if [each.shape for each in found] != [each.shape for each in self.one.outputs]:
             self._disagree("the output has another shape")
         for tensor, expected in zip(found, self.one.outputs, strict=True):
-            if not self.one.random and (error := _difference(tensor, expected)) > self.tolerance:
+            if self.one.random or not tensor.numel():
+                continue
+            if (error := float(_differences(tensor.reshape(1, -1), expected.reshape(1, -1)))) > self.tolerance:
                 self._disagree(f"the output is off by {error:.1e}", values=True)
 
-    def fault(self, reason: str, *, values: bool = False) -> Fault:
-        """Return a fault at the present step."""
-        steps = self.one.steps[self.place : self.place + 1]
+    def fault(self, reason: str, place: int | None = None, *, values: bool = False) -> Fault:
+        """Return a fault at a step, else at the present one."""
+        place = self.place if place is None else place
+        steps = self.one.steps[place : place + 1]
         names = self.positions.graph.record.names
         seen = (
             names[axis]
@@ -254,26 +307,22 @@ class Comparing(_Following):
             for axis in segment
             if axis in names
         )
-        return Fault(self.place, steps[0].module if steps else "", reason, tuple(dict.fromkeys(seen)), values)
+        return Fault(place, steps[0].module if steps else "", reason, tuple(dict.fromkeys(seen)), values)
 
-    def _disagree(self, reason: str, *, values: bool = False) -> None:
-        raise Disagreement(self.fault(reason, values=values))
-
-
-def _at(tensor: Tensor, indices: tuple[Tensor, ...]) -> Tensor:
-    if not indices:
-        return tensor.detach().clone()
-    return tensor.detach()[tuple(index.to(tensor.device) for index in indices)]
+    def _disagree(self, reason: str, place: int | None = None, *, values: bool = False) -> None:
+        self.judge()
+        raise Disagreement(self.fault(reason, place, values=values))
 
 
-def _difference(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference in terms of the largest value; infinite where one is NaN and the other not."""
-    if found.numel() == 0:
-        return 0.0
-    if found.is_complex():
-        found, expected = torch.view_as_real(found), torch.view_as_real(expected)
+def _differences(found: Tensor, expected: Tensor) -> Tensor:
+    """Return the largest difference of each row in terms of its largest value, for tensors (rows, values > 0).
+
+    It is infinite where one is NaN and the other not.
+    """
+    if found.is_complex() and expected.is_complex():
+        found, expected = torch.view_as_real(found).flatten(1), torch.view_as_real(expected).flatten(1)
     found, expected = found.double(), expected.double()
     same = (found == expected) | (found.isnan() & expected.isnan())
-    difference = torch.where(same, 0.0, (found - expected).abs())
-    scale = torch.where(expected.isfinite(), expected, 0.0).abs().max().clamp(min=1e-6)
-    return float((difference.max() / scale).nan_to_num(nan=torch.inf))
+    difference = torch.where(same, 0.0, (found - expected).abs()).amax(1)
+    scale = torch.where(expected.isfinite(), expected, 0.0).abs().amax(1).clamp(min=1e-6)
+    return (difference / scale).nan_to_num(nan=torch.inf)

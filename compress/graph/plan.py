@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -185,21 +187,25 @@ def _change(group: Group, width: int) -> LayerChange:
 def _kept_positions(
     graph: Graph, kept: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], dropped: tuple[str, ...]
 ) -> dict[str, dict[int, tuple[int, ...]]]:
-    masks: dict[tuple[str, int], Tensor] = {}
+    masks: dict[tuple[str, int], npt.NDArray[np.bool_]] = {}
     for group in graph.groups:
         units = kept.get(group.name)
         if units is None or len(units) == group.size:
             continue
-        removed = torch.ones(group.size, dtype=torch.bool)
-        removed[units] = False
+        removed = np.ones(group.size, dtype=bool)
+        removed[units.cpu().numpy()] = False
         for part in group.slices:
             if not inside(part.tensor, dropped):
                 length = shapes[part.tensor][part.dim]
-                mask = masks.setdefault((part.tensor, part.dim), torch.ones(length, dtype=torch.bool))
-                mask[part.positions[removed].reshape(-1)] = False
+                mask = masks.setdefault((part.tensor, part.dim), np.ones(length, dtype=bool))
+                mask[part.positions.numpy()[removed].reshape(-1)] = False
     result: dict[str, dict[int, tuple[int, ...]]] = {}
+    written: dict[bytes, tuple[int, ...]] = {}  # most tensors keep what others keep: one tuple for all of them
     for (name, dim), mask in masks.items():
-        result.setdefault(name, {})[dim] = tuple(mask.nonzero().flatten().tolist())
+        alike = mask.tobytes()
+        if alike not in written:
+            written[alike] = tuple(mask.nonzero()[0].tolist())
+        result.setdefault(name, {})[dim] = written[alike]
     return result
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from math import prod
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,15 +17,16 @@ from compress.graph.axes import Axis, Dim, Segment
 from compress.graph.graph import Graph
 
 Dims = tuple[Dim, ...]
+Indices = npt.NDArray[np.int64]
 SAMPLES = 256
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Some elements of a narrowed tensor: their indices there and in the dense tensor, one for each dimension."""
+    """Elements of a narrowed tensor: their places there and in the dense tensor, each counted row by row (SAMPLES,)."""
 
-    narrow: tuple[Tensor, ...]
-    dense: tuple[Tensor, ...]
+    narrow: Tensor
+    dense: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Positions:
     graph: Graph
     kept: Mapping[str, Tensor]
     _found: dict[Dim, Tensor | _Varying | None] = field(default_factory=dict)
+    _shapes: dict[Dims, tuple[int, ...]] = field(default_factory=dict)
     _samples: dict[Dims, Sample | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -67,7 +72,10 @@ class Positions:
 
     def shape(self, dims: Dims) -> tuple[int, ...]:
         """Return the shape that a tensor of these dimensions has in the narrowed model."""
-        return tuple(sum(prod(self._size(axis) for axis in segment) for segment in dim) for dim in dims)
+        if dims not in self._shapes:
+            sizes = (sum(prod(self._size(axis) for axis in segment) for segment in dim) for dim in dims)
+            self._shapes[dims] = tuple(sizes)
+        return self._shapes[dims]
 
     def index(self, dim: Dim) -> Tensor | None:
         """Return the positions of the dense dimension that stay, in order; None where that has no one answer."""
@@ -75,7 +83,7 @@ class Positions:
         return found if isinstance(found, Tensor) else None
 
     def sample(self, dims: Dims) -> Sample | None:
-        """Return some elements of a tensor; None where which dense element is which cannot be told."""
+        """Return some elements of a tensor; None where it has none or which dense element is which cannot be told."""
         if dims not in self._samples:
             self._samples[dims] = self._drawn(dims)
         return self._samples[dims]
@@ -90,34 +98,32 @@ class Positions:
 
     def _drawn(self, dims: Dims) -> Sample | None:
         shape = self.shape(dims)
-        total = prod(shape)
-        if total <= SAMPLES:
-            flat = torch.arange(total)
-        else:
-            flat = torch.randint(total, (SAMPLES,), generator=torch.Generator().manual_seed(0))
-        narrow = torch.unravel_index(flat, shape) if shape else ()
-        dense: list[Tensor] = []
+        if 0 in shape:
+            return None
+        narrow = _coordinates(shape)
+        dense: list[Indices] = []
         for dim, at in zip(dims, narrow, strict=True):
             found = self._of(dim)
             if isinstance(found, _Varying):
                 heads = self._coordinate(found.owner, dims, narrow)
                 if heads is None:
                     return None
-                dense.append(found.table[heads, at])
+                dense.append(found.table.numpy()[heads, at])
             elif found is None:
                 return None
             else:
-                dense.append(found[at])
-        return Sample(tuple(narrow), tuple(dense))
+                dense.append(found.numpy()[at])
+        return Sample(_places(narrow, shape), _places(dense, tuple(axes.dim_size(dim) for dim in dims)))
 
-    def _coordinate(self, axis: Axis, dims: Dims, narrow: tuple[Tensor, ...]) -> Tensor | None:
+    def _coordinate(self, axis: Axis, dims: Dims, narrow: list[Indices]) -> Indices | None:
         """Return the dense index along `axis` of each element, read from the dimension that `axis` is a factor of."""
         for dim, at in zip(dims, narrow, strict=True):
             if len(dim) == 1 and axis in dim[0]:
                 found = self._of(dim)
                 if isinstance(found, Tensor):
                     inner = axes.segment_size(dim[0][dim[0].index(axis) + 1 :])
-                    return found[at] // inner % axis.size
+                    along: Indices = found.numpy()[at] // inner % axis.size
+                    return along
         return None
 
     def _of(self, dim: Dim) -> Tensor | _Varying | None:
@@ -157,3 +163,27 @@ class Positions:
         owner, table = self._tables[segment[outside[0]]]
         moved = grid.movedim(outside[0], 0)[table.reshape(-1)].unflatten(0, table.shape)
         return _Varying(owner, moved.movedim(1, 1 + outside[0]).flatten(1))
+
+
+def _coordinates(shape: tuple[int, ...]) -> list[Indices]:
+    """Return the coordinates of SAMPLES elements: all of a small tensor, else some drawn at random.
+
+    Those are spread evenly along every dimension (a Latin hypercube), so that all of up to SAMPLES channels are seen.
+    """
+    if prod(shape) <= SAMPLES:
+        return list(np.unravel_index(np.arange(SAMPLES) % prod(shape), shape)) if shape else []
+    return [(_spread(place) * size).astype(np.int64) for place, size in enumerate(shape)]
+
+
+@cache
+def _spread(place: int) -> npt.NDArray[np.float64]:
+    """Return one number from each of SAMPLES equal parts of [0, 1), in an order of its own for each dimension."""
+    draw = np.random.default_rng(place)
+    parts: npt.NDArray[np.float64] = (draw.permutation(SAMPLES) + draw.random(SAMPLES)) / SAMPLES
+    return parts
+
+
+def _places(coordinates: list[Indices], shape: tuple[int, ...]) -> Tensor:
+    if not shape:
+        return torch.zeros(SAMPLES, dtype=torch.long)
+    return torch.from_numpy(np.ravel_multi_index(tuple(coordinates), shape))

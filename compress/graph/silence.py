@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Literal
+from functools import reduce
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,24 +14,27 @@ from torch import Tensor, nn
 from compress.graph.apply import PassThrough
 from compress.graph.graph import Graph
 from compress.graph.plan import Plan
+from compress.graph.products import Products
 
 Silenced = Literal["everything", "learned", "plain"]
 SILENCED: tuple[Silenced, ...] = ("everything", "learned", "plain")
+SMALL = 4096  # values
 _PLAIN = ("weight", "bias", "running_")
 
 
-def learned(model: nn.Module) -> list[tuple[str, Tensor]]:
+def learned(model: nn.Module) -> dict[str, Tensor]:
     """Return parameters and running statistics."""
-    statistics = [(name, value) for name, value in model.named_buffers() if "running_" in name.rpartition(".")[2]]
-    return [*model.named_parameters(), *statistics]
+    statistics = {name: value for name, value in model.named_buffers() if "running_" in name.rpartition(".")[2]}
+    return {**dict(model.named_parameters()), **statistics}
 
 
 def is_constant(value: Tensor) -> bool:
     """Return whether all values of a tensor of floats are the same."""
     if not value.is_floating_point() or value.numel() < 2:
         return False
-    first = value[(0,) * value.dim()]
-    return bool(first == value[(-1,) * value.dim()]) and bool((value == first).all())
+    flat = value.detach().reshape(-1)
+    first = flat[0].item()
+    return bool(first == flat[-1].item()) and bool((flat == first).all())
 
 
 @contextlib.contextmanager
@@ -43,10 +48,8 @@ def _restored(tensors: Sequence[Tensor]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def perturbed(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+def perturbed(tensors: Sequence[Tensor]) -> Iterator[None]:
     """Let tensors that are all of one value vary: a mistake in which of equal values stay would not show."""
-    named = dict(learned(model))
-    tensors = [named[name] for name in names]
     generator = torch.Generator().manual_seed(0)
     with _restored(tensors):
         for tensor in tensors:
@@ -57,9 +60,9 @@ def perturbed(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def silenced_in(model: nn.Module, plan: Plan, graph: Graph, silenced: Silenced) -> Iterator[None]:
+def silenced_in(model: nn.Module, plan: Plan, graph: Graph, silenced: Silenced) -> Iterator[Products]:
     """Set to zero what the plan removes; put it back afterwards."""
-    named = {**dict(learned(model)), **(dict(model.named_buffers()) if silenced == "everything" else {})}
+    named = {**learned(model), **(dict(model.named_buffers()) if silenced == "everything" else {})}
     reads = {(part.tensor, part.dim) for group in graph.groups for part in group.slices if part.role == "in"}
 
     def goes(name: str, dim: int) -> bool:
@@ -67,25 +70,51 @@ def silenced_in(model: nn.Module, plan: Plan, graph: Graph, silenced: Silenced) 
             return True
         return not _is_direction(name, named) and (silenced != "plain" or name.rpartition(".")[2].startswith(_PLAIN))
 
-    removed = [
-        (named[name], dim, indices)
-        for name, dims in plan.kept.items()
-        if name in named
-        for dim, indices in dims.items()
-        if goes(name, dim)
-    ]
-    saved = []
+    stays, swapped, zeros = _Stays(), [], {}
     try:
-        for tensor, dim, indices in removed:
-            gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
-            gone.index_fill_(0, torch.tensor(indices, dtype=torch.long), False)
-            places = gone.nonzero().flatten().to(tensor.device)
-            saved.append((tensor.data, dim, places, tensor.data.index_select(dim, places)))
-            tensor.data.index_fill_(dim, places, 0)
-        yield
+        for name, dims in plan.kept.items():
+            stay = {dim: indices for dim, indices in dims.items() if goes(name, dim)} if name in named else {}
+            if stay:
+                tensor, whole = named[name], named[name].data
+                tensor.data = stays.only(whole, stay)
+                swapped.append((tensor, whole))
+                left = {dim: stays.positions(indices, tensor.device) for dim, indices in stay.items()}
+                zeros[tensor.untyped_storage().data_ptr()] = tensor.data, left
+        yield Products(zeros)
     finally:
-        for data, dim, places, values in reversed(saved):
-            data.index_copy_(dim, places, values)
+        for tensor, whole in reversed(swapped):
+            tensor.data = whole
+
+
+class _Stays:
+    """What stays along a dimension, as positions and as ones among zeros; many tensors share that of one width."""
+
+    def __init__(self) -> None:
+        self._positions: dict[tuple[Any, ...], Tensor] = {}
+        self._marks: dict[tuple[Any, ...], Tensor] = {}
+
+    def positions(self, indices: tuple[int, ...], device: torch.device) -> Tensor:
+        """Return the positions as a tensor."""
+        key = id(indices), device
+        if key not in self._positions:
+            self._positions[key] = torch.tensor(indices, dtype=torch.long, device=device)
+        return self._positions[key]
+
+    def only(self, value: Tensor, dims: Mapping[int, tuple[int, ...]]) -> Tensor:
+        """Return a copy of a tensor that is zero outside of what stays in each of `dims`."""
+        multiplied = value.is_floating_point() and value.numel() > SMALL and math.isfinite(value.sum())
+        dtype = value.dtype if multiplied else torch.bool  # large tensors are multiplied, which is quicker
+        mask = reduce(torch.mul, (self._mark(value, dim, indices, dtype) for dim, indices in dims.items()))
+        return value * mask if multiplied else torch.where(mask, value, 0)
+
+    def _mark(self, value: Tensor, dim: int, indices: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        size = value.shape[dim]
+        key = id(indices), size, dtype, value.device
+        if key not in self._marks:
+            marks = torch.zeros(size, dtype=dtype, device=value.device)
+            self._marks[key] = marks.index_fill_(0, self.positions(indices, value.device), 1)
+        marks = self._marks[key]
+        return marks if value.dim() == 1 else marks.reshape([-1 if place == dim else 1 for place in range(value.dim())])
 
 
 def _is_direction(name: str, named: Mapping[str, Tensor]) -> bool:
