@@ -27,8 +27,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from compress.distill.kd import KdConfig, kd_loss
-from compress.training.fit import FinetuneConfig, fit
+from compress.distill.finetune import FinetuneConfig
+from compress.distill.losses.kd import KdConfig, kd_loss
+from compress.training.fit import fit
 from evaluators.datasets import Data, Preprocessing
 from evaluators.datasets.loaders import ArrayLoader
 from spaces.zoo import ModelConfig, build_model

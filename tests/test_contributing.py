@@ -20,7 +20,7 @@ import torch
 from typer.testing import CliRunner
 
 from compress.cli import app
-from compress.distill import losses
+from compress.distill.losses import losses
 from search.strategies import make_sampler
 from search.strategies.one_step import OneStepStrategy
 from search.strategies.strategy import StrategyContext

@@ -59,7 +59,7 @@ def _criteria() -> list[str]:
 
 
 def _losses() -> list[str]:
-    from compress.distill import losses
+    from compress.distill.losses import losses
 
     return losses.names()
 

@@ -11,10 +11,12 @@ import torch
 from compress.bundle import Bundle
 from compress.core.environment import on_device
 from compress.core.formatting import duration
+from compress.distill.finetune import FinetuneConfig
 from compress.export.exporters import ExportConfig
 from compress.runs.recipe import Recipe
 from compress.runs.stages import Stage
-from compress.training.fit import FinetuneConfig, TrainConfig, estimate_seconds
+from compress.training.config import TrainConfig
+from compress.training.estimate import estimate_seconds
 from evaluators.datasets import Data
 from evaluators.latency.measure import LatencyConfig
 from evaluators.tasks.accuracy import logits_of

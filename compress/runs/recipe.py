@@ -15,13 +15,14 @@ from compress.core.atomic import write_text
 from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.core.problems import show
+from compress.distill.finetune import FinetuneConfig
 from compress.export.exporters import ExportConfig
 from compress.prune.merge import MergeConfig
 from compress.prune.structure import StructureConfig
 from compress.prune.weights import WeightsConfig
 from compress.runs.catalog import find_recipe
 from compress.runs.recipe_file import Finding, read
-from compress.training.fit import FinetuneConfig, TrainConfig
+from compress.training.config import TrainConfig
 from evaluators.datasets import DataConfig
 from evaluators.latency.measure import LatencyConfig
 from search.config import SearchConfig

@@ -14,13 +14,15 @@ from compress.core.atomic import write_json
 from compress.core.config import Config
 from compress.core.environment import on_device
 from compress.core.progress import say
+from compress.distill.finetune import FinetuneConfig
 from compress.export.exporters import ExportConfig
 from compress.export.exporters import export as export_onnx
 from compress.prune.bundles import PruneConfig, prune_bundle
 from compress.prune.narrow import Surroundings
 from compress.prune.structure import StructureConfig
 from compress.runs.recipe import Recipe
-from compress.training.fit import FinetuneConfig, TrainConfig, fit
+from compress.training.config import TrainConfig
+from compress.training.fit import fit
 from evaluators.cost import count_macs, count_params, nonzero_macs
 from evaluators.datasets import Data
 from evaluators.latency.measure import LatencyConfig, interleave, record

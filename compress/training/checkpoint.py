@@ -13,7 +13,7 @@ import torch
 from compress.core.atomic import replacing
 from compress.core.errors import CompressError, InputError
 
-SCHEMA = 1
+SCHEMA = 2  # 1, of version 0.1.0, knew no steps
 FILE_NAME = "training.pt"
 
 

@@ -1,14 +1,17 @@
-"""How a model is trained: the settings of a recipe's sections `train` and `finetune`."""
+"""How a model is trained: the settings of a recipe's section `train`, which `finetune` and others add to."""
 
 from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, field_validator, model_validator
 from timm.optim import list_optimizers
 
 from compress.core.config import Config
 from compress.core.errors import did_you_mean
+from compress.training.step import StepConfig, StepContext, TrainingStep
+from compress.training.supervised import SupervisedConfig
 
 # bnb* and fused* are other packages' kernels, kron* needs a C++ compiler, adahessian second derivatives.
 OPTIMIZERS = list_optimizers(exclude_filters=["bnb*", "fused*", "kron*", "adahessian"])
@@ -74,6 +77,20 @@ class TrainConfig(Config):
     def open_ended(self) -> bool:
         """Whether the learning rate of an update is the same for any number of epochs, so that more may be added."""
         return self.schedule != "cosine" and self.warmup_epochs is not None
+
+    @property
+    def step_config(self) -> StepConfig:
+        """What one update computes."""
+        return SupervisedConfig()
+
+    def make_step(self, context: StepContext, seed: int) -> TrainingStep:
+        """Return what one update computes; initial values of its own parameters are drawn from `seed`.
+
+        Raises InputError where something is missing that it learns from.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.step_config.make(context)
 
     def neutral(self) -> dict[str, Any]:
         """Return the settings that decide the result: a run may go on only if these are the same."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 
 from compress.core.batch_norm import recalibrate
 from compress.criteria.base import ScoringData
-from compress.distill.kd import KdConfig, kd_loss
+from compress.distill.finetune import FinetuneConfig
+from compress.distill.losses.kd import KdConfig, kd_loss
 from compress.graph.build import build_graph
 from compress.prune.blocks import block_influence
 from compress.prune.merge import MergeConfig, merge_units
-from compress.training.config import TrainConfig
-from compress.training.step import Stepper
+from compress.training.step import StepContext
+from compress.training.update import Updater
 from evaluators.candidates.zero_cost import grad_norm, jacov, naswot
 from evaluators.tasks.accuracy import evaluate
 
@@ -60,13 +62,14 @@ class Held:
 @pytest.mark.parametrize("student", [False, True])
 @pytest.mark.parametrize("teacher", [False, True])
 def test_student_and_teacher_see_the_same_images(student: bool, teacher: bool) -> None:
-    distill = KdConfig(temperature=3.0, weight=0.7)
-    it = Stepper(Scaling(student).train(), TrainConfig(), device="cpu", seed=0, batches=1, num_classes=3,
-                 teacher=Scaling(teacher), distill=distill)  # fmt: skip
+    config = FinetuneConfig(distill=KdConfig(temperature=3.0, weight=0.7))
+    data: Any = SimpleNamespace(num_classes=3)
+    step = config.make_step(StepContext(config, data, Scaling(teacher)), seed=0)
+    it = Updater(Scaling(student).train(), step, config, device="cpu", seed=0, batches=1)
     images, labels = batch()
     logits, guidance = Scaling(False).train()(images), Scaling(False).eval()(images)
     expected = 0.7 * kd_loss(logits, guidance, 3.0) + 0.3 * F.cross_entropy(logits, labels)
-    assert float(it.step(*batch(), 0)) == pytest.approx(expected.item())
+    assert float(it.update(batch(), 0)) == pytest.approx(expected.item())
 
 
 def test_evaluating_again_gives_the_same_and_leaves_the_test_images_alone() -> None:

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from pydantic import TypeAdapter, ValidationError
 
-from compress.distill import DistillConfig, LossConfig, _union, losses
-from compress.distill.kd import KdConfig, kd_loss
-from compress.training.fit import FinetuneConfig
+from compress.distill.finetune import FinetuneConfig
+from compress.distill.losses import DistillConfig, LossConfig, _union, losses
+from compress.distill.losses.kd import KdConfig, kd_loss
 
 
 def logits(seed: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from compress.cli import app
-from compress.training import fit as train
+from compress.training.trainer import Trainer
 from search.executors import local
 
 DIGITS = {"name": "digits", "image_size": 8, "limit_train": 100, "limit_test": 50, "batch_size": 20}
@@ -150,14 +150,14 @@ def test_a_search_may_grow_while_the_training_after_it_is_interrupted(
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """Let training fail when `after` epochs are over."""
-    whole = train._Run.epoch
+    whole = Trainer._epoch
 
     def epoch(self: Any) -> None:
         if self.position.epoch == after:
             raise RuntimeError("the machine went away")
         whole(self)
 
-    monkeypatch.setattr(train._Run, "epoch", epoch)
+    monkeypatch.setattr(Trainer, "_epoch", epoch)
 
 
 @pytest.mark.parametrize("schedule", [{}, {"schedule": "step", "decay_epochs": [1]}])

@@ -17,9 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import CompressError, InputError
+from compress.distill.finetune import FinetuneConfig
 from compress.training.checkpoint import FILE_NAME
-from compress.training.fit import FinetuneConfig, TrainConfig, estimate_seconds, fit
-from compress.training.step import Stepper
+from compress.training.config import TrainConfig
+from compress.training.estimate import estimate_seconds
+from compress.training.fit import fit
+from compress.training.update import Updater
 
 
 class TinyLoader:
@@ -154,16 +157,16 @@ def test_a_run_interrupted_again_and_again_ends_with_the_same_weights(
 ) -> None:
     config = TrainConfig(epochs=2, lr=1e-2, optimizer=optimizer, channels_last=True, precision="bf16",
                          checkpoint_seconds=0, evaluate_every=0)  # fmt: skip
-    whole, resumed, step = tiny_model(), tiny_model(), Stepper.step
+    whole, resumed, update = tiny_model(), tiny_model(), Updater.update
     fit(whole, tiny_data(), config)
     for stop in (1, 6, 10):
 
-        def stopping(self: Stepper, images: Tensor, labels: Tensor, update: int, stop: int = stop) -> Tensor:
-            if update == stop:
+        def stopping(self: Updater, batch: Any, number: int, stop: int = stop) -> Tensor:
+            if number == stop:
                 raise KeyboardInterrupt
-            return step(self, images, labels, update)
+            return update(self, batch, number)
 
-        monkeypatch.setattr(Stepper, "step", stopping)
+        monkeypatch.setattr(Updater, "update", stopping)
         with pytest.raises(KeyboardInterrupt):
             fit(tiny_model(), tiny_data(), config, checkpoint_dir=tmp_path, resume=True)
     monkeypatch.undo()
@@ -248,7 +251,7 @@ def test_losses_read_late_are_the_same_and_the_update_at_fault_is_named(
 ) -> None:
     config, data = TrainConfig(epochs=2, evaluate_every=0), tiny_data()
     expected = fit(tiny_model(), data, config).history
-    monkeypatch.setattr("compress.training.fit._reads", lambda device: count)
+    monkeypatch.setattr("compress.training.trainer._reads", lambda device: count)
     assert without_time(fit(tiny_model(), data, config).history) == without_time(expected)
     data.train = Exploding(96, 16)
     with pytest.raises(CompressError, match="loss is nan in epoch 2, update 9:"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from torchvision.models import GoogLeNetOutputs, InceptionOutputs
 
 from compress.core.errors import InputError
-from compress.distill.kd import KdConfig, kd_loss
+from compress.distill.finetune import FinetuneConfig
+from compress.distill.losses.kd import KdConfig, kd_loss
 from compress.training.config import TrainConfig
-from compress.training.step import Stepper
+from compress.training.step import StepContext
+from compress.training.update import Updater
 
 
 def linear() -> nn.Sequential:
@@ -27,15 +30,18 @@ def batch(count: int = 6) -> tuple[Tensor, Tensor]:
     return torch.randn(count, 3, 2, 2, generator=generator), torch.arange(count) % 3
 
 
-def stepper(model: nn.Module, batches: int = 10, **settings: Any) -> Stepper:
-    return Stepper(model, TrainConfig(**settings), device="cpu", seed=0, batches=batches, num_classes=3)
+def updater(model: nn.Module, batches: int = 10, teacher: nn.Module | None = None, **settings: Any) -> Updater:
+    config = FinetuneConfig(lr=1e-3, **settings) if teacher is not None else TrainConfig(**settings)
+    data: Any = SimpleNamespace(num_classes=3)
+    step = config.make_step(StepContext(config, data, teacher), seed=0)
+    return Updater(model, step, config, device="cpu", seed=0, batches=batches)
 
 
 def rates(updates: int, **settings: Any) -> list[float]:
-    it = stepper(linear(), **settings)
+    it = updater(linear(), **settings)
     found = []
     for update in range(updates):
-        it.step(*batch(), update)
+        it.update(batch(), update)
         found.append(it.optimizer.param_groups[0]["lr"])
     return found
 
@@ -60,9 +66,9 @@ def test_constant_stays() -> None:
 
 def test_a_plain_step_is_sgd_by_hand() -> None:
     model, twin = linear(), linear()
-    it = stepper(model, optimizer="momentum", momentum=0, lr=0.1, weight_decay=0, schedule="constant", warmup_epochs=0)
+    it = updater(model, optimizer="momentum", momentum=0, lr=0.1, weight_decay=0, schedule="constant", warmup_epochs=0)
     images, labels = batch()
-    loss = it.step(images, labels, 0)
+    loss = it.update((images, labels), 0)
     expected = F.cross_entropy(twin(images), labels)
     expected.backward()
     assert torch.equal(loss, expected)
@@ -73,15 +79,15 @@ def test_a_plain_step_is_sgd_by_hand() -> None:
 def test_biases_and_norms_do_not_decay_unless_asked() -> None:
     for also, decayed in ((False, {"1.weight", "3.weight"}), (True, {name for name, _ in linear().named_parameters()})):
         model = linear()
-        groups = stepper(model, decay_norm_and_bias=also).optimizer.param_groups
+        groups = updater(model, decay_norm_and_bias=also).optimizer.param_groups
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         assert {names[id(p)] for group in groups if group["weight_decay"] > 0 for p in group["params"]} == decayed
 
 
 def test_clipping_bounds_the_gradient() -> None:
     model = linear()
-    it = stepper(model, clip_grad=1e-3)
-    it.step(*batch(), 0)
+    it = updater(model, clip_grad=1e-3)
+    it.update(batch(), 0)
     norm = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm()
     assert float(norm) == pytest.approx(1e-3, rel=1e-3)
 
@@ -90,31 +96,27 @@ def test_distillation_joins_the_loss_and_leaves_the_teacher_alone() -> None:
     model, teacher, before = linear(), linear(), linear()
     with torch.no_grad():
         model[1].weight.mul_(-1)
-    config = TrainConfig()
-    distill = KdConfig(temperature=3.0, weight=0.7)
-    it = Stepper(model, config, device="cpu", seed=0, batches=10, num_classes=3, teacher=teacher, distill=distill)
+    it = updater(model, teacher=teacher, distill=KdConfig(temperature=3.0, weight=0.7))
     images, labels = batch()
     logits = model(images).detach()
     expected = 0.7 * kd_loss(logits, teacher(images), 3.0) + 0.3 * F.cross_entropy(logits, labels)
-    assert float(it.step(images, labels, 0)) == pytest.approx(expected.item())
+    assert float(it.update((images, labels), 0)) == pytest.approx(expected.item())
     assert all(torch.equal(p, q) for p, q in zip(teacher.parameters(), before.parameters(), strict=True))
 
 
 def test_a_teacher_of_other_classes_is_refused() -> None:
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
-    it = Stepper(
-        linear(), TrainConfig(), device="cpu", seed=0, batches=1, num_classes=3, teacher=teacher, distill=KdConfig()
-    )
+    it = updater(linear(), teacher=teacher, distill=KdConfig())
     with pytest.raises(InputError, match="teacher gives 5 classes, the model 3"):
-        it.step(*batch(), 0)
+        it.update(batch(), 0)
 
 
 def test_mixing_takes_a_batch_of_any_size_and_does_not_touch_the_images() -> None:
-    it = stepper(linear(), mixup=0.4, cutmix=1.0, label_smoothing=0.1)
+    it = updater(linear(), mixup=0.4, cutmix=1.0, label_smoothing=0.1)
     for count in (1, 5, 6):
         images, labels = batch(count)
         before = images.clone()
-        assert torch.isfinite(it.step(images, labels, count))
+        assert torch.isfinite(it.update((images, labels), count))
         assert torch.equal(images, before)
 
 
@@ -127,21 +129,21 @@ def test_a_model_with_auxiliary_outputs_learns_from_the_first() -> None:
         def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
             return self.main(images), torch.zeros(1)
 
-    assert torch.equal(stepper(Two()).step(*batch(), 0), stepper(linear()).step(*batch(), 0))
+    assert torch.equal(updater(Two()).update(batch(), 0), updater(linear()).update(batch(), 0))
 
 
 def test_bf16_computes_in_bf16_and_keeps_float_weights() -> None:
     model, seen = linear(), []
     model[1].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    it = stepper(model, precision="bf16")
-    assert it.step(*batch(), 0).dtype == torch.float32
+    it = updater(model, precision="bf16")
+    assert it.update(batch(), 0).dtype == torch.float32
     assert seen == [torch.bfloat16]
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_16_bits_on_the_cpu_are_refused() -> None:
     with pytest.raises(InputError, match="needs a GPU"):
-        stepper(linear(), precision="16")
+        updater(linear(), precision="16")
 
 
 @pytest.mark.parametrize(
@@ -184,14 +186,14 @@ def test_an_auxiliary_head_joins_the_loss_with_its_weight() -> None:
     images, labels = batch()
     features = images.flatten(1)
     expected = F.cross_entropy(model.head(features), labels) + 0.4 * F.cross_entropy(model.auxiliary(features), labels)
-    assert torch.allclose(stepper(model).step(images, labels, 0), expected)
+    assert torch.allclose(updater(model).update((images, labels), 0), expected)
 
 
 def test_modules_are_told_how_much_of_the_training_is_done() -> None:
     model = WithAuxiliaryHead()
-    it = stepper(model, batches=4, epochs=2)
+    it = updater(model, batches=4, epochs=2)
     for update in range(8):
-        it.step(*batch(), update)
+        it.update(batch(), update)
     assert model.told == [update / 8 for update in range(8)]
 
 
@@ -220,7 +222,7 @@ def test_heads_of_torchvision_join_the_loss_as_published(wrap: Any, weights: dic
     logits = linear()(images)
     expected = F.cross_entropy(logits, labels)
     expected = expected + sum(share * F.cross_entropy(by * logits, labels) for by, share in weights.items())
-    found = stepper(Outputs(wrap), precision=precision).step(images, labels, 0)
+    found = updater(Outputs(wrap), precision=precision).update((images, labels), 0)
     assert torch.allclose(found, expected, rtol=1e-6 if precision == "32" else 2e-2)
 
 
@@ -234,12 +236,12 @@ def test_heads_of_torchvision_join_the_loss_as_published(wrap: Any, weights: dic
 )
 def test_a_model_that_gives_no_logits_is_one_sentence(wrap: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        stepper(Outputs(wrap)).step(*batch(), 0)
+        updater(Outputs(wrap)).update(batch(), 0)
 
 
 def test_one_image_at_a_time_with_batch_norm_is_one_sentence() -> None:
     vector = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(12), nn.Linear(12, 3))
     with pytest.raises(InputError, match=r"data\.batch_size: batch norm .*got 1 image; allowed: 2 and up"):
-        stepper(vector).step(*batch(1), 0)
+        updater(vector).update(batch(1), 0)
     maps = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3))
-    assert torch.isfinite(stepper(maps).step(*batch(1), 0))  # four pixels have a variance
+    assert torch.isfinite(updater(maps).update(batch(1), 0))  # four pixels have a variance

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from compress.distill import LossConfig, losses
+from compress.distill.losses import LossConfig, losses
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

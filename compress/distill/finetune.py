@@ -1,0 +1,23 @@
+"""How a compressed model recovers: the recipe's section `finetune`."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from compress.distill.distilled import DistilledConfig
+from compress.distill.losses import DistillConfig
+from compress.training.config import TrainConfig
+from compress.training.step import StepConfig
+
+
+class FinetuneConfig(TrainConfig):
+    """How a compressed model recovers: training settings with a lower learning rate, and a teacher if asked."""
+
+    epochs: int = Field(5, ge=0, description="passes over the training data")
+    lr: float = Field(2e-4, gt=0, description="learning rate after warm-up")
+    distill: DistillConfig | None = Field(None, description="learn from the dense model as well as from the labels")
+
+    @property
+    def step_config(self) -> StepConfig:
+        """What one update computes."""
+        return super().step_config if self.distill is None else DistilledConfig(loss=self.distill)

@@ -1,0 +1,73 @@
+"""The device and precision that a training runs on: what moves modules and batches there and runs their passes."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from compress.core.errors import InputError
+from evaluators.datasets.loaders import Batch, moved
+
+M = TypeVar("M", bound=nn.Module)
+
+PRECISIONS: dict[str, Literal["32-true", "bf16-mixed", "16-mixed"]] = {
+    "32": "32-true",
+    "bf16": "bf16-mixed",
+    "16": "16-mixed",
+}
+
+
+class Engine:
+    """One device of this process at one precision, by Lightning Fabric.
+
+    Attributes:
+        device: where everything is computed.
+        layout: the memory format of images and weights.
+    """
+
+    def __init__(self, device: str | torch.device, precision: str = "32", channels_last: bool = False) -> None:
+        """Raises InputError where the device cannot compute at `precision` ("32", "bf16" or "16")."""
+        self.fabric = _fabric(device, precision)
+        self.device: torch.device = self.fabric.device
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
+
+    def placed(self, module: M) -> M:
+        """Move `module` here, in place, and return it."""
+        return module.to(self.device).to(memory_format=self.layout)
+
+    def moved(self, batch: Batch) -> Batch:
+        """Return the batch on this device."""
+        images, labels = batch
+        return moved(images, self.device).contiguous(memory_format=self.layout), moved(labels, self.device)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Compute what is in the block at this precision; the model that a step is given does so by itself."""
+        context: AbstractContextManager[Any] = self.fabric.autocast()
+        return context
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`, a scalar, to those that are there."""
+        self.fabric.backward(loss)
+
+    def apply(self, optimizer: Optimizer) -> None:
+        """Let `optimizer` make its step, with gradients scaled back where the precision scales them."""
+        self.fabric.strategy.optimizer_step(optimizer)
+
+
+def _fabric(device: str | torch.device, precision: str) -> Any:
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins import MixedPrecision, Precision
+    from lightning_fabric.plugins.environments import LightningEnvironment
+
+    where = torch.device(device)
+    if precision == "16" and where.type == "cpu":
+        raise InputError('precision: "16" needs a GPU, the device is cpu; allowed here: "32", "bf16"')
+    name = PRECISIONS[precision]
+    plugin = Precision() if name == "32-true" else MixedPrecision(name, device=where.type)
+    devices = 1 if where.type == "cpu" else [where.index or 0]
+    # The environment is named so that a cluster's variables do not make Fabric look for other processes.
+    return Fabric(accelerator=where.type, devices=devices, plugins=[plugin, LightningEnvironment()])

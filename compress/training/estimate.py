@@ -1,0 +1,84 @@
+"""How long a training will take, from a few of its updates."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import cycle, islice
+from statistics import median
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from compress.core.modes import modes_kept
+from compress.training.config import TrainConfig
+from compress.training.isolation import isolated
+from compress.training.step import StepContext
+from compress.training.trainer import training_split
+from compress.training.update import Updater
+from evaluators.datasets.loaders import Batch, placed
+from evaluators.tasks.accuracy import logits_of
+
+if TYPE_CHECKING:
+    from evaluators.datasets import Data, Loader
+
+
+def estimate_seconds(
+    model: nn.Module,
+    data: Data,
+    config: TrainConfig,
+    device: str | torch.device = "cpu",
+    *,
+    masks: Mapping[str, Tensor] | None = None,
+    teacher: nn.Module | None = None,
+) -> float:
+    """Return how many seconds `fit` will take: three updates and one test batch timed, after two to warm up.
+
+    Weights, buffers, modes and the process' random state are afterwards as they were.
+    """
+    with isolated(device, config.deterministic), _unchanged(model):
+        loader = training_split(data)
+        step = config.make_step(StepContext(config, data, teacher), seed=0)
+        updater = Updater(model, step, config, device=device, seed=0, batches=len(loader), masks=masks)
+        updater.train()
+        loader = placed(loader, device)
+        batches = cycle(islice(loader.epoch(0), 5))
+        step.begin_epoch(model, 0)
+        update = median([_timed_update(updater, batches, number) for number in range(5)][2:])
+        total = update * len(loader) * config.epochs
+        if data.test is not None and config.evaluate_every:
+            evaluations = math.ceil(config.epochs / config.evaluate_every)
+            total += _timed_forward(updater, data.test) * len(data.test) * evaluations
+    return total if config.minutes is None else min(total, 60 * config.minutes)
+
+
+def _timed_update(updater: Updater, batches: Iterator[Batch], number: int) -> float:
+    start = time.perf_counter()
+    updater.update(next(batches), number).item()  # .item() waits for a GPU
+    return time.perf_counter() - start
+
+
+@torch.no_grad()
+def _timed_forward(updater: Updater, test: Loader) -> float:
+    model = updater.result.eval()
+    start = time.perf_counter()
+    images, _ = next(iter(test.batches()))
+    logits_of(model(images.to(updater.engine.device))).sum().item()
+    return time.perf_counter() - start
+
+
+@contextmanager
+def _unchanged(model: nn.Module) -> Iterator[None]:
+    """Put weights, buffers, gradients, modes and device back after the block."""
+    home = next(model.parameters()).device
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    try:
+        with modes_kept(model):
+            yield
+    finally:
+        model.to(home).to(memory_format=torch.contiguous_format)
+        model.load_state_dict(before)
+        model.zero_grad(set_to_none=True)

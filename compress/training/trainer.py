@@ -1,0 +1,277 @@
+"""The loop around the updates: epochs, evaluation, what is kept, checkpoints and resume; killed at any moment."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.core.batch_norm import norm_layers, recalibrate
+from compress.core.errors import CompressError, Diverged, InputError
+from compress.core.progress import track
+from compress.training.checkpoint import FILE_NAME, Position, discard, read_checkpoint, sweep, write_checkpoint
+from compress.training.config import TrainConfig
+from compress.training.isolation import isolated
+from compress.training.step import TrainingStep
+from compress.training.update import Updater
+from evaluators.datasets.loaders import placed
+from evaluators.tasks.accuracy import evaluate
+from spaces.checkpoint import first_infinite
+
+if TYPE_CHECKING:
+    from evaluators.datasets import Data, Loader
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a training run did.
+
+    Attributes:
+        epochs_run: whole epochs, over all resumes.
+        seconds: wall clock, over all resumes.
+        history: one event per epoch: epoch, update, lr, loss, and top1, top5, test_loss where it was evaluated.
+        stopped_by: "epochs", "minutes" or "patience".
+        best_epoch: the epoch whose weights were kept with `keep: best`, else None.
+    """
+
+    epochs_run: int
+    seconds: float
+    history: list[dict[str, Any]]
+    stopped_by: str
+    best_epoch: int | None
+
+
+class Trainer:
+    """Trains a model by a `TrainingStep`, of which it knows no more than that.
+
+    A run killed at any moment and resumed ends with the weights of an uninterrupted one, bit for bit, on the CPU of
+    the same machine with the same number of threads: everything random depends on the seed and the number of the
+    update (a `minutes` budget depends on the clock, of course). On a GPU `deterministic` asks for that.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        step: TrainingStep,
+        data: Data,
+        config: TrainConfig,
+        *,
+        device: str | torch.device = "cpu",
+        seed: int = 0,
+        masks: Mapping[str, Tensor] | None = None,
+        checkpoint_dir: Path | None = None,
+        log: Callable[[dict[str, Any]], None] | None = None,
+        label: str = "training",
+    ) -> None:
+        """Prepare a run; nothing is moved or written before `run`.
+
+        Args:
+            model: what is trained, in place.
+            step: what one update computes; of one run.
+            data: its `train` is learnt from, its `test` evaluated on.
+            config: the settings.
+            device: "cpu", "cuda", "cuda:1", "mps".
+            seed: of everything random in the updates.
+            masks: True where a weight is kept, by parameter name; the others are exactly 0 after every update.
+            checkpoint_dir: where the run's state is kept; None keeps none.
+            log: gets one event per epoch.
+            label: what the progress bar calls this.
+
+        Raises:
+            InputError: there is no training data, or no test data to choose or stop by.
+        """
+        self.loader = training_split(data)
+        if data.test is None and (config.keep == "best" or config.patience):
+            raise InputError("keep: best and patience need test data, and there is none")
+        self.model, self.step, self.test, self.config = model, step, data.test, config
+        self.device, self.seed, self.masks, self.log, self.label = device, seed, masks, log, label
+        self.path = None if checkpoint_dir is None else checkpoint_dir / FILE_NAME
+        self.settings = {**config.neutral(), "seed": seed, "batches per epoch": len(self.loader)}
+        if config.open_ended:
+            del self.settings["epochs"]
+        self.position = Position()
+        self.best: dict[str, Tensor] | None = None
+        self.pending: list[Tensor] = []
+
+    def run(self, resume: bool = False) -> FitResult:
+        """Train to the end; the model comes back in eval mode, on the device where it was.
+
+        The process' random state is left as it was.
+
+        Args:
+            resume: go on from the state in `checkpoint_dir`, if there is one; else it is deleted.
+
+        Raises:
+            InputError: a damaged checkpoint, one of other settings, or what the step raises.
+            Diverged: the loss is not finite (the last checkpoint is from before).
+            CompressError: memory is short.
+        """
+        home = next(self.model.parameters()).device
+        with isolated(self.device, self.config.deterministic):
+            try:
+                self._start(resume)
+                while self.position.stopped_by is None:
+                    self._epoch()
+                return self._finish()
+            except torch.OutOfMemoryError as error:
+                raise CompressError(
+                    f"{self.label}: out of memory on {self.device}; lower data.batch_size or use bf16"
+                ) from error
+            finally:
+                self.model.zero_grad(set_to_none=True)
+                self.model.to(home).to(memory_format=torch.contiguous_format)
+
+    def _start(self, resume: bool) -> None:
+        """Move everything to the device; take up the checkpoint, or clear the way for a new one."""
+        batches = len(self.loader)
+        self.loader = placed(self.loader, self.device)
+        self.test = None if self.test is None else placed(self.test, self.device)
+        self.updater = Updater(
+            self.model, self.step, self.config, device=self.device, seed=self.seed, batches=batches, masks=self.masks
+        )
+        self.reads = _reads(self.updater.engine.device)
+        if self.path is not None:
+            if resume and self.path.exists():
+                sweep(self.path.parent)
+                self._restore(self.path)
+            else:
+                discard(self.path.parent)
+        self.started = time.monotonic() - self.position.seconds
+        self.saved = time.monotonic()
+        here = self.position
+        if here.stopped_by in (None, "epochs"):
+            here.stopped_by = "epochs" if self.config.epochs <= here.epoch else None
+
+    def _restore(self, path: Path) -> None:
+        self.position, tensors = read_checkpoint(path, self.settings)
+        try:
+            self.updater.load_state_dict(tensors)
+            self.best = tensors["best"]
+        except (KeyError, RuntimeError, ValueError) as error:
+            problem = f"cannot resume from {path}: it belongs to another model; start without --resume"
+            raise InputError(problem) from error
+
+    def _epoch(self) -> None:
+        """Train to the end of the current epoch, or until time is up."""
+        here = self.position
+        batches = self.loader.epoch(here.epoch, start=here.batch)
+        name = f"{self.label} {here.epoch + 1}/{self.config.epochs}"
+        self.updater.train()
+        if here.batch == 0:
+            self.step.begin_epoch(self.model, here.epoch)
+        for batch in track(batches, name, total=len(self.loader) - here.batch):
+            self.pending.append(self.updater.update(batch, here.update))
+            here.batch += 1
+            here.update += 1
+            if len(self.pending) >= self.reads:
+                self._settle()
+            here.seconds = time.monotonic() - self.started
+            if self.config.minutes is not None and here.seconds >= 60 * self.config.minutes:
+                here.stopped_by = "minutes"
+                break
+            if time.monotonic() - self.saved >= self.config.checkpoint_seconds:
+                self._save()
+        self._close_epoch()
+
+    def _settle(self) -> None:
+        """Read the losses of the last updates, all at once: reading one makes this process wait for the device."""
+        if not self.pending:
+            return
+        losses, self.pending = torch.stack(self.pending).tolist(), []
+        for update, loss in enumerate(losses, self.position.update - len(losses) + 1):
+            if not math.isfinite(loss):
+                raise self._diverged(f"the loss is {loss}", update)
+            self.position.loss_sum += loss
+
+    def _diverged(self, what: str, update: int) -> Diverged:
+        kept = f"; the last checkpoint before it is {self.path}" if self.path is not None and self.path.exists() else ""
+        return Diverged(
+            f"{self.label}: {what} in epoch {self.position.epoch + 1}, update {update}: "
+            f"try a lower lr (it is {self.config.lr:g}) or clip_grad: 1.0{kept}"
+        )
+
+    def _check(self) -> None:
+        """Make sure that what is about to be evaluated or kept is sound: weights and running statistics."""
+        self._settle()
+        for part in (self.model, self.step):
+            name = first_infinite(part)
+            if name is not None:
+                raise self._diverged(f"the weight {name!r} is not finite", self.position.update)
+
+    def _close_epoch(self) -> None:
+        here = self.position
+        self._check()
+        event: dict[str, Any] = {
+            "event": "epoch",
+            "epoch": here.epoch + 1,
+            "epochs": self.config.epochs,
+            "update": here.update,
+            "lr": self.updater.optimizer.param_groups[0]["lr"],
+            "loss": here.loss_sum / max(here.batch, 1),
+        }
+        last = here.stopped_by is not None or here.epoch + 1 == self.config.epochs
+        here.batch, here.loss_sum = 0, 0.0
+        if here.stopped_by is None:
+            self.step.end_epoch(self.model, here.epoch)
+            here.epoch += 1
+            here.stopped_by = "epochs" if last else None
+        every = self.config.evaluate_every
+        if self.test is not None and every and (last or event["epoch"] % every == 0):
+            event |= self._evaluate(self.test, event["epoch"])
+        here.seconds = time.monotonic() - self.started
+        here.history.append({**event, "seconds": round(here.seconds, 3)})
+        if self.log is not None:
+            self.log(here.history[-1])
+        self._save()
+
+    def _evaluate(self, test: Loader, epoch: int) -> dict[str, Any]:
+        here, model = self.position, self.updater.result
+        metrics = evaluate(model, test, self.updater.engine.device)
+        top1 = metrics["top1"] or 0.0
+        if top1 > here.best_top1:
+            here.best_top1, here.best_epoch = top1, epoch
+            if self.config.keep == "best":
+                self.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        elif self.config.patience and epoch - here.best_epoch >= self.config.patience:
+            here.stopped_by = here.stopped_by or "patience"
+        return {"top1": top1, "top5": metrics["top5"], "test_loss": metrics["loss"]}
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        self._check()
+        self.position.seconds = time.monotonic() - self.started
+        write_checkpoint(self.path, self.position, self.settings, {**self.updater.state_dict(), "best": self.best})
+        self.saved = time.monotonic()
+
+    def _finish(self) -> FitResult:
+        """Put the weights that count into the model, renew its batch-norm statistics, and sum up."""
+        here, model = self.position, self.model
+        if self.best is not None:
+            model.load_state_dict(self.best)
+        elif self.updater.result is not model:
+            model.load_state_dict(self.updater.result.state_dict())
+        if self.config.bn_recalibrate and norm_layers(model):
+            batches = self.loader.epoch(here.epoch)
+            recalibrate(model, batches, self.config.bn_recalibrate, self.updater.engine.device)
+        model.eval()
+        best_epoch = here.best_epoch if self.best is not None else None
+        return FitResult(here.epoch, here.seconds, here.history, here.stopped_by or "epochs", best_epoch)
+
+
+def training_split(data: Data) -> Loader:
+    """Return what is learnt from; InputError where there is nothing."""
+    if data.train is None or len(data.train) == 0:
+        raise InputError("there is no training data; name a data set in `data`")
+    return data.train
+
+
+def _reads(device: torch.device) -> int:
+    """Return after how many updates the losses are read; at each reading a GPU catches up with this process."""
+    return 1 if device.type == "cpu" else 50
