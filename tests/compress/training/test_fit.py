@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from tiny_training import TinyData, TinyLoader, equal, tiny_data, tiny_masks, tiny_model, updates_done
 from torch import Tensor, nn
 
 from compress.core.errors import CompressError, InputError
@@ -23,60 +24,6 @@ from compress.training.config import TrainConfig
 from compress.training.estimate import estimate_seconds
 from compress.training.fit import fit
 from compress.training.update import Updater
-
-
-class TinyLoader:
-    """Four separable classes of 8x8 images; the batches of an epoch follow from (seed, epoch)."""
-
-    def __init__(self, count: int, batch: int, seed: int = 0, pause: float = 0.0) -> None:
-        generator = torch.Generator().manual_seed(7)
-        patterns = torch.randn(4, 3, 8, 8, generator=generator)
-        generator.manual_seed(seed)
-        self.labels = torch.arange(count) % 4
-        self.images = patterns[self.labels] + 0.5 * torch.randn(count, 3, 8, 8, generator=generator)
-        self.batch_size, self.num_samples, self.seed, self.pause = batch, count, seed, pause
-
-    def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(1000 * self.seed + epoch)
-        for rows in torch.randperm(len(self.labels), generator=generator).split(self.batch_size)[start:]:
-            time.sleep(self.pause)
-            yield self.images[rows], self.labels[rows]
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
-
-
-@dataclass
-class TinyData:
-    train: Any
-    test: Any
-    num_classes: int = 4
-
-
-def tiny_data(count: int = 96, batch: int = 16, pause: float = 0.0) -> Any:
-    return TinyData(TinyLoader(count, batch, pause=pause), TinyLoader(40, 20, seed=1))
-
-
-def tiny_model() -> nn.Sequential:
-    """Convolution, batch norm, dropout and a linear layer: something of everything a checkpoint must carry."""
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        features = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4)]
-        return nn.Sequential(*features, nn.Flatten(), nn.Dropout(0.2), nn.Linear(128, 4))
-
-
-def tiny_masks(model: nn.Module) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    return {name: torch.rand(p.shape, generator=generator) > 0.55 for name, p in model.named_parameters() if p.ndim > 1}
-
-
-def equal(one: nn.Module, other: nn.Module) -> bool:
-    states = one.state_dict(), other.state_dict()
-    return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
 
 # Everything at once: masks, average, teacher, mixing, clipping, selection, renewed statistics.
 FULL = FinetuneConfig(
@@ -137,13 +84,14 @@ def test_two_runs_with_one_seed_agree_and_leave_the_random_state_alone() -> None
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, expected = train_full(None)
     path = tmp_path / FILE_NAME
-    child = subprocess.Popen([sys.executable, __file__, str(tmp_path)])
-    while child.poll() is None and _updates(path) < 9:
+    where = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    child = subprocess.Popen([sys.executable, __file__, str(tmp_path)], env=where)
+    while child.poll() is None and updates_done(path) < 9:
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     (tmp_path / f".{FILE_NAME}.half").write_bytes(b"what a kill during a write leaves")
-    assert 9 <= _updates(path) < 12, "killed in the middle of the second epoch"
+    assert 9 <= updates_done(path) < 12, "killed in the middle of the second epoch"
     resumed, result = train_full(tmp_path, resume=True)
     assert equal(whole, resumed)
     assert without_time(result.history) == without_time(expected.history)
@@ -173,10 +121,6 @@ def test_a_run_interrupted_again_and_again_ends_with_the_same_weights(
     fit(resumed, tiny_data(), config, checkpoint_dir=tmp_path, resume=True)
     assert equal(whole, resumed)
     assert all(value.is_contiguous() for value in resumed.state_dict().values())
-
-
-def _updates(path: Path) -> int:
-    return int(torch.load(path, weights_only=True)["position"]["update"]) if path.exists() else 0
 
 
 def test_a_finished_run_resumes_to_the_same_result(tmp_path: Path) -> None:
