@@ -20,7 +20,7 @@ from torch import nn
 from compress.bundle import open_model
 from compress.core.batch_norm import recalibrate
 from compress.graph.apply import apply
-from compress.prune.structure import Setting, plan_structure
+from compress.prune.structure import Setting, plan_structure, prunable
 from compress.runs.recipe import load_recipe
 from compress.runs.recipe_file import split_overrides
 from compress.training.fit import fit
@@ -31,7 +31,8 @@ from evaluators.tasks.accuracy import evaluate
 
 def ours(model: nn.Module, inputs: Any, config: Any) -> nn.Module:
     """The recipe's own section `prune`."""
-    return apply(plan_structure(model, inputs, config, Setting(multiple=width_multiple("local").value)), model)
+    setting = Setting(multiple=width_multiple("local").value)
+    return apply(plan_structure(model, prunable(model, inputs, config), inputs, config, setting), model)
 
 
 def torch_pruning(model: nn.Module, inputs: Any, config: Any) -> nn.Module:

@@ -19,6 +19,7 @@ from compress.core.config import Config
 from compress.core.errors import CompressError, InputError, NotWritten, reason_of
 from compress.core.problems import validated
 from compress.graph.apply import apply
+from compress.graph.known import Known
 from compress.graph.plan import Plan
 from evaluators.datasets import Data, DataConfig, DataFacts, Preprocessing, describe, load_data
 from spaces.checkpoint import LoadReport, refuse_infinite
@@ -47,7 +48,7 @@ class Bundle:
 
     `base` builds the dense architecture without weights; `plan` makes the small module of it; `masks` maps
     parameter names to boolean tensors, True where the weight is kept. `num_classes` is None for a model that gives
-    something else than logits (N, classes).
+    something else than logits (N, classes). `known` is what has been found out about the model; it is not saved.
     """
 
     model: nn.Module
@@ -58,11 +59,16 @@ class Bundle:
     masks: dict[str, Tensor] | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: list[dict[str, Any]] = field(default_factory=list)
+    known: Known = field(default_factory=Known, repr=False)
 
     def example_inputs(self, batch: int = 1) -> Tensor:
         """Return normal noise (batch, *input_size), float32, always the same."""
         generator = torch.Generator().manual_seed(0)
         return torch.randn(batch, *self.preprocessing.input_size, generator=generator)
+
+    def macs(self) -> int:
+        """Return the MACs of the model for one image, counted once for as long as it keeps its structure."""
+        return self.known.macs(self.model, self.example_inputs())
 
     def save(self, directory: str | Path) -> None:
         """Write the bundle to `directory`, replacing one that is there only once the new one is complete.

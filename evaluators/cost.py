@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -40,26 +41,47 @@ def count_macs(model: nn.Module, example_inputs: Inputs) -> int:
     return int(counter.get_total_flops()) // 2
 
 
+@dataclass(frozen=True)
+class Macs:
+    """The MACs for one image: all of them, and those that each parameter takes part in, by its name."""
+
+    total: int
+    of_parameter: Mapping[str, int]
+
+    def nonzero(self, masks: Masks) -> int:
+        """Return the layer-resolved MACs under masks: every layer's MACs times the kept share of its weight.
+
+        Weights of early, large layers count for more than their number; `uniform_equivalent` is the other count.
+        """
+        removed = sum(self.of_parameter.get(name, 0) * (1 - _kept(mask)) for name, mask in masks.items())
+        return round(self.total - removed)
+
+    def uniform_equivalent(self, masks: Masks) -> int:
+        """Return the MACs if the masked layers were all equally sparse: what papers on unstructured pruning print.
+
+        The share of removed weights over all masks, times the MACs of the masked layers, is taken off the total.
+        """
+        weights = sum(mask.numel() for mask in masks.values())
+        kept = sum(int(mask.sum()) for mask in masks.values())
+        prunable = sum(self.of_parameter.get(name, 0) for name in masks)
+        return round(self.total - prunable * (1 - kept / weights)) if weights else self.total
+
+
+def parameter_macs(model: nn.Module, example_inputs: Inputs) -> Macs:
+    """Return the MACs for one image of the shape of `example_inputs` (N, ...), told apart by parameter."""
+    with _quiet(model), _counter() as counter, _Attributor(model, counter) as mode:
+        hooks = [hook for name, module in model.named_modules() for hook in _watch(module, name, mode.running)]
+        try:
+            call(model, _one(example_inputs))
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return Macs(int(counter.get_total_flops()) // 2, dict(mode.found))
+
+
 def nonzero_macs(model: nn.Module, example_inputs: Inputs, masks: Masks) -> int:
-    """Return the layer-resolved MACs under masks: every layer's MACs times the kept share of its weight.
-
-    Weights of early, large layers count for more than their number; see `uniform_equivalent_macs` for the other count.
-    """
-    total, of_parameter = _parameter_macs(model, example_inputs)
-    removed = sum(of_parameter.get(name, 0) * (1 - _kept(mask)) for name, mask in masks.items())
-    return round(total - removed)
-
-
-def uniform_equivalent_macs(model: nn.Module, example_inputs: Inputs, masks: Masks) -> int:
-    """Return the MACs if the masked layers were all equally sparse: what papers on unstructured pruning print.
-
-    The share of removed weights over all masks, times the MACs of the masked layers, is taken off the total.
-    """
-    total, of_parameter = _parameter_macs(model, example_inputs)
-    weights = sum(mask.numel() for mask in masks.values())
-    kept = sum(int(mask.sum()) for mask in masks.values())
-    prunable = sum(of_parameter.get(name, 0) for name in masks)
-    return round(total - prunable * (1 - kept / weights)) if weights else total
+    """Return the MACs under masks, see `Macs.nonzero`."""
+    return parameter_macs(model, example_inputs).nonzero(masks)
 
 
 def _kept(mask: Tensor) -> float:
@@ -154,15 +176,3 @@ def _watch(module: nn.Module, name: str, running: list[str]) -> list[RemovableHa
         running.pop()
 
     return [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-
-
-def _parameter_macs(model: nn.Module, example_inputs: Inputs) -> tuple[int, dict[str, int]]:
-    """Return the MACs for one image, in all and those that every parameter takes part in, by its name."""
-    with _quiet(model), _counter() as counter, _Attributor(model, counter) as mode:
-        hooks = [hook for name, module in model.named_modules() for hook in _watch(module, name, mode.running)]
-        try:
-            call(model, _one(example_inputs))
-        finally:
-            for hook in hooks:
-                hook.remove()
-    return counter.get_total_flops() // 2, mode.found

@@ -7,18 +7,15 @@ from dataclasses import replace
 from compress.bundle import Bundle
 from compress.core.errors import CompressError, InputError
 from compress.graph.apply import apply
-from compress.graph.build import build_graph
-from compress.graph.check import checked
 from compress.graph.exactness import Exactness
 from compress.graph.plan import make_plan
-from compress.graph.scope import in_scope
 from compress.prune.details import plan_details, weight_details
-from compress.prune.merge import MergeConfig, merge_units
+from compress.prune.merge import MergeConfig, fold_all, merge_units, mergeable
 from compress.prune.narrow import Details, Surroundings, narrowed, shrunk
-from compress.prune.structure import StructureConfig, prunable
+from compress.prune.structure import prunable
+from compress.prune.structure_config import StructureConfig
 from compress.prune.weights import WeightsConfig, prune_weights
 from compress.training.masks import apply_masks
-from evaluators.cost import uniform_equivalent_macs
 
 PruneConfig = WeightsConfig | StructureConfig | MergeConfig
 
@@ -38,9 +35,9 @@ def check_pruning(bundle: Bundle, config: PruneConfig) -> None:
     if isinstance(config, WeightsConfig):
         prune_weights(bundle.model, config)
     elif isinstance(config, StructureConfig):
-        prunable(bundle.model, inputs, config)
+        prunable(bundle.model, inputs, config, bundle.known)
     else:
-        in_scope(build_graph(bundle.model, inputs), bundle.model, ("channels", "mlp"), config.include, config.exclude)
+        mergeable(bundle.known.graph(bundle.model, inputs), bundle.model, config)
 
 
 def _masked(bundle: Bundle, config: WeightsConfig, seed: int) -> tuple[Bundle, Details]:
@@ -49,20 +46,21 @@ def _masked(bundle: Bundle, config: WeightsConfig, seed: int) -> tuple[Bundle, D
     for name, mask in pruning.masks.items():
         masks[name] = mask & masks[name] if name in masks else mask
     apply_masks(bundle.model, masks)
-    uniform = uniform_equivalent_macs(bundle.model, bundle.example_inputs(), masks)
-    return replace(bundle, masks=masks), weight_details(pruning, uniform)
+    macs = bundle.known.parameter_macs(bundle.model, bundle.example_inputs())
+    return replace(bundle, masks=masks), weight_details(pruning, macs.uniform_equivalent(masks))
 
 
 def _merged(bundle: Bundle, config: MergeConfig) -> tuple[Bundle, Details]:
     if bundle.masks:
         raise InputError("prune: merging changes weights that masks hold at zero; put kind: merge before kind: weights")
     model, inputs = bundle.model, bundle.example_inputs()
-    graph = checked(model, build_graph(model, inputs), inputs)
-    result = merge_units(model, graph, config, inputs)
-    plan = make_plan(model, result.graph, result.kept, folded=result.folded)
+    folded = fold_all(model, inputs) if config.fold_bn else ()
+    graph = mergeable(bundle.known.graph(model, inputs), model, config)
+    result = merge_units(model, graph, config)
+    plan = make_plan(model, graph, result.kept, folded=folded)
     removal = replace(plan, folded=())  # the norms of `model` are folded already
-    if (fault := Exactness(model, inputs).fault(result.graph, result.kept, finished=removal)) is not None:
+    if (fault := Exactness(model, inputs).fault(graph, result.kept, finished=removal)) is not None:
         raise CompressError(f"prune: without the units that were merged away {fault}; please report the model")
     small = apply(removal, model)
-    details = plan_details(plan) | {"norms_folded": len(result.folded)}
+    details = plan_details(plan) | {"norms_folded": len(folded)}
     return shrunk(bundle, plan, small), details

@@ -20,8 +20,6 @@ from compress.core.modes import evaluating
 from compress.core.progress import track
 from compress.core.tensors import call
 from compress.graph.apply import fold_batch_norms
-from compress.graph.build import build_graph
-from compress.graph.check import checked
 from compress.graph.fold import foldable_pairs
 from compress.graph.graph import Graph, Skip
 from compress.graph.scope import in_scope
@@ -50,29 +48,23 @@ class MergeConfig(Config):
 
 @dataclass(frozen=True)
 class MergeResult:
-    """By group the kept units (sorted) and the originals inside each; the norms folded; the graph of the groups."""
+    """By group the kept units (sorted) and the originals inside each."""
 
     kept: dict[str, Tensor]
     counts: dict[str, Tensor]
-    folded: tuple[tuple[str, str], ...]
-    graph: Graph
 
 
-def merge_units(model: nn.Module, graph: Graph, config: MergeConfig, example_inputs: Tensor) -> MergeResult:
-    """Merge the units of `model` in place; what was merged away is zero and not among `kept`.
-
-    With `fold_bn` the model loses its batch norms, so the graph in the result is that of the folded model, with the
-    group names of `graph`. `example_inputs` (1, C, H, W) serve to find the norms to fold and to trace the folded model.
+def mergeable(graph: Graph, model: nn.Module, config: MergeConfig) -> Graph:
+    """Return the groups of `graph` that `config` lets merging touch; those tied to others stay whole.
 
     Raises:
         InputError: a glob matches nothing.
-        CompressError: folding the batch norms changed the output.
     """
-    folded: tuple[tuple[str, str], ...] = ()
-    if config.fold_bn:
-        folded = fold_all(model, example_inputs)
-        graph = _traced_again(model, graph, example_inputs) if folded else graph
-    graph = in_scope(_without_ties(graph), model, ("channels", "mlp"), config.include, config.exclude)
+    return in_scope(_without_ties(graph), model, ("channels", "mlp"), config.include, config.exclude)
+
+
+def merge_units(model: nn.Module, graph: Graph, config: MergeConfig) -> MergeResult:
+    """Merge the units of the groups of `graph` in place; what was merged away is zero and not among `kept`."""
     merging = Merging(model, graph.groups, config.rule)
     for sweep in track(range(max(group.size for group in graph.groups)), "merging"):
         if not _sweep(merging, config, sweep):
@@ -80,7 +72,7 @@ def merge_units(model: nn.Module, graph: Graph, config: MergeConfig, example_inp
     merging.write_back(model)
     kept = {state.group.name: state.units for state in merging.states}
     counts = {state.group.name: state.counts[state.units].long() for state in merging.states}
-    return MergeResult(kept, counts, folded, graph)
+    return MergeResult(kept, counts)
 
 
 def fold_all(model: nn.Module, example_inputs: Tensor) -> tuple[tuple[str, str], ...]:
@@ -124,14 +116,6 @@ def _output(model: nn.Module, example_inputs: Tensor) -> Tensor:
     with evaluating(model), torch.no_grad():
         output: Tensor = call(model, example_inputs).double()
     return output
-
-
-def _traced_again(model: nn.Module, graph: Graph, example_inputs: Tensor) -> Graph:
-    """Return the graph of the folded model with the groups that `graph` has."""
-    fresh = checked(model, build_graph(model, example_inputs), example_inputs)
-    names = {group.name for group in graph.groups}
-    groups = tuple(group for group in fresh.groups if group.name in names)
-    return replace(fresh, groups=groups, skipped=graph.skipped, blocks=graph.blocks, ties=graph.ties)
 
 
 def _without_ties(graph: Graph) -> Graph:

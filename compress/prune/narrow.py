@@ -20,10 +20,12 @@ from compress.criteria.base import Batches
 from compress.export.exporters import ExportConfig
 from compress.export.exporters import export as export_onnx
 from compress.graph.apply import apply
+from compress.graph.graph import Graph
 from compress.graph.plan import Plan
 from compress.prune.details import plan_details
 from compress.prune.sensitivity import scan
-from compress.prune.structure import Setting, StructureConfig, plan_structure, prunable, scored_units
+from compress.prune.structure import Setting, plan_structure, prunable, scored_units
+from compress.prune.structure_config import StructureConfig
 from evaluators.datasets import Data
 from evaluators.latency.measure import LatencyConfig, compare
 from evaluators.latency.targets import width_multiple
@@ -50,9 +52,11 @@ class Surroundings:
 
 def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> tuple[Bundle, Details]:
     """Return the bundle without the units that `config` removes, and the details; with several steps, after one."""
-    first = _first_step(bundle, config) if around.step == 1 and config.steps > 1 else _noted(around.first or {})
     inputs = bundle.example_inputs()
     with tempfile.TemporaryDirectory() as folder, on_device(bundle.model, around.device):
+        on = inputs.to(around.device)
+        graph = prunable(bundle.model, on, config, bundle.known)
+        first = _first_step(graph, config) if around.step == 1 and config.steps > 1 else _noted(around.first or {})
         setting = Setting(
             batches=_batches(around.data, config.calibration_batches),
             device=around.device,
@@ -63,9 +67,8 @@ def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> t
             dense=first.get("dense_cost"),
             full=first.get("dense_widths", {}) if around.step > 1 else {},
         )
-        on = inputs.to(around.device)
-        rows = _sensitivity(bundle.model, on, config, setting, around) if config.sensitivity else {}
-        plan = plan_structure(bundle.model, on, config, setting)
+        rows = _sensitivity(bundle.model, graph, config, setting, around) if config.sensitivity else {}
+        plan = plan_structure(bundle.model, graph, on, config, setting)
     small = apply(plan, bundle.model).eval()
     if around.data is not None and around.data.train is not None and norm_layers(small):
         with on_device(small, around.device):
@@ -73,9 +76,8 @@ def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> t
     return shrunk(bundle, plan, small), plan_details(plan) | first | rows
 
 
-def _first_step(bundle: Bundle, config: StructureConfig) -> Details:
+def _first_step(graph: Graph, config: StructureConfig) -> Details:
     """Return cost and widths of the model before the first of several steps."""
-    graph = prunable(bundle.model, bundle.example_inputs(), config)
     counted = config.budget.counted if config.budget is not None else "macs"
     return {"dense_cost": getattr(graph, counted)(), "dense_widths": graph.widths()}
 
@@ -85,13 +87,12 @@ def _noted(record: Mapping[str, Any]) -> Details:
 
 
 def _sensitivity(
-    model: nn.Module, inputs: Tensor, config: StructureConfig, setting: Setting, around: Surroundings
+    model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting, around: Surroundings
 ) -> Details:
     """Return what top-1 loses when each group alone is narrowed, before any fine-tuning."""
     if around.data is None or around.data.test is None:
         raise InputError("prune.sensitivity: the scan needs test images; got data.name none; allowed false")
     test = around.data.test
-    graph = prunable(model, inputs, config)
     graph, scores = scored_units(model, graph, config, setting)
     rows = scan(model, graph, scores, lambda module: float(evaluate(module, test, around.device)["top1"] or 0))
     return {"sensitivity": [asdict(row) for row in rows]}

@@ -14,7 +14,7 @@ from compress.export.exporters import ExportConfig
 from compress.prune.bundles import prune_bundle
 from compress.prune.details import whole_lines
 from compress.prune.narrow import Surroundings
-from compress.prune.structure import StructureConfig
+from compress.prune.structure_config import StructureConfig
 from compress.runs.estimate import estimate, sentence
 from compress.runs.recipe import Recipe
 from compress.runs.stages import stages_of

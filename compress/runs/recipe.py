@@ -18,7 +18,7 @@ from compress.core.problems import show
 from compress.distill.finetune import FinetuneConfig
 from compress.export.exporters import ExportConfig
 from compress.prune.merge import MergeConfig
-from compress.prune.structure import StructureConfig
+from compress.prune.structure_config import StructureConfig
 from compress.prune.weights import WeightsConfig
 from compress.runs.catalog import find_recipe
 from compress.runs.recipe_file import Finding, read

@@ -19,7 +19,7 @@ from compress.export.exporters import ExportConfig
 from compress.export.exporters import export as export_onnx
 from compress.prune.bundles import PruneConfig, prune_bundle
 from compress.prune.narrow import Surroundings
-from compress.prune.structure import StructureConfig
+from compress.prune.structure_config import StructureConfig
 from compress.runs.recipe import Recipe
 from compress.training.config import TrainConfig
 from compress.training.fit import fit

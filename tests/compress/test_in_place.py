@@ -17,7 +17,7 @@ from compress.distill.finetune import FinetuneConfig
 from compress.distill.losses.kd import KdConfig, kd_loss
 from compress.graph.build import build_graph
 from compress.prune.blocks import block_influence
-from compress.prune.merge import MergeConfig, merge_units
+from compress.prune.merge import MergeConfig, fold_all, merge_units
 from compress.training.step import StepContext
 from compress.training.update import Updater
 from evaluators.candidates.zero_cost import grad_norm, jacov, naswot
@@ -102,9 +102,9 @@ def test_criteria_see_the_batches_as_they_are() -> None:
 def test_channels_are_merged_in_a_network_that_works_in_place() -> None:
     images = batch()[0][:1]
     model, apart = Scaling(True).eval(), Scaling(False).eval()
-    results = [
-        merge_units(each, build_graph(each, images), MergeConfig(kind="merge"), images) for each in (model, apart)
-    ]
+    for each in (model, apart):
+        fold_all(each, images)
+    results = [merge_units(each, build_graph(each, images), MergeConfig(kind="merge")) for each in (model, apart)]
     assert torch.equal(images, batch()[0][:1])
     assert results[0].kept.keys() == results[1].kept.keys() and model.state_dict().keys() == apart.state_dict().keys()
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), apart.parameters(), strict=True))

@@ -10,12 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import DeformConv2d, deform_conv2d
 
-from evaluators.cost import (
-    count_macs,
-    count_params,
-    nonzero_macs,
-    uniform_equivalent_macs,
-)
+from evaluators.cost import count_macs, count_params, parameter_macs
 
 
 class Two(nn.Module):
@@ -32,7 +27,9 @@ class Two(nn.Module):
 def share_of(model: nn.Module, images: Tensor, *names: str) -> int:
     """Return the MACs that go when nothing is left of the parameters `names`."""
     masks = {name: torch.zeros_like(model.get_parameter(name), dtype=torch.bool) for name in names}
-    return count_macs(model, images) - nonzero_macs(model, images, masks)
+    macs = parameter_macs(model, images)
+    assert macs.total == count_macs(model, images)
+    return macs.total - macs.nonzero(masks)
 
 
 CONV, LINEAR = 3 * 9 * 8 * 16, 8 * 5
@@ -88,9 +85,10 @@ def test_parameters_are_counted_by_masks_not_by_zeros() -> None:
 
 def test_macs_under_masks_are_layer_resolved_or_uniform() -> None:
     masks = {"conv.weight": torch.rand(8, 3, 3, 3) < 2, "linear.weight": torch.zeros(5, 8, dtype=torch.bool)}
-    assert nonzero_macs(Two(), IMAGES, masks) == CONV
-    assert uniform_equivalent_macs(Two(), IMAGES, masks) == round((CONV + LINEAR) * 216 / 256)
-    assert nonzero_macs(Two(), IMAGES, {}) == uniform_equivalent_macs(Two(), IMAGES, {}) == CONV + LINEAR
+    macs = parameter_macs(Two(), IMAGES)
+    assert macs.nonzero(masks) == CONV
+    assert macs.uniform_equivalent(masks) == round((CONV + LINEAR) * 216 / 256)
+    assert macs.nonzero({}) == macs.uniform_equivalent({}) == macs.total == CONV + LINEAR
 
 
 def test_tokens_that_are_parameters_do_not_stop_the_count() -> None:
@@ -104,7 +102,8 @@ def test_tokens_that_are_parameters_do_not_stop_the_count() -> None:
 def test_one_mask_gives_the_same_either_way(keep: float) -> None:
     mask = {"linear.weight": torch.arange(40).view(5, 8) < 40 * keep}
     expected = CONV + round(LINEAR * keep)
-    assert nonzero_macs(Two(), IMAGES, mask) == uniform_equivalent_macs(Two(), IMAGES, mask) == expected
+    macs = parameter_macs(Two(), IMAGES)
+    assert macs.nonzero(mask) == macs.uniform_equivalent(mask) == expected
 
 
 class Calling(nn.Module):

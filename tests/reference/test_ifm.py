@@ -12,7 +12,7 @@ from compress.graph.apply import apply
 from compress.graph.build import build_graph
 from compress.graph.graph import Graph
 from compress.graph.plan import make_plan
-from compress.prune.merge import MergeConfig, MergeResult, fold_all, merge_units
+from compress.prune.merge import MergeConfig, MergeResult, fold_all, merge_units, mergeable
 
 RULES = ("mean_in_sum_out", "sum_in_mean_out")
 IMAGE = torch.randn(1, 3, 12, 12, generator=torch.Generator().manual_seed(2))
@@ -68,8 +68,12 @@ def merge(model: nn.Module, image: Tensor = IMAGE, **options) -> tuple[nn.Module
     """Merge a copy of `model`; return it narrowed, the result, and the graph before."""
     own = copy.deepcopy(model)
     graph = build_graph(own, image)
-    result = merge_units(own, graph, MergeConfig(**options), image)
-    return apply(make_plan(own, result.graph, result.kept), own), result, graph
+    config = MergeConfig(**options)
+    if config.fold_bn:
+        fold_all(own, image)
+    left = mergeable(build_graph(own, image), own, config)
+    result = merge_units(own, left, config)
+    return apply(make_plan(own, left, result.kept), own), result, graph
 
 
 def error(model: nn.Module, other: nn.Module, batch: Tensor = BATCH) -> float:

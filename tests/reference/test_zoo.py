@@ -11,7 +11,8 @@ from norms import enliven
 from compress.bundle import open_model
 from compress.graph.apply import apply
 from compress.prune.bundles import shrunk
-from compress.prune.structure import Setting, StructureConfig, plan_structure
+from compress.prune.structure import Setting, plan_structure, prunable
+from compress.prune.structure_config import StructureConfig
 from spaces.zoo import ModelConfig
 
 MODELS = [
@@ -42,7 +43,8 @@ def _prune(name, folder):
     torch.manual_seed(0)
     enliven(bundle.model)
     config = StructureConfig(kind="structure", budget={"macs": 0.5})
-    plan = plan_structure(bundle.model, bundle.example_inputs(1), config, Setting(multiple=16))
+    x = bundle.example_inputs(1)
+    plan = plan_structure(bundle.model, prunable(bundle.model, x, config), x, config, Setting(multiple=16))
     small = shrunk(bundle, plan, apply(plan, bundle.model))
     x = bundle.example_inputs(2)
     folder.mkdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import timm
@@ -16,9 +17,9 @@ from compress.core.errors import InputError
 from compress.graph.apply import apply
 from compress.graph.build import build_graph
 from compress.graph.fold import foldable_pairs
-from compress.graph.graph import Group
+from compress.graph.graph import Graph, Group
 from compress.graph.plan import make_plan
-from compress.prune.merge import MergeConfig, fold_all, merge_units
+from compress.prune.merge import MergeConfig, MergeResult, fold_all, merge_units, mergeable
 
 MODELS = {
     "resnet18": ({"zero_init_last": False}, 64),
@@ -38,17 +39,23 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     return model, torch.randn(1, 3, size, size)
 
 
+def merge(model: nn.Module, image: Tensor, config: MergeConfig) -> tuple[MergeResult, Graph, Any]:
+    """Merge in place; return the result, the groups that took part, and the norms that were folded."""
+    folded = fold_all(model, image) if config.fold_bn else ()
+    graph = mergeable(build_graph(model, image), model, config)
+    return merge_units(model, graph, config), graph, folded
+
+
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("rule", ["mean_in_sum_out", "sum_in_mean_out"])
 def test_the_merged_model_runs_and_equals_its_narrowed_form(name, rule):
     """What was merged away is zero, so narrowing changes nothing but what norms over channels count."""
     model, image = build(name)
-    graph = build_graph(model, image)
     limit = 0.13 if name == "densenet121" else 0.03  # narrow layers, many layers
-    result = merge_units(model, graph, MergeConfig(beta=0.75, rule=rule, max_ratio=limit), image)
+    result, graph, _ = merge(model, image, MergeConfig(beta=0.75, rule=rule, max_ratio=limit))
     assert 0 < sum(map(len, result.kept.values())) < sum(graph.widths()[name] for name in result.kept)
-    assert all(group.kind in ("channels", "mlp") for group in result.graph.groups)
-    small = apply(make_plan(model, result.graph, result.kept), model)
+    assert all(group.kind in ("channels", "mlp") for group in graph.groups)
+    small = apply(make_plan(model, graph, result.kept), model)
     with torch.no_grad():
         if name in ("vit_tiny_patch16_224", "convnext_atto"):
             assert torch.isfinite(small(image)).all()
@@ -60,10 +67,10 @@ def test_the_merged_model_runs_and_equals_its_narrowed_form(name, rule):
 def test_the_plan_rebuilds_the_merged_module_from_the_base(name):
     model, image = build(name)
     base = copy.deepcopy(model)
-    result = merge_units(model, build_graph(model, image), MergeConfig(beta=0.6, max_ratio=0.03), image)
-    plan = make_plan(model, result.graph, result.kept)
+    result, graph, folded = merge(model, image, MergeConfig(beta=0.6, max_ratio=0.03))
+    plan = make_plan(model, graph, result.kept)
     small = apply(plan, model)
-    rebuilt = apply(replace(plan, folded=result.folded), base)
+    rebuilt = apply(replace(plan, folded=folded), base)
     rebuilt.load_state_dict(small.state_dict())
     with torch.no_grad():
         assert torch.equal(rebuilt(image), small(image))
@@ -133,7 +140,7 @@ def test_incremental_distances_merge_like_distances_measured_anew(rule, beta):
     graph = build_graph(model, image)
     plain = copy.deepcopy(model)
     expected = plain_ifm(plain, list(graph.groups), beta, rule == "mean_in_sum_out")
-    result = merge_units(model, graph, MergeConfig(beta=beta, rule=rule), image)
+    result = merge_units(model, graph, MergeConfig(beta=beta, rule=rule))
     assert {name: counts.tolist() for name, counts in result.counts.items()} == expected
     assert sum(len(kept) for kept in result.kept.values()) < sum(group.size for group in graph.groups)
     for name, tensor in plain.state_dict().items():
@@ -142,9 +149,9 @@ def test_incremental_distances_merge_like_distances_measured_anew(rule, beta):
 
 def test_limits_stop_merging():
     model, image = build("resnet18")
-    graph = build_graph(model, image)
     for options, least in (({"max_ratio": 0.25}, 0.75), ({"min_width": 40}, 40 / 64)):
-        result = merge_units(copy.deepcopy(model), graph, MergeConfig(beta=1, include=["layer1*"], **options), image)
+        config = MergeConfig(beta=1, include=["layer1*"], **options)
+        result, _, _ = merge(copy.deepcopy(model), image, config)
         assert {len(kept) for kept in result.kept.values()} == {int(64 * least)}
 
 
@@ -152,21 +159,21 @@ def test_include_and_exclude_choose_layers_and_must_match():
     model, image = build("resnet18")
     graph = build_graph(model, image)
     config = MergeConfig(beta=0.9, include=["layer3*", "layer4*"], exclude=["layer4.1.conv1"], max_ratio=0.05)
-    result = merge_units(copy.deepcopy(model), graph, config, image)
+    result, _, _ = merge(copy.deepcopy(model), image, config)
     assert set(result.kept) == {g.name for g in graph.groups if g.name[:6] in ("layer3", "layer4")} - {
         "layer4.1.conv1:channels"
     }
     with pytest.raises(InputError, match=r"prune\.include.*'layer9\*'"):
-        merge_units(model, graph, MergeConfig(include=["layer9*"]), image)
+        mergeable(graph, model, MergeConfig(include=["layer9*"]))
 
 
 def test_tied_groups_are_left_whole_with_a_reason():
     model, image = build("resnet18")
     graph = build_graph(model, image)
     tie = ("layer1.0.conv1:channels", "layer1.1.conv1:channels")
-    result = merge_units(model, replace(graph, ties=(tie,)), MergeConfig(beta=0.5, max_ratio=0.05), image)
-    assert not set(tie) & set(result.kept)
-    assert {skip.layer for skip in result.graph.skipped} >= {"layer1.0.conv1", "layer1.1.conv1"}
+    free = mergeable(replace(graph, ties=(tie,)), model, MergeConfig())
+    assert {group.name for group in graph.groups} - {group.name for group in free.groups} == set(tie)
+    assert {skip.layer for skip in free.skipped} >= {"layer1.0.conv1", "layer1.1.conv1"}
 
 
 @pytest.mark.parametrize("bad", [{"beta": 1.5}, {"beta": -0.1}, {"rule": "sum"}, {"max_ratio": 0}, {"betta": 0.1}])

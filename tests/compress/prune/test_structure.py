@@ -11,7 +11,8 @@ import compress
 from compress.core.errors import InputError
 from compress.prune import structure
 from compress.prune.blocks import block_influence, least_influential
-from compress.prune.structure import Setting, StructureConfig, plan_structure
+from compress.prune.structure import Setting, plan_structure, prunable
+from compress.prune.structure_config import StructureConfig
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_the_blocks_that_change_the_stream_least_go_first_and_every_stage_keeps_
         swin.layers[0].blocks[1].mlp.fc2.bias.zero_()
     batches = Setting(batches=lambda: iter([(x, torch.zeros(4))]))
     config = StructureConfig(kind="structure", blocks=1, budget={"macs": 0.7})
-    plan = plan_structure(swin, x[:1], config, batches)
+    plan = plan_structure(swin, prunable(swin, x[:1], config), x[:1], config, batches)
     assert plan.dropped == ("layers.0.blocks.1",)
     influence = block_influence(swin, ("layers.0.blocks.0", "layers.0.blocks.1"), [x])
     assert influence["layers.0.blocks.1"] < influence["layers.0.blocks.0"]

@@ -1,0 +1,81 @@
+"""A choice of widths that was tried on the model: what follows where it fails, and whether it costs what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from compress.core.errors import CompressError
+from compress.core.progress import say
+from compress.core.tensors import Inputs
+from compress.graph.apply import apply
+from compress.graph.check import conflict
+from compress.graph.exactness import Exactness, Fault
+from compress.graph.graph import Graph, Skip
+from compress.graph.plan import Plan
+from compress.graph.select import Choice
+from evaluators.cost import count_macs
+
+
+def mended(
+    graph: Graph,
+    scored: Graph,
+    choice: Choice,
+    faulty: Callable[[Mapping[str, Tensor]], Fault | None],
+    fault: Fault,
+) -> Graph:
+    """Return the graph without what made a choice fail: the groups at fault are tied or left whole.
+
+    Heads that each kept units of their own must first keep the same ones.
+    """
+    full = graph.widths()
+    ties = [tuple(name for name in tie if name in choice.kept) for tie in graph.ties]
+    bound = {name for tie in ties for name in tie}
+    lanes = [tie for tie in ties if tie] + [(name,) for name in choice.kept if name not in bound]
+    lanes = [lane for lane in lanes if any(len(choice.kept[name]) < full[name] for name in lane)]
+
+    def fails(some: Sequence[tuple[str, ...]]) -> bool:
+        return faulty({name: choice.kept[name] for lane in some for name in lane}) is not None
+
+    suspects = [lane for lane in lanes if not set(lane).isdisjoint(fault.groups)]
+    guilty = conflict(suspects if suspects and fails(suspects) else lanes, fails)
+    names = {name for lane in guilty for name in lane}
+    free = {group.name for group in scored.groups if group.name in names and group.order is not None}
+    if free:
+        return replace(graph, groups=tuple(replace(g, rigid=g.rigid or g.name in free) for g in graph.groups))
+    if len(guilty) > 1:
+        tie = tuple(group.name for group in graph.groups if group.name in names)
+        return replace(graph, ties=(*(old for old in graph.ties if names.isdisjoint(old)), tie))
+    say(f"left whole, and the widths are chosen again: {', '.join(sorted(names))}: {fault}")
+    narrowed = {layer for g in graph.groups if g.name not in names for layer in g.layers}
+    skips = [
+        Skip(f"{layer}:{g.kind}" if layer in narrowed else layer, f"{g.kind} stay whole: {fault}")
+        for g in graph.groups
+        if g.name in names
+        for layer in g.layers
+    ]
+    return replace(
+        graph,
+        groups=tuple(group for group in graph.groups if group.name not in names),
+        skipped=(*graph.skipped, *skips),
+        ties=tuple(tie for tie in graph.ties if names.isdisjoint(tie)),
+    )
+
+
+def compare_costs(model: nn.Module, example_inputs: Inputs, exact: Exactness, plan: Plan) -> None:
+    """Count what the plan foretells where not every shape of the narrowed model was seen.
+
+    Raises:
+        CompressError: the narrowed model does not cost what the plan says.
+    """
+    if exact.complete:
+        return
+    before, after = count_macs(model, example_inputs), count_macs(apply(plan, model), example_inputs)
+    slack = abs(before - plan.macs[0]) + 0.005 * before  # what the tracer does not count is outside of any choice
+    if abs(after - plan.macs[1]) > slack:
+        raise CompressError(
+            f"the narrowed model takes {after:,} MACs where the plan foretells {plan.macs[1]:,} "
+            f"(dense: {before:,} counted, {plan.macs[0]:,} traced); please report the model"
+        )

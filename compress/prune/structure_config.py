@@ -1,0 +1,71 @@
+"""What a recipe says of structure pruning."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from compress.core.config import Config
+from compress.core.errors import did_you_mean
+from compress.criteria import unit_criteria
+from compress.criteria.base import CriterionOptions
+from compress.prune.budget import BudgetConfig
+
+Unit = Literal["channels", "heads", "head_dims", "mlp"]
+
+
+class StructureConfig(Config):
+    """Removal of whole channels, heads, head widths, MLP units and residual blocks: tensors really shrink."""
+
+    kind: Literal["structure"] = Field(description="tensors shrink")
+    criterion: str = Field(
+        "dimap", description="how units are ranked", json_schema_extra={"enum": list(unit_criteria.names())}
+    )
+    options: CriterionOptions = Field(CriterionOptions(), description="what the criterion leaves open")
+    budget: BudgetConfig | None = Field(None, description="what the model may cost afterwards; this or `ratio`")
+    ratio: float | None = Field(None, gt=0, lt=1, description="share of all units to remove; this or `budget`")
+    allocation: Literal["global", "module", "uniform"] = Field(
+        "global", description="units compete across the model, within one kind, or every layer loses the same share"
+    )
+    units: list[Unit] = Field(
+        ["channels", "heads", "head_dims", "mlp"], min_length=1, description="kinds of units that may be removed"
+    )
+    blocks: float = Field(
+        0, ge=0, description="residual blocks to remove first, those that change the stream least: number or share"
+    )
+    align: Literal["auto"] | int = Field(
+        "auto", description="widths of channels and MLPs become multiples of this; auto: what the target runs fastest"
+    )
+    min_width: int = Field(1, ge=1, description="channels or MLP units that every layer keeps at least")
+    min_fraction: float = Field(0.1, gt=0, le=1, description="share of its units that every layer keeps at least")
+    include: list[str] = Field([], description="globs over layers; if given, only these are narrowed")
+    exclude: list[str] = Field([], description="globs over layers that stay whole")
+    steps: int = Field(1, ge=1, le=100, description="reach the budget in so many steps, fine-tuning between them")
+    step_epochs: int = Field(1, ge=1, description="epochs of fine-tuning between two steps")
+    calibration_batches: int = Field(4, ge=1, description="training batches for criteria and blocks that need data")
+    bn_batches: int = Field(20, ge=0, description="training batches to re-estimate batch norms on after pruning")
+    sensitivity: bool = Field(False, description="scan how much each layer alone can lose, and report it")
+    trace_seconds: float = Field(120, gt=0, description="a model that takes longer to trace is refused")
+    trace_gigabytes: float = Field(8, gt=0, description="a model that takes more memory to trace is refused")
+
+    @field_validator("criterion")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in unit_criteria:
+            names = unit_criteria.names()
+            raise ValueError(f"unknown criterion; allowed: {', '.join(names)}{did_you_mean(value, names)}")
+        return value
+
+    @field_validator("align")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("align must be auto or at least 1")
+        return value
+
+    @model_validator(mode="after")
+    def _one_goal(self) -> Self:
+        if (self.budget is None) == (self.ratio is None):
+            raise ValueError("give exactly one of budget and ratio")
+        return self
