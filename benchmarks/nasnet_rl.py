@@ -21,7 +21,6 @@ import torch
 from compress.core.progress import set_quiet
 from compress.runs.recipe import load_recipe
 from compress.runs.recipe_file import split_overrides
-from search.executors import run_search
 from search.job import SearchJob
 
 RECIPE = "search_digits_nasnet_rl.yaml"
@@ -63,7 +62,7 @@ def run(task: tuple[int, int, list[str]]) -> tuple[str, list[float]]:
     with tempfile.TemporaryDirectory() as folder:
         job = SearchJob(recipe.search, recipe.data, None, recipe.name, seed, "cpu", Path(folder))
         runner = job.open()
-        run_search(job, runner, None)
+        job.run(runner, None)
         rewards = [float(trial.value) for trial in runner.study.trials if trial.value is not None]
     return recipe.search.strategy.name, rewards
 

@@ -35,7 +35,7 @@ from compress.core.progress import track
 from search.journal import journal
 from search.strategies import StrategyContext
 from search.strategies.optuna_samplers import OptunaStrategy
-from search.strategies.strategy import StrategyBase, kinds
+from search.strategies.strategy import StrategyBase, strategies
 from spaces.registry import create
 from spaces.space import Space
 
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--ray", action="store_true", help="time trials on a local Ray cluster too")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    known = {name: kind for kind in kinds if kind is not OptunaStrategy for name in _names(kind)}
+    known = {name: kind for name in strategies if (kind := strategies.get(name)) is not OptunaStrategy}
     names = options.strategies or [name for name in known if ":" not in name]
     table = Table(
         "space", "decisions", "strategy", "in memory", "journal", "of random's", title="ask and tell, medians"
@@ -121,7 +121,6 @@ def on_journal(space: Space, strategy: StrategyBase, finished: int, trials: int)
 def on_ray(batch: int) -> float:
     """Return the mean seconds between two trials of a search on Ray that looks its results up."""
     from search.config import SearchConfig
-    from search.executors import run_search
     from search.job import SearchJob
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -140,7 +139,7 @@ def on_ray(batch: int) -> float:
         )
         job = SearchJob(config, None, None, "overhead", 0, "cpu", Path(folder))
         runner = job.open()
-        run_search(job, runner, None)
+        job.run(runner, None)
         ends = sorted(trial.datetime_complete.timestamp() for trial in runner.study.trials if trial.datetime_complete)
     steady = ends[batch:]
     return (steady[-1] - steady[0]) / (len(steady) - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from optuna.pruners import (
     BasePruner,
@@ -15,16 +15,14 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from compress.core.config import Config
 from compress.core.errors import did_you_mean
-from evaluators.candidates.kinds import EvaluatorConfig
+from evaluators.candidates.evaluator import EvaluatorConfig
 from evaluators.candidates.latency import SearchLatency
-from evaluators.candidates.train import TrainEvaluatorConfig
 from search.arguments import check_arguments
+from search.executors.executor import ExecutorConfig
 from search.executors.local import LocalExecutor
-from search.executors.ray import RayExecutor
 from search.objective import ObjectiveConfig
-from search.strategies import StrategyConfig
-from search.strategies.optuna_samplers import SEVERAL, OptunaStrategy
-from spaces.registry import presets, space_names
+from search.strategies import StrategyConfig, strategies
+from spaces.registry import presets, spaces
 
 PRUNERS: dict[str, type[BasePruner]] = {
     "asha": SuccessiveHalvingPruner,
@@ -45,7 +43,7 @@ class SpaceConfig(Config):
     @classmethod
     def _known(cls, name: str) -> str:
         if not name.startswith("nni:"):
-            known = space_names()
+            known = spaces.names()
             if name not in known:
                 raise ValueError(f"unknown space; got {name!r}; allowed {', '.join(known)}{did_you_mean(name, known)}")
         return name
@@ -88,9 +86,7 @@ class SearchConfig(Config):
     trials: int = Field(100, ge=1, description="architectures that are evaluated")
     minutes: float | None = Field(None, gt=0, description="no new trial after so much wall clock, summed over resumes")
     pruner: PrunerConfig | None = Field(None, description="early stopping of trials; null trains each to its end")
-    executor: Annotated[LocalExecutor | RayExecutor, Field(discriminator="kind")] = Field(
-        default_factory=LocalExecutor, description="where trials run"
-    )
+    executor: ExecutorConfig = Field(default_factory=LocalExecutor, description="where trials run")
     keep: int | None = Field(
         None, ge=1, description="how many of the best are kept, the first is the winner; null: it alone, or the front"
     )
@@ -102,7 +98,7 @@ class SearchConfig(Config):
             return self
         if len(self.objective.directions) > 1:
             raise ValueError("pruner works with one objective; leave it out or name one metric")
-        if not isinstance(self.evaluator, TrainEvaluatorConfig) or not self.evaluator.train.evaluate_every:
+        if not self.evaluator.reports:
             raise ValueError(
                 "pruner stops candidates in the middle of their training; it needs evaluator.kind: train with "
                 f"train.evaluate_every of at least 1; got kind: {self.evaluator.kind}"
@@ -120,10 +116,10 @@ class SearchConfig(Config):
     @model_validator(mode="after")
     def _strategy_takes_as_many(self) -> SearchConfig:
         count = len(self.objective.directions)
-        several = isinstance(self.strategy, OptunaStrategy) and self.strategy.name in SEVERAL
-        if count > 1 and not several:
+        if count > 1 and self.strategy.name not in self.strategy.several:
+            able = [name for name in strategies if name in strategies.get(name).several]
             raise ValueError(
                 f"strategy {self.strategy.name} searches for one value; got {count} in objective "
-                f"({', '.join(self.objective.names)}); allowed for several: {', '.join(SEVERAL)}"
+                f"({', '.join(self.objective.names)}); allowed for several: {', '.join(able)}"
             )
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,7 +49,7 @@ class SearchJob:
 
     def judge(self) -> Judge:
         """Return what gives architectures their metrics; raises InputError where the parts do not fit together."""
-        self._check_packages()
+        self.config.executor.check()
         space = make_space(self.config.space, self.model)
         data = self._data(space)
         if data is not None:
@@ -80,9 +79,14 @@ class SearchJob:
         _check_space(study, judge.space)
         return Runner(study, judge, self.config.trials, sharing(storage, self.directory))
 
-    def _check_packages(self) -> None:
-        if self.config.executor.kind == "ray" and importlib.util.find_spec("ray") is None:
-            raise InputError("search.executor.kind: ray is not installed: pip install 'compress[ray]'; or name local")
+    def run(self, runner: Runner, deadline: float | None) -> None:
+        """Let trials run where the executor says, until the study is complete or `deadline` (`time.monotonic`) passed.
+
+        Raises:
+            InputError: the executor cannot work here.
+            CompressError: an evaluation failed (its trial is marked as failed), or a worker died.
+        """
+        self.config.executor.run(self, runner, deadline)
 
     def _context(self, judge: Judge) -> StrategyContext:
         space, objective = judge.space, judge.objective

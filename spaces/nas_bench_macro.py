@@ -15,7 +15,7 @@ from spaces.layers import Layer
 from spaces.mobilenet.blocks import block
 from spaces.mobilenet.network import MobileNet
 from spaces.mobilenet.tables import BlockRow, NetworkRows, layers
-from spaces.registry import register
+from spaces.registry import spaces
 from spaces.space import Preset, Space, Task
 from spaces.supernet import Supernet
 
@@ -32,7 +32,7 @@ class NasBenchMacroConfig(Config):
     )
 
 
-@register("nas_bench_macro")
+@spaces.register("nas_bench_macro")
 class NasBenchMacro(Space):
     """Each layer is the identity, or an inverted residual with kernel 3 and expansion 3, or kernel 5 and expansion 6.
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import spaces
 from compress.core.errors import InputError, did_you_mean
 from compress.core.problems import validated
 from compress.core.registry import Registry
@@ -18,26 +15,14 @@ from spaces.architecture import Architecture
 from spaces.nni import NNISpace
 from spaces.space import Preset, Space
 
-_spaces: Registry[type[Space]] = Registry("space")
-
-
-def register(name: str) -> Callable[[type[Space]], type[Space]]:
-    """Return a decorator that enters a subclass of `Space` under `name`."""
-    return _spaces.register(name)
-
-
-def space_names() -> list[str]:
-    """Return the sorted names of all spaces."""
-    _load()
-    return _spaces.names()
+spaces: Registry[type[Space]] = Registry("space", home="spaces", base=Space)
 
 
 def space_class(name: str) -> type[Space]:
     """Return the class of the space called `name`; an unknown name is an InputError naming the nearest."""
     if name.startswith("nni:"):
         return NNISpace
-    _load()
-    return _spaces.get(name)
+    return spaces.get(name)
 
 
 def create(name: str, options: Mapping[str, Any] | None = None) -> Space:
@@ -88,7 +73,7 @@ def read_architecture(
         raise InputError(f"{path}: options must be a mapping; got {inside['options']!r}")
     found = inside.get("space", name)
     if found is None:
-        raise InputError(f"{path}: names no space; give one of {', '.join(space_names())}")
+        raise InputError(f"{path}: names no space; give one of {', '.join(spaces)}")
     if name not in (None, found):
         raise InputError(f"{path}: is an architecture of space {found!r}; got {name!r}")
     space = create(str(found), {**inside.get("options", {}), **(options or {})})
@@ -96,11 +81,6 @@ def read_architecture(
         return space, space.parse(inside.get("choices", content))
     except InputError as error:
         raise InputError(*(f"{path}: {problem}" for problem in error.problems)) from None
-
-
-def _load() -> None:
-    for module in pkgutil.iter_modules(spaces.__path__):
-        importlib.import_module(f"spaces.{module.name}")
 
 
 def _sentence(name: str, key: str, text: str) -> str:

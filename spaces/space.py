@@ -61,7 +61,7 @@ def _first(decision: Decision) -> Choice:
 class Space(ABC):
     """Named categorical decisions, and the networks that they describe.
 
-    A space is one file that registers a subclass with `@register(name)` of `spaces.registry`. The subclass has a
+    A space is one file that registers a subclass with `@spaces.register(name)` of `spaces.registry`. The subclass has a
     `Config` with its options and implements `_decisions`, `_build` and, where it can, `_layers`, `_supernet`,
     `from_code`, `to_code`.
     The public methods check architectures and fill in the task; the underscored ones get checked ones.

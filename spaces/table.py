@@ -19,7 +19,7 @@ from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.assignments import Rows
-from spaces.registry import register
+from spaces.registry import spaces
 from spaces.space import Fill, Space, Task
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Table:
         return _typed(texts)
 
 
-@register("table")
+@spaces.register("table")
 class TableSpace(Space):
     """The rows of a table as architectures: a space to try strategies on, since it cannot be built."""
 

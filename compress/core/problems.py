@@ -228,8 +228,9 @@ def _resolve(node: dict[str, Any], tree: dict[str, Any], value: Any) -> dict[str
         if "$ref" in node:
             node = {**tree["$defs"][node["$ref"].rsplit("/", 1)[1]], **{k: v for k, v in node.items() if k != "$ref"}}
         elif "discriminator" in node and "mapping" in node["discriminator"]:
-            tag = value.get(node["discriminator"]["propertyName"]) if isinstance(value, dict) else None
-            reference = node["discriminator"]["mapping"].get(str(tag))
+            choice = node["discriminator"]
+            tag = value.get(choice["propertyName"], choice.get("default")) if isinstance(value, dict) else None
+            reference = choice["mapping"].get(str(tag))
             if reference is None:
                 return node
             node = {"$ref": reference}

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 from compress.core.errors import InputError, reason_of
@@ -36,6 +37,12 @@ class OneOf:
         if self.default is None:
             return tagged
         return core_schema.no_info_before_validator_function(self._with_default, tagged)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        written = handler(schema)
+        if self.default is not None:
+            written["discriminator"]["default"] = self.default  # for messages: which section one without the key is
+        return written
 
     def _schema(self, name: str, handler: GetCoreSchemaHandler) -> CoreSchema:
         config = self.registry.get(name)

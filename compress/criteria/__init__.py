@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal
@@ -41,8 +39,5 @@ class WeightCriterion(ABC):
         return keep_largest([self.scores(weight, generator) for weight in weights], remove)
 
 
-weight_criteria: Registry[type[WeightCriterion]] = Registry("weight criterion")
-unit_criteria: Registry[UnitCriterion] = Registry("unit criterion")
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+weight_criteria: Registry[type[WeightCriterion]] = Registry("weight criterion", "compress.criteria", WeightCriterion)
+unit_criteria: Registry[UnitCriterion] = Registry("unit criterion", "compress.criteria")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from compress.core.config import Config
-from compress.core.errors import did_you_mean
+from compress.core.sections import NameOf
 from compress.criteria import unit_criteria
 from compress.criteria.base import CriterionOptions
 from compress.prune.budget import BudgetConfig
@@ -19,9 +19,7 @@ class StructureConfig(Config):
     """Removal of whole channels, heads, head widths, MLP units and residual blocks: tensors really shrink."""
 
     kind: Literal["structure"] = Field(description="tensors shrink")
-    criterion: str = Field(
-        "dimap", description="how units are ranked", json_schema_extra={"enum": list(unit_criteria.names())}
-    )
+    criterion: Annotated[str, NameOf(unit_criteria)] = Field("dimap", description="how units are ranked")
     options: CriterionOptions = Field(CriterionOptions(), description="what the criterion leaves open")
     budget: BudgetConfig | None = Field(None, description="what the model may cost afterwards; this or `ratio`")
     ratio: float | None = Field(None, gt=0, lt=1, description="share of all units to remove; this or `budget`")
@@ -48,14 +46,6 @@ class StructureConfig(Config):
     sensitivity: bool = Field(False, description="scan how much each layer alone can lose, and report it")
     trace_seconds: float = Field(120, gt=0, description="a model that takes longer to trace is refused")
     trace_gigabytes: float = Field(8, gt=0, description="a model that takes more memory to trace is refused")
-
-    @field_validator("criterion")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value not in unit_criteria:
-            names = unit_criteria.names()
-            raise ValueError(f"unknown criterion; allowed: {', '.join(names)}{did_you_mean(value, names)}")
-        return value
 
     @field_validator("align")
     @classmethod

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from compress.core.config import Config
 from compress.core.environment import one_thread
-from compress.core.errors import InputError, did_you_mean
+from compress.core.errors import InputError
 from compress.core.progress import track
+from compress.core.sections import NameOf
 from compress.criteria import Allocation, WeightCriterion, weight_criteria
 from compress.prune.modules import Assignment, Skipped, Weight, assign_modules
 
@@ -24,9 +25,7 @@ class WeightsConfig(Config):
     """Weight pruning by masks: the file does not shrink, the weights become zeros."""
 
     kind: Literal["weights"] = Field("weights", description="single weights are masked")
-    criterion: str = Field(
-        "dimap", description="what a weight is worth", json_schema_extra={"enum": list(weight_criteria.names())}
-    )
+    criterion: Annotated[str, NameOf(weight_criteria)] = Field("dimap", description="what a weight is worth")
     sparsity: float | None = Field(None, gt=0, lt=1, description="share of the weights that take part to remove")
     pattern: str | None = Field(
         None, pattern=r"^[1-9]\d*:[1-9]\d*$", description="N:M instead of a sparsity: keep N of every M inputs, as 2:4"
@@ -39,14 +38,6 @@ class WeightsConfig(Config):
     )
     include: list[str] = Field([], description="globs over weight names; if given, only these take part")
     exclude: list[str] = Field([], description="globs over weight names that are left whole")
-
-    @field_validator("criterion")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in weight_criteria:
-            names = weight_criteria.names()
-            raise ValueError(f"unknown criterion {name!r}; allowed: {', '.join(names)}{did_you_mean(name, names)}")
-        return name
 
     @model_validator(mode="after")
     def _one_amount(self) -> Self:

@@ -47,9 +47,9 @@ def _models() -> list[str]:
 
 
 def _spaces() -> list[str]:
-    from spaces.registry import space_names
+    from spaces.registry import spaces
 
-    return space_names()
+    return spaces.names()
 
 
 def _criteria() -> list[str]:
@@ -74,9 +74,9 @@ def _data_sets() -> list[str]:
 
 
 def _strategies() -> list[str]:
-    from search.strategies import strategy_names
+    from search.strategies import strategies
 
-    return strategy_names()
+    return strategies.names()
 
 
 def _targets() -> list[str]:

@@ -16,7 +16,6 @@ from compress.core.errors import CompressError, InputError
 from compress.core.progress import say
 from compress.runs.directory import finish_stage, finished_stage
 from compress.runs.recipe import Recipe
-from search.executors import run_search
 from search.job import SearchJob, make_space
 from search.outcome import Found, best, counts_by_state, history, hypervolume_course, importance
 from search.runner import Judge
@@ -76,7 +75,7 @@ def search_stage(
     study = runner.study
     with logged(study, config.objective.names, run / "tensorboard") if config.tensorboard else nullcontext():
         try:
-            run_search(job, runner, deadline)
+            job.run(runner, deadline)
         except InputError as error:
             if counts_by_state(study)["complete"]:
                 raise CompressError(str(error)) from error  # what is evaluated stays, and --resume goes on with it

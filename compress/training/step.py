@@ -143,4 +143,6 @@ class StepConfig(Config):
         raise NotImplementedError
 
 
-steps: Registry[type[StepConfig]] = Registry("training step")
+steps: Registry[type[StepConfig]] = Registry(
+    "training step", home=("compress.training", "compress.distill"), base=StepConfig
+)

@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from compress.core.config import Config
+from compress.core.registry import Registry
+from compress.core.sections import OneOf
 
 if TYPE_CHECKING:
     from evaluators.datasets import Data
@@ -88,7 +90,19 @@ class EvaluatorBase(Config):
 
     resumable: ClassVar[bool] = True
     """Whether a search that is finished, and tidied up, can go on with more trials."""
+    kind: str
+
+    @property
+    def reports(self) -> bool:
+        """Whether it tells, in the middle of an evaluation, what it has found so far, so that a pruner may stop it."""
+        return False
 
     @abstractmethod
     def make(self, context: EvaluatorContext) -> Evaluator:
         """Return the evaluator; raises InputError where it cannot serve the search."""
+
+
+evaluators: Registry[type[EvaluatorBase]] = Registry("evaluator", home="evaluators.candidates", base=EvaluatorBase)
+
+EvaluatorConfig = Annotated[EvaluatorBase, OneOf(evaluators, "kind")]
+"""The section `search.evaluator` of a recipe: the config of one of the evaluators, told apart by `kind`."""

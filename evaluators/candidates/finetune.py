@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from safetensors import safe_open
@@ -18,11 +18,12 @@ from torch import nn
 from compress.core.atomic import replacing
 from compress.core.errors import CompressError, Diverged, InputError
 from compress.core.progress import hushed
+from compress.core.sections import NameOf
 from compress.criteria import unit_criteria
 from compress.training.config import TrainConfig
 from compress.training.fit import fit
 from evaluators.candidates.cache import locked
-from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report
+from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, evaluators
 from evaluators.candidates.networks import accuracy, accuracy_names, build, candidate_data, costs, diverged, fingerprint
 from evaluators.candidates.train import CandidateTrainConfig, TrainEvaluator, TrainEvaluatorConfig
 from evaluators.datasets.loaders import Batch, Loader, placed
@@ -39,6 +40,7 @@ class UpdatesConfig(TrainConfig):
     evaluate_every: int = Field(0, ge=0, description="0: a candidate is judged once, at its end")
 
 
+@evaluators.register("finetune")
 class FinetuneEvaluatorConfig(EvaluatorBase):
     """Narrow a trained network of space channels to the candidate, fine-tune it, judge it on held-out training images.
 
@@ -53,7 +55,9 @@ class FinetuneEvaluatorConfig(EvaluatorBase):
     seed_train: CandidateTrainConfig | None = Field(
         None, description="how the widest network is trained; null: the model comes with weights"
     )
-    criterion: str = Field("magnitude", description="which units stay: a criterion of structure pruning")
+    criterion: Annotated[str, NameOf(unit_criteria)] = Field(
+        "magnitude", description="which units stay: a criterion of structure pruning"
+    )
     calibration_batches: int = Field(4, ge=1, description="training batches for criteria that look at data")
     holdout: float = Field(0.2, gt=0, lt=1, description="share of the training images that candidates are judged on")
 
@@ -72,7 +76,6 @@ class FinetuneEvaluator(Evaluator):
     def __init__(self, config: FinetuneEvaluatorConfig, context: EvaluatorContext) -> None:
         if not isinstance(context.space, ChannelSpace):
             raise InputError(f"search.evaluator: kind finetune narrows space channels; got {context.space.name}")
-        unit_criteria.get(config.criterion)  # InputError for an unknown one
         self.config, self.space, self.device = config, context.space, context.device
         self.folder = context.directory / "finetuned"
         self.data = candidate_data(context, config.holdout, config.kind)

@@ -17,7 +17,7 @@ from compress.core.environment import on_device
 from compress.core.errors import InputError
 from compress.core.progress import track
 from evaluators.candidates.cache import JsonCache, locked
-from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report
+from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, evaluators
 from evaluators.candidates.networks import build, data_for
 from evaluators.candidates.zero_cost import grad_norm, jacov, naswot, synflow
 from evaluators.datasets import Data
@@ -28,6 +28,7 @@ SCORES: tuple[str, ...] = get_args(Score)
 ON_IMAGES = ("jacov", "naswot", "grad_norm")
 
 
+@evaluators.register("proxy")
 class ProxyConfig(EvaluatorBase):
     """Judge candidates by scores of the untrained network: metrics params, macs, synflow, jacov, naswot, grad_norm.
 

@@ -13,7 +13,7 @@ from compress.core.batch_norm import recalibrate
 from compress.core.environment import on_device
 from compress.core.errors import Diverged, InputError
 from compress.core.progress import hushed
-from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report
+from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, evaluators
 from evaluators.candidates.networks import accuracy, accuracy_names, candidate_data, costs, data_for, diverged
 from spaces.architecture import Architecture
 from spaces.checkpoint import refuse_infinite
@@ -23,6 +23,7 @@ from spaces.supernet import Supernet
 KEY = "search.evaluator.weights"
 
 
+@evaluators.register("supernet")
 class SupernetEvaluatorConfig(EvaluatorBase):
     """Judge candidates by the accuracy of the weights that they inherit from a supernet, without training them.
 

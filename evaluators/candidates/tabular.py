@@ -10,12 +10,13 @@ from typing import Literal
 from pydantic import Field
 
 from compress.core.errors import InputError
-from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report
+from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, evaluators
 from spaces.architecture import Architecture
 from spaces.space import Space
 from spaces.table import Table, TableSpace
 
 
+@evaluators.register("tabular")
 class TabularConfig(EvaluatorBase):
     """A csv file with one row per architecture; rows that occur several times are averaged."""
 

@@ -17,7 +17,15 @@ from compress.core.progress import hushed
 from compress.training.config import TrainConfig
 from compress.training.fit import fit
 from evaluators.candidates.cache import locked
-from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, Stopped
+from evaluators.candidates.evaluator import (
+    Evaluator,
+    EvaluatorBase,
+    EvaluatorContext,
+    Metrics,
+    Report,
+    Stopped,
+    evaluators,
+)
 from evaluators.candidates.networks import (
     accuracy,
     accuracy_names,
@@ -38,6 +46,7 @@ class CandidateTrainConfig(TrainConfig):
     epochs: int = Field(5, ge=1, description="passes over the training data, without the part held out")
 
 
+@evaluators.register("train")
 class TrainEvaluatorConfig(EvaluatorBase):
     """Train each candidate for a few epochs; its accuracy on held-out training images is what it is worth.
 
@@ -49,6 +58,11 @@ class TrainEvaluatorConfig(EvaluatorBase):
     train: CandidateTrainConfig = Field(default_factory=CandidateTrainConfig, description="how a candidate is trained")
     holdout: float = Field(0.2, gt=0, lt=1, description="share of the training images that candidates are judged on")
     keep_weights: bool = Field(False, description="keep each candidate's trained weights, to build the winner with")
+
+    @property
+    def reports(self) -> bool:
+        """Whether candidates are judged while they train."""
+        return bool(self.train.evaluate_every)
 
     def make(self, context: EvaluatorContext) -> Evaluator:
         """Return the evaluator; raises InputError where there are no training images."""

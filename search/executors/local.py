@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from compress.core.config import Config
 from compress.core.errors import CompressError
 from compress.core.progress import track
+from search.executors.executor import ExecutorBase, executors
 
 if TYPE_CHECKING:
     from search.job import SearchJob
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 POLL_SECONDS = 0.5
 
 
-class LocalExecutor(Config):
+@executors.register("local")
+class LocalExecutor(ExecutorBase):
     """Processes on this machine."""
 
     kind: Literal["local"] = "local"
@@ -34,18 +35,11 @@ class LocalExecutor(Config):
         None, description="SQLAlchemy URL of a database shared with other machines; null: study.journal in the run"
     )
 
-
-def run_local(job: SearchJob, runner: Runner, deadline: float | None) -> None:
-    """Work until the study is complete or `deadline` (`time.monotonic`) has passed.
-
-    Raises:
-        CompressError: an evaluation failed (its trial is marked as failed), or a worker died.
-    """
-    assert isinstance(job.config.executor, LocalExecutor)
-    workers = job.config.executor.workers
-    turns = _turns(runner, deadline) if workers == 1 else _share(job, runner, workers, deadline)
-    for _ in track(turns, "searching", total=max(0, runner.trials - runner.planned())):
-        pass
+    def run(self, job: SearchJob, runner: Runner, deadline: float | None) -> None:
+        """Work in this process, or in several that share the study."""
+        turns = _turns(runner, deadline) if self.workers == 1 else _share(job, runner, self.workers, deadline)
+        for _ in track(turns, "searching", total=max(0, runner.trials - runner.planned())):
+            pass
 
 
 def _turns(runner: Runner, deadline: float | None) -> Iterator[None]:

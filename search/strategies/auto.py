@@ -23,7 +23,7 @@ from pydantic import Field
 from compress.core.environment import one_thread
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
 from search.strategies.steps import neighbours
-from search.strategies.strategy import StrategyBase, StrategyContext, strategy
+from search.strategies.strategy import StrategyBase, StrategyContext, strategies
 from search.surrogate import Array, Encoded, Encoding, GaussianProcess
 
 _LISTED = 8192
@@ -223,7 +223,7 @@ def _is_done(params: Params, done: Collection[frozenset[tuple[str, Any]]]) -> bo
     return key in done or any(len(other) < len(key) and other <= key for other in done)
 
 
-@strategy
+@strategies.register("auto")
 class AutoStrategy(StrategyBase):
     """Expected improvement under a Gaussian process over the decisions: the fewest evaluations."""
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from search.strategies.replay import Replay
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
 from search.strategies.steps import anything, neighbours
-from search.strategies.strategy import StrategyBase, StrategyContext, strategy
+from search.strategies.strategy import StrategyBase, StrategyContext, strategies
 
 Improvement = Literal["first", "best"]
 Key = frozenset[tuple[str, Any]]
@@ -115,7 +115,7 @@ def _key(params: Params) -> Key:
     return frozenset(params.items())
 
 
-@strategy
+@strategies.register("local_search")
 class LocalSearchStrategy(StrategyBase):
     """Hill climbing over architectures one step apart, with restarts."""
 

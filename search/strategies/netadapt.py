@@ -18,7 +18,7 @@ from pydantic import Field
 from compress.core.errors import InputError
 from search.strategies.adaptation import Adaptation, Judged, Key, Progress, Step, key_of
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
-from search.strategies.strategy import StrategyBase, StrategyContext, strategy
+from search.strategies.strategy import StrategyBase, StrategyContext, strategies
 
 Mark = tuple[datetime, int]
 """When a trial was finished, and its number."""
@@ -164,7 +164,7 @@ class NetAdaptSampler(SpaceSampler):
         return dict((free or progress.waiting or (progress.path[-1].network,))[0].params)
 
 
-@strategy
+@strategies.register("netadapt")
 class NetAdaptStrategy(StrategyBase):
     """Shrinks the widest network step by step to a target; for spaces of widths, such as `channels`."""
 

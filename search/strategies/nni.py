@@ -25,7 +25,7 @@ from compress.core.errors import InputError, did_you_mean
 from search.strategies.replay import Replay
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
 from search.strategies.steps import anything
-from search.strategies.strategy import StrategyBase, StrategyContext, strategy
+from search.strategies.strategy import StrategyBase, StrategyContext, strategies
 from spaces.nni.load import quiet
 
 NNIName = Literal["Random", "TPE", "RegularizedEvolution"]
@@ -192,7 +192,7 @@ def _sample(params: Params, choices: Choices) -> Sample:
     return dict(zip(_labels(choices), codes, strict=True))
 
 
-@strategy
+@strategies.register("nni:Random", "nni:TPE", "nni:RegularizedEvolution")
 class NNIStrategy(StrategyBase):
     """A multi-trial strategy of NNI's."""
 

@@ -6,7 +6,8 @@ import importlib.util
 import inspect
 import random
 import warnings
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Any, ClassVar, Literal
 
 from optuna import samplers
 from optuna.exceptions import ExperimentalWarning
@@ -19,7 +20,7 @@ from search.optuna_internals import QMCPoint
 from search.strategies.grid import grid_of
 from search.strategies.made_anew import MadeAnew
 from search.strategies.mirror import Mirrored
-from search.strategies.strategy import StrategyBase, StrategyContext, strategy
+from search.strategies.strategy import StrategyBase, StrategyContext, strategies
 
 _SAMPLERS: dict[str, type[BaseSampler]] = {
     "random": samplers.RandomSampler,
@@ -39,10 +40,11 @@ SEVERAL = ("gp", "grid", "nsga2", "nsga3", "qmc", "random", "tpe")
 """Take several objectives."""
 
 
-@strategy
+@strategies.register(*_SAMPLERS)
 class OptunaStrategy(StrategyBase):
     """A sampler of Optuna's by name; `grid` is every architecture once, in an order drawn from the seed."""
 
+    several: ClassVar[Collection[str]] = SEVERAL
     name: Literal["random", "tpe", "gp", "cmaes", "grid", "nsga2", "nsga3", "qmc"] = Field(
         description="which sampler of Optuna's; cmaes (needs the package cmaes) and qmc take the choices of a decision "
         "as an ordered scale, in the space's order"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from search.strategies.policy_gradient import ControllerName, Learner, Learning, PolicyGradientSampler
 from search.strategies.sampler import Choices, Finished
-from search.strategies.strategy import StrategyBase, StrategyContext, strategy
+from search.strategies.strategy import StrategyBase, StrategyContext, strategies
 
 ENTROPY = 0.15
 
@@ -75,7 +75,7 @@ class PPOSampler(PolicyGradientSampler):
             learner.optimizer.step()
 
 
-@strategy
+@strategies.register("ppo")
 class PPOStrategy(StrategyBase):
     """PPO with the NASNet paper's LSTM controller. The paper: learning rate 3.5e-4, batches of 20, entropy 1e-5."""
 

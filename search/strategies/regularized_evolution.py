@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from search.strategies.sampler import Choices, Finished, Params, SpaceSampler
 from search.strategies.steps import anything, mutated
-from search.strategies.strategy import StrategyBase, StrategyContext, strategy
+from search.strategies.strategy import StrategyBase, StrategyContext, strategies
 
 _TRIES = 100
 """So many children that are known already, and one of them is proposed all the same."""
@@ -79,7 +79,7 @@ class RegularizedEvolutionSampler(SpaceSampler):
         return mutated(parent.params, choices, generator, self.space)
 
 
-@strategy
+@strategies.register("regularized_evolution")
 class RegularizedEvolutionStrategy(StrategyBase):
     """Aging evolution, as published."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from search.strategies.policy_gradient import ControllerName, Learner, Learning, PolicyGradientSampler
 from search.strategies.sampler import Finished
-from search.strategies.strategy import StrategyBase, StrategyContext, strategy
+from search.strategies.strategy import StrategyBase, StrategyContext, strategies
 
 
 def reinforce_loss(log_probs: Tensor, entropies: Tensor, advantages: Tensor, entropy: float = 0.0) -> Tensor:
@@ -51,7 +51,7 @@ class ReinforceSampler(PolicyGradientSampler):
         learner.optimizer.step()
 
 
-@strategy
+@strategies.register("reinforce")
 class ReinforceStrategy(StrategyBase):
     """REINFORCE: plain gradient ascent on independent softmaxes, or on the LSTM controller."""
 

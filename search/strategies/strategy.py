@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 
 from compress.core.config import Config
+from compress.core.registry import Registry
+from compress.core.sections import OneOf
 from search.objective import Direction
 from spaces.architecture import Architecture
 from spaces.space import Space
@@ -48,6 +50,8 @@ class StrategyBase(Config):
     """Options of a strategy. A subclass has a field `name: Literal["..."]`, fields for its options, and `sampler`."""
 
     name: str
+    several: ClassVar[Collection[str]] = ()
+    """Which of the names that it is registered under take several objectives."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -59,10 +63,7 @@ class StrategyBase(Config):
         """Return the Optuna sampler; raises InputError where the strategy cannot serve the search."""
 
 
-kinds: list[type[StrategyBase]] = []
+strategies: Registry[type[StrategyBase]] = Registry("strategy", home="search.strategies", base=StrategyBase)
 
-
-def strategy(kind: type[StrategyBase]) -> type[StrategyBase]:
-    """Enter a strategy's config into the section `search.strategy` of recipes (a decorator)."""
-    kinds.append(kind)
-    return kind
+StrategyConfig = Annotated[StrategyBase, OneOf(strategies, "name")]
+"""The section `search.strategy` of a recipe: the config of one of the strategies, told apart by `name`."""

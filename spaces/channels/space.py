@@ -28,7 +28,7 @@ from spaces.channels.costs import Row, make_rows
 from spaces.channels.sorting import Ranking
 from spaces.channels.supernet import ChannelSupernet
 from spaces.layers import Layer
-from spaces.registry import register
+from spaces.registry import spaces
 from spaces.shapes import Shape, shown
 from spaces.space import Preset, Space, Task
 from spaces.supernet import Supernet
@@ -64,7 +64,7 @@ class Base:
     rows: tuple[Row, ...]
 
 
-@register("channels")
+@spaces.register("channels")
 class ChannelSpace(Space):
     """Widths of a model's groups of coupled channels, heads and MLP units, and the number of blocks of its stages.
 

@@ -22,11 +22,11 @@ from spaces.hytra.plan import LayerPlan, make_plan, stem_size
 from spaces.hytra.presets import PRESETS
 from spaces.hytra.supernet import HyTraSupernet
 from spaces.layers import Layer, halved
-from spaces.registry import register
+from spaces.registry import spaces
 from spaces.space import Space, Task
 
 
-@register("hytra")
+@spaces.register("hytra")
 class HyTra(Space):
     """Where a chain of residual layers halves its map, and which of them attend."""
 

@@ -15,7 +15,7 @@ from spaces.mnasnet.codes import MNASNET_A1, MNASNET_B1, from_strings, to_string
 from spaces.mnasnet.supernet import MnasNetSupernet
 from spaces.mobilenet.network import MobileNet
 from spaces.mobilenet.tables import BlockRow, NetworkRows, Skip, layers, round8
-from spaces.registry import register
+from spaces.registry import spaces
 from spaces.space import Preset, Space, Task
 from spaces.supernet import Supernet
 
@@ -50,7 +50,7 @@ _PUBLISHED = {"filters": (0.75, 1.0, 1.2), "dropout": 0.2}
 """1.2 times MobileNetV2's widths, rounded to 8, are the 40, 80, 112 and 192 channels of the published networks."""
 
 
-@register("mnasnet")
+@spaces.register("mnasnet")
 class MnasNet(Space):
     """All layers of a stage are alike; each stage decides operation, kernel, squeeze-excite, skip, width and depth.
 

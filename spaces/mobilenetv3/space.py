@@ -18,12 +18,12 @@ from spaces.mobilenetv3.network import settle_head
 from spaces.mobilenetv3.presets import PRESETS
 from spaces.mobilenetv3.skeletons import SKELETONS, Stage
 from spaces.mobilenetv3.supernet import MobileNetV3Supernet
-from spaces.registry import register
+from spaces.registry import spaces
 from spaces.space import Space, Task
 from spaces.supernet import Supernet
 
 
-@register("mobilenetv3")
+@spaces.register("mobilenetv3")
 class MobileNetV3Space(Space):
     """Inverted residuals on a skeleton, searched block by block (Cai et al. 2020, "Once for All", section 3).
 

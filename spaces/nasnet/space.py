@@ -20,11 +20,11 @@ from spaces.nasnet.pictures import block_graph, cell_graph, network_graph
 from spaces.nasnet.presets import PRESETS
 from spaces.nasnet.skeleton import auxiliary_size, map_sizes
 from spaces.nasnet.supernet import NASNetSupernet
-from spaces.registry import register
+from spaces.registry import spaces
 from spaces.space import Preset, Space, Task
 
 
-@register("nasnet")
+@spaces.register("nasnet")
 class NASNetSpace(Space):
     """Two cells of five blocks with 13 operations, stacked to any depth and width.
 

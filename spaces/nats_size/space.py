@@ -14,7 +14,7 @@ from spaces.architecture import Architecture, Choice, Decision
 from spaces.layers import Cost, Layer, conv, linear
 from spaces.nats_size.network import REDUCTIONS, NATSNetwork
 from spaces.nats_size.supernet import NATSSizeSupernet
-from spaces.registry import register
+from spaces.registry import spaces
 from spaces.space import Preset, Space, Task
 from spaces.supernet import Supernet
 
@@ -26,7 +26,7 @@ class NATSSizeConfig(compress.core.config.Config):
     """The size space has no options."""
 
 
-@register("nats_size")
+@spaces.register("nats_size")
 class NATSSizeSpace(Space):
     """32,768 networks of one topology, for which NATS-Bench has accuracies on three data sets.
 

@@ -26,7 +26,7 @@ from spaces.pooling.presets import PRESETS
 from spaces.pooling.resnet import resnet_layers
 from spaces.pooling.supernet import PoolingSupernet
 from spaces.pooling.tree import PlacementTree, choices_of, decision_name, decisions, positions_of
-from spaces.registry import register
+from spaces.registry import spaces
 from spaces.space import Space, Task
 
 
@@ -53,7 +53,7 @@ class PoolingConfig(Config):
     )
 
 
-@register("pooling")
+@spaces.register("pooling")
 class PoolingSpace(Space):
     """Where a chain of units halves its map; operations and widths stay where they are.
 

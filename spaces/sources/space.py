@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from compress.core.errors import InputError
-from spaces.registry import create, open_preset, read_architecture, space_names
+from spaces.registry import create, open_preset, read_architecture, spaces
 from spaces.shapes import as_argument
 from spaces.sources.construct import resolved
 from spaces.zoo import BuiltModel, ModelConfig, Source, Wishes, sources
@@ -24,7 +24,7 @@ class SpaceSource(Source):
 
     def names(self) -> Sequence[str]:
         """Return the names of the spaces."""
-        return space_names()
+        return spaces.names()
 
     def problems(self, config: ModelConfig) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the space's name and the names of arguments."""

@@ -14,7 +14,6 @@ import pytest
 
 from evaluators.candidates.tabular import TabularEvaluator
 from search.config import SearchConfig
-from search.executors.local import run_local
 from search.job import SearchJob
 
 DECISIONS = ["a", "b", "c", "d"]
@@ -70,7 +69,7 @@ class Child:
             TabularEvaluator.evaluate = slow  # type: ignore[assignment, method-assign]
             runner = job.open()
             runner.revive()
-            run_local(job, runner, None)
+            job.run(runner, None)
             status = 0
         finally:
             os._exit(status)

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from compress.core.errors import InputError
 from search.config import PrunerConfig, SearchConfig
-from search.executors.local import LocalExecutor, run_local
+from search.executors.local import LocalExecutor
 from search.executors.ray import RayExecutor
 from search.job import make_pruner, make_space
 from search.strategies.regularized_evolution import RegularizedEvolutionSampler
@@ -35,7 +35,7 @@ def test_an_unknown_metric_is_found_before_anything_is_evaluated(job):
         job(objective={"maximize": ["accuracy"]}).judge()
 
 
-def test_an_unknown_space_names_the_nearest(job):
+def test_an_unknown_spaces_the_nearest(job):
     with pytest.raises(ValidationError, match="did you mean 'mobilenetv3'"):
         job(space={"name": "mobilenetv4"})
     with pytest.raises(ValidationError, match="did you mean 'tiny'"):
@@ -71,7 +71,7 @@ def test_constraints_that_no_architecture_keeps_are_found_before_the_study_is_op
 def test_a_search_ends_with_its_grid(job):
     part = {"name": "grid", "options": {"search_space": {"a": [0], "b": [1, 2]}}}
     search = job(strategy=part, trials=100)
-    run_local(search, search.open(), None)
+    search.run(search.open(), None)
     trials = search.open().study.get_trials(deepcopy=False)
     assert len({str(trial.params) for trial in trials}) == len(trials) == 32
 

@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 
 from compress.core.errors import CompressError
-from search.executors.local import run_local
 from search.study import JOURNAL
 
 STRATEGIES = [
@@ -32,7 +31,7 @@ def complete(trials):
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=lambda strategy: strategy["name"])
 def test_ten_kills_change_nothing(job, child, tmp_path, strategy):
     undisturbed = job(tmp_path / "undisturbed", strategy=strategy)
-    run_local(undisturbed, undisturbed.open(), None)
+    undisturbed.run(undisturbed.open(), None)
     killed, log = job(tmp_path / "killed", strategy=strategy), tmp_path / "log"
     generator, kills = random.Random(0), 0
     while True:
@@ -97,20 +96,20 @@ def test_survivors_take_over_from_a_killed_peer(job, child, tmp_path):
 def test_a_finished_search_evaluates_nothing_more(job):
     search = job(trials=5)
     for _ in range(2):
-        run_local(search, search.open(), None)
+        search.run(search.open(), None)
     assert len(trials_of(search)) == 5
 
 
 def test_no_trial_begins_after_the_deadline(job):
     search = job()
-    run_local(search, search.open(), time.monotonic())
+    search.run(search.open(), time.monotonic())
     assert trials_of(search) == []
 
 
 @pytest.mark.slow
 def test_workers_are_processes_that_share_the_work(job):
     search = job(trials=20, executor={"kind": "local", "workers": 2})
-    run_local(search, search.open(), None)
+    search.run(search.open(), None)
     trials = trials_of(search)
     assert Counter(trial.state.name for trial in trials) == {"COMPLETE": 20}
     assert len({trial.user_attrs.get("worker") for trial in trials} - {None}) <= 2
@@ -123,4 +122,4 @@ def test_what_stops_a_worker_is_raised_here(job, tmp_path, table):
     space = {"name": "table", "options": {"path": str(bad), "decisions": ["a", "b", "c", "d"]}}
     search = job(space=space, trials=256, strategy={"name": "grid"}, executor={"kind": "local", "workers": 2})
     with pytest.raises(CompressError, match="the table has no top1"):
-        run_local(search, search.open(), None)
+        search.run(search.open(), None)

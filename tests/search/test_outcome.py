@@ -5,7 +5,6 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 
-from search.executors.local import run_local
 from search.outcome import best, history, hypervolume, hypervolume_course, importance
 
 CHOICES = CategoricalDistribution(tuple(range(4)))
@@ -49,7 +48,7 @@ def test_one_objective_has_no_hypervolume(study):
 def searched(job, **section):
     toy = job(strategy={"name": "random"}, trials=40, **section)
     runner = toy.open()
-    run_local(toy, runner, None)
+    toy.run(runner, None)
     return runner, toy.config.keep
 
 

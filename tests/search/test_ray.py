@@ -20,7 +20,6 @@ from compress.core.errors import CompressError, InputError
 from evaluators.candidates.evaluator import Stopped
 from evaluators.latency.measure import LatencyConfig, record
 from search.config import PrunerConfig
-from search.executors import run_search
 from search.job import SearchJob
 from search.runner import Judge
 from search.study import JOURNAL, open_study
@@ -83,7 +82,7 @@ def watched(job: Any, cluster: Any) -> Callable[..., WatchedJob]:
 def search(job: SearchJob) -> list[Any]:
     runner = job.open()
     runner.revive()
-    run_search(job, runner, None)
+    job.run(runner, None)
     return runner.study.get_trials(deepcopy=False)
 
 
@@ -98,7 +97,7 @@ def states(trials: list[Any]) -> Counter[str]:
 
 def test_one_worker_finds_what_a_local_search_finds(watched, job, tmp_path):
     local = job(tmp_path / "local")
-    run_search(local, local.open(), None)
+    local.run(local.open(), None)
     here = [(trial.params, trial.value) for trial in local.open().study.trials]
     on_ray = watched(executor={"workers": 1})
     assert [(trial.params, trial.value) for trial in search(on_ray)] == here
@@ -250,11 +249,11 @@ def test_our_samplers_run_inside_optuna_search(cluster, tmp_path):
 def test_a_free_actor_goes_to_a_trial_for_which_none_is_being_started(monkeypatch, statuses, chosen):
     from ray.tune.experiment import Trial
 
-    from search.executors.tune import Places
+    from search.executors.ray.tune import Places
 
     names = {"P": Trial.PENDING, "R": Trial.RUNNING, "T": Trial.TERMINATED}
     trials = [SimpleNamespace(status=names[each]) for each in statuses]
-    monkeypatch.setattr("search.executors.tune._live", {"toy": SimpleNamespace(places=lambda: 3)})
+    monkeypatch.setattr("search.executors.ray.tune._live", {"toy": SimpleNamespace(places=lambda: 3)})
     found = Places("toy").choose_trial_to_run(SimpleNamespace(get_trials=lambda: trials))
     assert found is (None if chosen is None else trials[chosen])
 
@@ -265,7 +264,6 @@ from pathlib import Path
 
 from search.config import SearchConfig
 from search.config import PrunerConfig
-from search.executors import run_search
 from search.job import SearchJob
 
 class Slow(SearchJob):
@@ -279,13 +277,13 @@ config = SearchConfig.model_validate(json.loads(sys.argv[1]))
 job = Slow(config, None, None, "toy", 0, "cpu", Path(sys.argv[2]))
 runner = job.open()
 runner.revive()
-run_search(job, runner, None)
+job.run(runner, None)
 """
 
 
 def test_a_killed_driver_is_resumed_with_the_same_result(job, cluster, tmp_path, monkeypatch):
     local = job(tmp_path / "local")
-    run_search(local, local.open(), None)
+    local.run(local.open(), None)
     killed = job(tmp_path / "ray", executor={"kind": "ray", "address": cluster.address, "workers": 1})
     command = [sys.executable, "-c", DRIVER, killed.config.model_dump_json(), str(killed.directory)]
     told = 0
@@ -297,7 +295,7 @@ def test_a_killed_driver_is_resumed_with_the_same_result(job, cluster, tmp_path,
         driver.kill()
     assert driver.wait() == -9
     assert list(killed.directory.glob("ray/experiment_state-*"))  # Tune's own record, of all sessions
-    monkeypatch.setattr("search.executors.tune._new_tuner", None)  # Tuner.restore is enough
+    monkeypatch.setattr("search.executors.ray.tune._new_tuner", None)  # Tuner.restore is enough
     assert search(killed)[-1].state.name == "COMPLETE"
     assert values(killed) == values(local)
     assert not (killed.directory / "ray").exists()

@@ -10,8 +10,6 @@ import pytest
 
 from compress.core.errors import InputError
 from search import tensorboard
-from search.executors import run_search
-from search.executors.local import run_local
 from search.outcome import evaluated
 from search.tensorboard import logged, writer_class
 
@@ -37,7 +35,7 @@ def search(job, folder: Path, runner=None):
     runner = runner or job.open()
     runner.revive()
     with logged(runner.study, job.config.objective.names, folder):
-        run_search(job, runner, None)
+        job.run(runner, None)
     return runner.study
 
 
@@ -94,7 +92,7 @@ def test_trials_are_written_while_the_search_goes_on(job, tmp_path, monkeypatch)
         while not scalars(folder)["trial"] and time.monotonic() < until:
             time.sleep(0.01)
         assert scalars(folder)["trial"] == [(1, 0)]
-        run_local(toy, runner, None)
+        toy.run(runner, None)
     check(scalars(folder), runner.study, ("top1",))
 
 

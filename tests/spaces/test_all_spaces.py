@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from compress.core.errors import InputError
 from evaluators.cost import count_macs, count_params
 from spaces.architecture import Architecture
-from spaces.registry import create, space_names
+from spaces.registry import create, spaces
 from spaces.space import Space, Task, drawn_by
 from spaces.supernet import Supernet
 
@@ -141,7 +141,7 @@ def assert_close(ours: Tensor, expected: Tensor, tolerance: float) -> None:
 
 
 def test_every_space_is_checked_here() -> None:
-    assert {case.space for case in CASES} | WITHOUT_NETWORKS == set(space_names())
+    assert {case.space for case in CASES} | WITHOUT_NETWORKS == set(spaces.names())
 
 
 @parametrised(CASES)

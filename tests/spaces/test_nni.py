@@ -15,7 +15,7 @@ import torch
 
 from compress.core.errors import InputError
 from evaluators.cost import count_macs, count_params
-from spaces.registry import create, read_architecture, space_names
+from spaces.registry import create, read_architecture, spaces
 
 HUB = "nni:nni.nas.hub.pytorch"
 nni_installed = importlib.util.find_spec("nni") is not None
@@ -123,7 +123,7 @@ def problem(name: str, options: dict[str, Any] | None = None) -> str:
 
 
 def test_is_not_listed_and_says_which_extra_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not any(name.startswith("nni") for name in space_names())
+    assert not any(name.startswith("nni") for name in spaces.names())
     for name in [name for name in sys.modules if name == "nni" or name.startswith("nni.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "nni", None)

@@ -11,9 +11,8 @@ from torch import nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError
-from spaces import registry
 from spaces.architecture import Architecture, Decision
-from spaces.registry import create, open_preset, presets, read_architecture, space_class, space_names
+from spaces.registry import create, open_preset, presets, read_architecture, space_class, spaces
 from spaces.space import Preset, Space, Task
 
 
@@ -38,8 +37,8 @@ class Toy(Space):
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    space_names()  # the others first, so that they are not loaded into the table that goes away
-    monkeypatch.setattr(registry._spaces, "_items", {**registry._spaces._items, "toy": Toy})
+    spaces.names()  # the others first, so that they are not loaded into the table that goes away
+    monkeypatch.setattr(spaces, "_items", {**spaces._items, "toy": Toy})
     yield
 
 
@@ -60,8 +59,8 @@ def problems(call: Any, *arguments: Any) -> list[str]:
 
 
 def test_every_registered_space_can_be_created_with_its_defaults_or_says_what_it_needs() -> None:
-    assert space_names() == sorted(space_names()) and "toy" in space_names()
-    for name in space_names():
+    assert spaces.names() == sorted(spaces.names()) and "toy" in spaces.names()
+    for name in spaces.names():
         assert issubclass(space_class(name), Space)
         try:
             assert create(name).name == name
@@ -70,7 +69,7 @@ def test_every_registered_space_can_be_created_with_its_defaults_or_says_what_it
 
 
 def test_every_field_of_every_space_has_a_description() -> None:
-    for name in space_names():
+    for name in spaces.names():
         for key, field in space_class(name).Config.model_fields.items():
             assert field.description, f"{name}.{key}"
 

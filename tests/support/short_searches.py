@@ -17,7 +17,7 @@ from evaluators.candidates.evaluator import Evaluator, Metrics, Report
 from search.config import SearchConfig
 from search.job import SearchJob
 from search.runner import Asked, Judge, Outcome, Runner
-from search.strategies import make_sampler, strategy_names
+from search.strategies import make_sampler, strategies
 from spaces.architecture import Architecture
 from spaces.registry import create
 from spaces.space import Space
@@ -49,7 +49,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "reinforce": {"batch": 5},
 }
 OURS = {"auto", "local_search", "ppo", "regularized_evolution", "reinforce"}
-STRATEGIES = [name for name in strategy_names() if not name.startswith("nni:") or importlib.util.find_spec("nni")]
+STRATEGIES = [name for name in strategies.names() if not name.startswith("nni:") or importlib.util.find_spec("nni")]
 
 
 class Noise(Evaluator):

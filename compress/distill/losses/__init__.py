@@ -1,20 +1,18 @@
 """Losses that let a student learn from a teacher: one file per method, its config class next to its code.
 
 A new loss is one new file in this package: a `LossConfig` subclass with a `loss: Literal["name"]` field and a
-`combine` method, entered with `@losses.register("name")`. Modules of the package are imported when it is.
+`combine` method, entered with `@losses.register("name")`. A third party's package does the same in a module of its own.
 """
 
 from __future__ import annotations
 
-import pkgutil
-from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import Annotated
 
-from pydantic import Discriminator, Tag
 from torch import Tensor
 
 from compress.core.config import Config
 from compress.core.registry import Registry
+from compress.core.sections import OneOf
 
 
 class LossConfig(Config):
@@ -33,26 +31,7 @@ class LossConfig(Config):
         raise NotImplementedError
 
 
-losses: Registry[type[LossConfig]] = Registry("loss")
+losses: Registry[type[LossConfig]] = Registry("loss", home="compress.distill.losses", base=LossConfig)
 
-
-def _name_of(section: Any) -> str:
-    """Return which loss a section of a recipe asks for; logit distillation where it does not say."""
-    return str(section.get("loss", "kd")) if isinstance(section, dict) else str(getattr(section, "loss", section))
-
-
-def _union(configs: dict[str, type[LossConfig]]) -> Any:
-    """Return the type of a recipe's `distill` section: one of `configs`, told apart by `loss`."""
-    if len(configs) == 1:
-        return next(iter(configs.values()))
-    tagged = tuple(Annotated[config, Tag(name)] for name, config in configs.items())
-    return Annotated[Union[tagged], Discriminator(_name_of)]  # noqa: UP007 - a union of a computed tuple
-
-
-for _module in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
-    import_module(_module.name)
-
-if TYPE_CHECKING:
-    DistillConfig = LossConfig
-else:
-    DistillConfig = _union({name: losses.get(name) for name in losses})
+DistillConfig = Annotated[LossConfig, OneOf(losses, "loss", default="kd")]
+"""A section `distill` of a recipe: the config of one of the losses, told apart by `loss`."""

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from compress.cli import app
 from evaluators.cost import count_params
-from spaces.registry import create, read_architecture, space_names
+from spaces.registry import create, read_architecture, spaces
 
 SPACE = "nas_bench_macro"
 
@@ -33,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_ls_lists_the_spaces() -> None:
-    assert CliRunner().invoke(app, ["ls", "spaces"]).stdout.split() == space_names()
+    assert CliRunner().invoke(app, ["ls", "spaces"]).stdout.split() == spaces.names()
     found = CliRunner().invoke(app, ["ls", "spaces", "nas*", "--json"]).stdout
     assert SPACE in json.loads(found) and all(name.startswith("nas") for name in json.loads(found))
 

@@ -12,12 +12,11 @@ from short_searches import NUMERIC, OPTIONS, SPACES, STRATEGIES, TRIALS, make_sp
 
 from compress.core.errors import InputError
 from search.config import SearchConfig
-from search.executors import run_search
 from search.job import SearchJob
 from search.runner import Runner
-from search.strategies import strategy_names
+from search.strategies import strategies
 from search.study import architecture_of
-from spaces.registry import space_names
+from spaces.registry import spaces as registry
 from spaces.space import Space
 
 
@@ -37,8 +36,8 @@ def check(runner: Runner) -> None:
 
 
 def test_every_space_and_strategy_is_tried() -> None:
-    assert set(SPACES) == set(space_names())
-    assert set(OPTIONS) <= set(strategy_names())
+    assert set(SPACES) == set(registry)
+    assert set(OPTIONS) <= set(strategies)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -71,7 +70,7 @@ def test_four_processes_make_legal_proposals(strategy: str, space: str, macs: fl
     )
     job = SearchJob(config, None, None, "processes", 0, "cpu", tmp_path)
     runner = job.open()
-    run_search(job, runner, None)
+    job.run(runner, None)
     check(runner)
     assert len({trial.user_attrs["worker"] for trial in runner.study.trials if "worker" in trial.user_attrs}) == 4
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import math
 import os
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from compress.core.config import Config
 from compress.core.errors import InputError
 from evaluators.latency.ray_target import import_ray
+from search.executors.executor import ExecutorBase, executors
 
 if TYPE_CHECKING:
     from search.job import SearchJob
@@ -33,7 +34,8 @@ _QUIET = {
 }
 
 
-class RayExecutor(Config):
+@executors.register("ray")
+class RayExecutor(ExecutorBase):
     """Actors of a Ray cluster."""
 
     kind: Literal["ray"] = "ray"
@@ -63,32 +65,27 @@ class RayExecutor(Config):
             )
         return address
 
+    def check(self) -> None:
+        """Raise InputError where Ray is not installed."""
+        if importlib.util.find_spec("ray") is None:
+            raise InputError("search.executor.kind: ray is not installed: pip install 'compress[ray]'; or name local")
+
+    def run(self, job: SearchJob, runner: Runner, deadline: float | None) -> None:
+        """Work on the cluster: the study is asked and told in this process only, actors evaluate architectures."""
+        if job.device.startswith("cuda") and not self.gpus:
+            raise InputError(
+                "search.executor.gpus: 0, but trials are to run on a GPU; give a share such as 0.25, or --device cpu"
+            )
+        os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
+        logging.getLogger("ray").setLevel(logging.CRITICAL)  # what goes wrong is raised here, in one sentence
+        with _cluster(self):
+            from search.executors.ray.tune import tune_study
+
+            tune_study(job, runner, deadline)
+
     def demand(self) -> dict[str, float]:
         """Return what one trial takes of the cluster."""
         return {"CPU": self.cpus, "GPU": self.gpus, **self.resources}
-
-
-def run_ray(job: SearchJob, runner: Runner, deadline: float | None) -> None:
-    """Work until the study is complete or `deadline` (`time.monotonic`) has passed.
-
-    The study is asked and told in this process only; actors get architectures and give metrics back.
-
-    Raises:
-        InputError: Ray is not installed, the cluster is not there, or no node has what a trial takes.
-        CompressError: an evaluation failed (its trial is marked as failed).
-    """
-    config = job.config.executor
-    assert isinstance(config, RayExecutor)
-    if job.device.startswith("cuda") and not config.gpus:
-        raise InputError(
-            "search.executor.gpus: 0, but trials are to run on a GPU; give a share such as 0.25, or --device cpu"
-        )
-    os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
-    logging.getLogger("ray").setLevel(logging.CRITICAL)  # what goes wrong is raised here, in one sentence
-    with _cluster(config):
-        from search.executors.tune import tune_study
-
-        tune_study(job, runner, deadline)
 
 
 @contextmanager
