@@ -58,13 +58,13 @@ def run(task: tuple[int, int, list[str]]) -> tuple[str, list[float]]:
     set_quiet(True)
     given = [*overrides, f"seed={seed}", f"search.trials={trials}", "search.executor={kind: local}"]
     recipe = load_recipe(RECIPE, split_overrides(given))
-    assert recipe.search is not None
+    search = recipe.section("search")
     with tempfile.TemporaryDirectory() as folder:
-        job = SearchJob(recipe.search, recipe.data, None, recipe.name, seed, "cpu", Path(folder))
+        job = SearchJob(search, recipe.data, None, recipe.name, seed, "cpu", Path(folder))
         runner = job.open()
         job.run(runner, None)
         rewards = [float(trial.value) for trial in runner.study.trials if trial.value is not None]
-    return recipe.search.strategy.name, rewards
+    return search.strategy.name, rewards
 
 
 if __name__ == "__main__":

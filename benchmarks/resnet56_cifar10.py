@@ -72,17 +72,17 @@ def main() -> None:
     recipe = load_recipe("resnet56_cifar10.yaml", overrides)
     opened = open_model(recipe.model, recipe.data, recipe.seed)
     dense, data = opened.bundle.model, opened.data
-    assert data is not None and data.train is not None and data.test is not None and recipe.finetune is not None
+    assert data is not None and data.train is not None and data.test is not None
     inputs = opened.bundle.example_inputs(1)
     print(f"dense: {count_macs(dense, inputs) / 1e6:.1f} M MACs, top-1 {evaluate(dense, data.test)['top1']:.2f}")
     for name, arm in (("compress", ours), ("torch-pruning", torch_pruning)):
         if arguments.only not in (None, name):
             continue
-        small = arm(dense, inputs, recipe.prunings[0]).eval()
+        small = arm(dense, inputs, recipe.section("prune")).eval()
         recalibrate(small, data.train.epoch(0), 20)
         before = evaluate(small, data.test)["top1"]
         started = time.process_time()
-        fit(small, data, recipe.finetune, seed=recipe.seed, teacher=dense)
+        fit(small, data, recipe.section("finetune"), seed=recipe.seed, teacher=dense)
         minutes = (time.process_time() - started) / 60
         after = evaluate(small, data.test)["top1"]
         kept = count_macs(small, inputs) / count_macs(dense, inputs)

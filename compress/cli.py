@@ -13,6 +13,7 @@ import typer
 from compress import __version__
 from compress.commands import discover, latency_table, measure, run, space
 from compress.commands.options import guarded
+from compress.commands.stages import STAGE_COMMANDS
 
 app = typer.Typer(
     name="compress",
@@ -26,8 +27,7 @@ app = typer.Typer(
 )
 
 _COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
-    ("prune", run.prune, "compress prune --recipe dimap_swin.yaml"),
-    ("search", run.search, "compress search --recipe search_digits_mobilenetv3.yaml"),
+    *((command.stage, command.function(), command.example) for command in STAGE_COMMANDS),
     ("run", run.run, "compress run --recipe dimap_swin.yaml --set prune.sparsity=0.35 --out runs/light"),
     ("plan", run.plan, "compress plan --recipe dimap_swin_channels.yaml --set prune.budget.macs=0.7"),
     ("inspect", discover.inspect, "compress inspect resnet18"),

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from compress.cli import app
 from compress.runs.catalog import names
 from compress.runs.recipe import load_recipe
-from compress.runs.stages import stages_of
+from compress.runs.stage import acts_of
 
 RECIPES = [name for name in names("recipes") if not name.startswith("paper/")]
 FILES = {
@@ -91,14 +91,12 @@ def check_run(recipe: str, run: Path) -> None:
     """Make sure that a run had all stages and trials of the recipe as it is shipped."""
     whole = load_recipe(recipe)
     report = json.loads((run / "report.json").read_text())
-    names_of = [stage.name for stage in stages_of(whole)]
-    if whole.search is None:
-        assert [stage["name"] for stage in report["stages"]] == names_of
+    assert [stage["name"] for stage in report["stages"]] == [act.name for act in acts_of(whole)]
+    if whole.section("search") is None:
         return
-    assert [stage["name"] for stage in report["stages"]] == ["search", *names_of]
     counted = json.loads((run / "stages" / "01-search" / "details.json").read_text())["search"]["trials"]
-    if whole.search.strategy.name != "netadapt":  # that ends where it has reached its target
-        assert counted["complete"] + counted["stopped"] == whole.search.trials
+    if whole.section("search").strategy.name != "netadapt":  # that ends where it has reached its target
+        assert counted["complete"] + counted["stopped"] == whole.section("search").trials
 
 
 def test_every_recipe_is_made_quicker_and_no_other() -> None:

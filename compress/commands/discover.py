@@ -120,9 +120,9 @@ def validate(
 
 def schema() -> None:
     """Print the JSON schema of recipes."""
-    from compress.runs.recipe import Recipe
+    from compress.runs.recipe import recipe_schema
 
-    print_json(Recipe.model_json_schema())
+    print_json(recipe_schema().model_json_schema())
 
 
 def doctor(json: JsonFlag = False) -> None:

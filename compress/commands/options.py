@@ -32,6 +32,11 @@ SeedFlag = Annotated[int | None, typer.Option("--seed", min=0, help="Seed to use
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and log lines on standard error.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
+RayFlag = Annotated[
+    str | None,
+    typer.Option("--ray-address", metavar="HOST:PORT", help="Run the search's trials on this Ray cluster (or: auto)."),
+]
+
 SpaceSetFlag = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="OPTION=VALUE", help="Change an option of the space; may be repeated."),

@@ -1,4 +1,4 @@
-"""Commands that run a recipe or show what a run left: prune, run, plan, report, compare."""
+"""Commands that run a recipe or show what a run left: run, plan, report, compare; of single stages: `stages.py`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from compress.commands.options import (
     JsonFlag,
     OutFlag,
     QuietFlag,
+    RayFlag,
     RecipeFlag,
     ResumeFlag,
     SeedFlag,
@@ -23,46 +24,6 @@ from compress.commands.options import (
 )
 from compress.core.errors import InputError
 from compress.core.progress import set_quiet
-
-RayFlag = Annotated[
-    str | None,
-    typer.Option("--ray-address", metavar="HOST:PORT", help="Run the search's trials on this Ray cluster (or: auto)."),
-]
-
-
-def prune(
-    recipe: RecipeFlag,
-    out: OutFlag = None,
-    set_: SetFlag = None,
-    resume: ResumeFlag = False,
-    device: DeviceFlag = "auto",
-    seed: SeedFlag = None,
-    quiet: QuietFlag = False,
-    json: JsonFlag = False,
-) -> None:
-    """Prune the model of a recipe.
-
-    With what the recipe puts around it: training, fine-tuning, export, latency.
-    """
-    _run("prune", recipe, out, set_ or [], resume, device, seed, quiet, json)
-
-
-def search(
-    recipe: RecipeFlag,
-    out: OutFlag = None,
-    set_: SetFlag = None,
-    resume: ResumeFlag = False,
-    device: DeviceFlag = "auto",
-    seed: SeedFlag = None,
-    quiet: QuietFlag = False,
-    json: JsonFlag = False,
-    ray_address: RayFlag = None,
-) -> None:
-    """Search for an architecture.
-
-    With what the recipe puts around it: training of the winner, pruning, fine-tuning, export, latency.
-    """
-    _run("search", recipe, out, set_ or [], resume, device, seed, quiet, json, ray_address)
 
 
 def run(
@@ -77,11 +38,12 @@ def run(
     ray_address: RayFlag = None,
 ) -> None:
     """Run all stages of a recipe."""
-    _run("run", recipe, out, set_ or [], resume, device, seed, quiet, json, ray_address)
+    run_stages("run", None, recipe, out, set_ or [], resume, device, seed, quiet, json, ray_address)
 
 
-def _run(
+def run_stages(
     command: str,
+    section: str | None,
     recipe: str,
     out: Path | None,
     pairs: list[str],
@@ -92,16 +54,15 @@ def _run(
     json: bool,
     ray_address: str | None = None,
 ) -> None:
+    """Run a recipe for `compress <command>`, which needs it to have the section, and print what came out."""
     set_quiet(quiet)
     from compress.runs.pipeline import run as run_recipe
     from compress.runs.recipe import load_recipe
 
     cluster = {} if ray_address is None else {"search.executor.kind": "ray", "search.executor.address": ray_address}
     loaded = load_recipe(recipe, overrides_of(pairs, seed) | cluster)
-    if command == "prune" and not loaded.prunings:
-        raise InputError(f"{recipe}  prune: the recipe has no such section; add one, or use `compress run`")
-    if command == "search" and loaded.search is None:
-        raise InputError(f"{recipe}  search: the recipe has no such section; add one, or use `compress run`")
+    if section is not None and loaded.section(section) is None:
+        raise InputError(f"{recipe}  {section}: the recipe has no such section; add one, or use `compress run`")
     words = ["compress", command, "--recipe", recipe]
     words += [word for pair in pairs for word in ("--set", pair)]
     words += ["--out", str(out)] if out else []

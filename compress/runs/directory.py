@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,18 @@ def finish_stage(directory: Path, name: str, seconds: float, details: dict[str, 
     """Write what a stage did and measured, which marks it finished."""
     write_json(directory / "details.json", {"name": name, "seconds": round(seconds, 3), **details})
     write_json(directory / "metrics.json", metrics)
+
+
+@contextlib.contextmanager
+def folder_unless_empty(place: Path) -> Iterator[None]:
+    """Make the directory of a stage; what was refused before anything was written leaves none behind."""
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it holds something
+            place.rmdir()
+            place.parent.rmdir()
 
 
 def discard(directory: RunDirectory) -> None:

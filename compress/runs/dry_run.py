@@ -10,16 +10,11 @@ from compress.core.environment import choose_device, settle_threads
 from compress.core.errors import InputError
 from compress.core.formatting import count, percent_change
 from compress.core.text_table import text_table
-from compress.export.exporters import ExportConfig
-from compress.prune.bundles import prune_bundle
 from compress.prune.details import whole_lines
-from compress.prune.narrow import Surroundings
-from compress.prune.structure_config import StructureConfig
-from compress.runs.estimate import estimate, sentence
+from compress.runs.estimate import estimate, look_ahead, sentence
 from compress.runs.recipe import Recipe
-from compress.runs.stages import stages_of
+from compress.runs.stage import acts_of, sections_of
 from evaluators.cost import count_macs, count_params, nonzero_macs
-from evaluators.latency.measure import LatencyConfig
 
 
 @dataclass(frozen=True)
@@ -70,20 +65,14 @@ def _dry_run(recipe: Recipe, device: str) -> DryRun:
     bundle = opened.bundle
     before = _cost(bundle)
     settle_threads(before["macs"] * getattr(recipe.data, "batch_size", 1))
-    seconds = dict(estimate(stages_of(recipe), bundle, opened.data, recipe, device))
-    latency, export = recipe.latency or LatencyConfig(), recipe.export or ExportConfig()
-    around = Surroundings(opened.data, device, recipe.seed, latency, export)
-    steps = []
-    for config in recipe.prunings:
-        at_once = config.model_copy(update={"steps": 1}) if isinstance(config, StructureConfig) else config
-        bundle, details = prune_bundle(bundle, at_once, around)
-        steps.append(details)
+    acts = acts_of(recipe)
+    outlook = look_ahead(acts, bundle, opened.data, recipe, device)
+    seconds = dict(estimate(acts, outlook))
+    for stage, config in sections_of(recipe):
+        bundle = stage.foresee(bundle, config, outlook)
     after = _cost(bundle)
     predicted = {key: (before[key], after[key]) for key in before if key in ("macs", "params") or bundle.masks}
-    notes = []
-    if recipe.train is not None:
-        notes.append("planned on the untrained model: after training, other units and weights may go")
-    return DryRun(recipe.name, tuple(steps), predicted, seconds, tuple(notes))
+    return DryRun(recipe.name, tuple(outlook.steps), predicted, seconds, tuple(outlook.notes))
 
 
 def _cost(bundle: Bundle) -> dict[str, int]:

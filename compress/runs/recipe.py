@@ -5,40 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Discriminator, Field, PrivateAttr, Tag
+from pydantic import Discriminator, Field, PrivateAttr, Tag, create_model
 
 from compress.core.atomic import write_text
 from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.core.problems import show
-from compress.distill.finetune import FinetuneConfig
-from compress.export.exporters import ExportConfig
-from compress.prune.merge import MergeConfig
-from compress.prune.structure_config import StructureConfig
-from compress.prune.weights import WeightsConfig
 from compress.runs.catalog import find_recipe
 from compress.runs.recipe_file import Finding, read
-from compress.training.config import TrainConfig
+from compress.runs.stage import Stage, all_stages, as_list
 from evaluators.datasets import DataConfig
-from evaluators.latency.measure import LatencyConfig
-from search.config import SearchConfig
 from spaces.zoo import ModelConfig
-
-PruneConfig = Annotated[WeightsConfig | StructureConfig | MergeConfig, Field(discriminator="kind")]
-
-
-def _one_or_many(value: Any) -> str:
-    return "many" if isinstance(value, list | tuple) else "one"
-
-
-PruneSection = Annotated[
-    Annotated[PruneConfig, Tag("one")] | Annotated[list[PruneConfig], Tag("many"), Field(min_length=1)],
-    Discriminator(_one_or_many),
-]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -54,7 +36,10 @@ _Dumper.add_representer(list, _on_one_line)
 
 
 class Recipe(Config):
-    """A section that is left out is a stage that is left out."""
+    """A section that is left out is a stage that is left out.
+
+    Here is what every recipe has; `recipe_schema` adds a section for each stage.
+    """
 
     version: Literal[1] = Field(description="version of the recipe format")
     name: str = Field(
@@ -64,12 +49,6 @@ class Recipe(Config):
     seed: int = Field(0, ge=0, lt=2**31, description="the one seed that everything random comes from")
     model: ModelConfig | None = Field(None, description="the model to start from; not needed where a search finds one")
     data: DataConfig = Field(description="images to train, fine-tune and evaluate on")
-    search: SearchConfig | None = Field(None, description="architecture search; its winner is the model from then on")
-    train: TrainConfig | None = Field(None, description="training of the dense model, where it has no weights yet")
-    prune: PruneSection | None = Field(None, description="what is removed; a list is done in order")
-    finetune: FinetuneConfig | None = Field(None, description="training after pruning")
-    export: ExportConfig | None = Field(None, description="writing ONNX files and checking them")
-    latency: LatencyConfig | None = Field(None, description="timing the ONNX files on the target")
 
     _located: Callable[[str], str] = PrivateAttr(default=str)
 
@@ -84,15 +63,9 @@ class Recipe(Config):
             raise InputError("model: missing; this recipe finds its model by a search: `compress search`")
         return self.model
 
-    @property
-    def prunings(self) -> list[WeightsConfig | StructureConfig | MergeConfig]:
-        """The prune section as a list, empty where there is none."""
-        return _as_list(self.prune)
-
-    @property
-    def compares(self) -> bool:
-        """Whether a stage makes another model of the first one, so that there are two to compare."""
-        return self.prune is not None or self.finetune is not None
+    def section(self, name: str) -> Any:
+        """Return what the recipe says for the stage `name`: its config or a list of them, None without the section."""
+        return getattr(self, name, None)
 
     def resolved(self) -> dict[str, Any]:
         """Return the recipe as plain values with every default filled in."""
@@ -111,10 +84,34 @@ class Recipe(Config):
         write_text(path, self.to_yaml())
 
 
-def _as_list(section: Any) -> list[Any]:
-    if section is None:
-        return []
-    return list(section) if isinstance(section, list) else [section]
+def recipe_schema() -> type[Recipe]:
+    """Return what a recipe may hold: `Recipe` with a section for every stage that there is, in their order."""
+    return _schema(tuple(type(stage) for stage in all_stages()))
+
+
+@cache
+def _schema(kinds: tuple[type, ...]) -> type[Recipe]:
+    """Return the schema for the stages of these classes; another one where one has been added."""
+    sections: dict[str, Any] = {}
+    for stage in all_stages():
+        if hasattr(Recipe, stage.name) or stage.name in Recipe.model_fields:
+            raise InputError(f"the stage {stage.name!r} ({type(stage).__module__}) needs another name: recipes use it")
+        sections[stage.name] = (_section_of(stage), Field(None, description=stage.description))
+    schema: type[Recipe] = create_model("Recipe", __base__=Recipe, **sections)
+    schema.__doc__ = "A section that is left out is a stage that is left out."
+    return schema
+
+
+def _section_of(stage: Stage[Any]) -> Any:
+    """Return the type of a stage's section: its config, a list of them where it takes several, or null."""
+    if not stage.several:
+        return stage.Config | None
+    many = Annotated[list[stage.Config], Tag("many"), Field(min_length=1)]  # type: ignore[name-defined]
+    return Annotated[Annotated[stage.Config, Tag("one")] | many, Discriminator(_one_or_many)] | None
+
+
+def _one_or_many(value: Any) -> str:
+    return "many" if isinstance(value, list | tuple) else "one"
 
 
 def load_recipe(
@@ -126,7 +123,7 @@ def load_recipe(
 
     Raises `InputError` with every problem of the file and of the overrides, one line each.
     """
-    draft = read(find_recipe(recipe), Recipe, overrides, check_sections, flag)
+    draft = read(find_recipe(recipe), recipe_schema(), overrides, check_sections, flag)
     assert draft.value is not None
     draft.value._located = draft.located
     return draft.value
@@ -139,35 +136,34 @@ def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str
         left, right = one.get(key), other.get(key)
         if isinstance(left, Mapping) and isinstance(right, Mapping):
             keys += differing_keys(left, right, f"{prefix}{key}.")
+        elif isinstance(left, list) and isinstance(right, list) and _alike(left, right):
+            for index, pair in enumerate(zip(left, right, strict=True)):
+                keys += differing_keys(*pair, f"{prefix}{key}.{index}.")
         elif left != right:
             keys.append(f"{prefix}{key}")
     return keys
 
 
+def _alike(one: list[Any], other: list[Any]) -> bool:
+    """Return whether two lists are of sections, as many in each."""
+    return len(one) == len(other) and all(isinstance(value, Mapping) for value in (*one, *other))
+
+
 def check_sections(sections: dict[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong with a recipe whose `sections` are well-formed: names, files, sections that need others."""
-    model, search = sections.get("model"), sections.get("search")
+    every = all_stages()
+    model, data = sections.get("model"), sections.get("data")
     if model is not None:
         yield from check_model(model)
-    elif "model" in sections and search is None and "search" in sections:
+    elif "model" in sections and all(sections.get(stage.name, ...) is None for stage in every if stage.finds_model):
         yield ("model",), "missing; name the model to start from, or a search that finds one"
-    if search is not None and search.space.name == "table":
-        for name in ("train", "prune", "finetune", "export", "latency"):
-            if sections.get(name) is not None:
-                yield (name,), "a table (search.space) holds results, not networks; leave the section out"
-    data = sections.get("data")
-    if data is not None:
-        if data.name in ("npz", "imagefolder", "torchvision") and not getattr(data, "download", False):
-            yield from _check_path(("data", "path"), data.path)
-        for name in ("train", "finetune"):
-            if sections.get(name) is not None and data.name == "none":
-                yield (name,), "needs images, but data.name is none; leave the section out or name a data set"
-    for index, pruning in enumerate(_as_list(sections.get("prune"))):
-        if getattr(pruning, "steps", 1) > 1 and sections.get("finetune", ...) is None:
-            key = ("prune", index, "steps") if isinstance(sections["prune"], list) else ("prune", "steps")
-            yield key, "several steps are fine-tuned between, so they need a finetune section"
-    if sections.get("latency") is not None and sections.get("export", ...) is None:
-        yield ("latency",), "times ONNX files, so it needs an export section"
+    if data is not None and data.name in ("npz", "imagefolder", "torchvision") and not getattr(data, "download", False):
+        yield from _check_path(("data", "path"), data.path)
+    for stage in every:
+        section = sections.get(stage.name)
+        for index, config in enumerate(as_list(section)):
+            key = (stage.name, index) if isinstance(section, list) else (stage.name,)
+            yield from stage.check(config, key, sections)
 
 
 def check_model(model: ModelConfig) -> Iterator[Finding]:

@@ -120,7 +120,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("compress.runs.pipeline.open_model", interrupted)
+    monkeypatch.setattr("compress.runs.runner.open_model", interrupted)
     out = str(tmp_path / "a run")
     result = invoke("prune", "--recipe", "dimap_swin.yaml", "--seed", "3", "--out", out)
     assert result.exit_code == 130

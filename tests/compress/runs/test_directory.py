@@ -23,7 +23,7 @@ def interrupted(tmp_path: Path) -> Path:
 
 def test_a_search_may_be_resumed_elsewhere(interrupted: Path) -> None:
     on_ray = recipe(executor={"kind": "ray", "address": "10.0.0.1:6379", "workers": 8}, minutes=30.0)
-    assert check_same(on_ray, RunDirectory(interrupted)) is False
+    assert check_same(on_ray, RunDirectory(interrupted)) is None
 
 
 @pytest.mark.parametrize(

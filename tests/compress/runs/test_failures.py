@@ -20,7 +20,10 @@ from compress.bundle import Bundle
 from compress.cli import app
 from compress.core.atomic import check_writable, write_text
 from compress.core.errors import CompressError, Diverged, InputError, in_one_line, is_out_of_memory
-from compress.runs import pipeline, stages
+from compress.runs import runner
+from compress.runs.artifact import Artifact
+from compress.runs.measure import METRICS
+from compress.runs.stage import stages
 from spaces.shapes import check_forward
 
 MODEL = """
@@ -63,7 +66,7 @@ ERRORS: dict[str, tuple[BaseException, int]] = {
     "connection": (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), 1),
 }
 FEW = ("input", "full", "interrupt", "runtime", "gpu")
-STAGES = ("dense", "prune", "export", "latency")
+STAGES = ("train", "prune", "export", "latency")
 
 
 @pytest.fixture(autouse=True)
@@ -73,12 +76,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tiny.yaml").write_text(RECIPE)
     # what the stages do is tested elsewhere; here each only hands its bundle on
     for name in STAGES:
-        monkeypatch.setattr(stages, name, _passed)
+        monkeypatch.setattr(stages.get(name), "run", _passed)
     return tmp_path
 
 
-def _passed(bundle: Bundle, config: Any, context: Any) -> Bundle:
-    return replace(bundle, metrics=dict.fromkeys(stages.METRICS))
+def _passed(stage: Any, artifact: Artifact, config: Any, context: Any) -> Artifact:
+    return Artifact(replace(artifact.loaded, metrics=dict.fromkeys(METRICS)))
 
 
 def invoke(*flags: str) -> Any:
@@ -96,11 +99,11 @@ def _at(place: str, error: BaseException, patch: pytest.MonkeyPatch) -> None:
     """Let `error` be raised at `place` of a run."""
     fail = _raise(error)
     if place in STAGES:
-        patch.setattr(stages, place, fail)
+        patch.setattr(stages.get(place), "run", fail)
     elif place == "bundle":
         patch.setattr(Bundle, "_write", fail)
     else:
-        patch.setattr(pipeline, place, fail)
+        patch.setattr(runner, place, fail)
 
 
 def _check_files(run: Path) -> None:
@@ -151,7 +154,7 @@ def test_every_exception_is_one_sentence_and_the_run_goes_on(folder: Path, place
 @pytest.mark.parametrize("name", FEW)
 @pytest.mark.parametrize(
     "place",
-    ["dense", "export", "latency", "bundle", "finish_stage", "write_json", "write_report", "environment", "estimate"],
+    ["train", "export", "latency", "bundle", "finish_stage", "write_json", "write_report", "environment", "estimate"],
 )
 def test_every_boundary_of_a_run_may_fail(folder: Path, place: str, name: str) -> None:
     error, code = ERRORS[name]

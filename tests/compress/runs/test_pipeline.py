@@ -204,7 +204,7 @@ def test_a_failing_stage_says_where_the_log_is_and_how_to_go_on(
         raise ZeroDivisionError("boom")
 
     overrides = {**quick, "export": None, "latency": None}
-    monkeypatch.setattr("compress.runs.stages.prune_bundle", broken)
+    monkeypatch.setattr("compress.runs.stages.prune.prune_bundle", broken)
     with pytest.raises(CompressError, match=r"prune failed: ZeroDivisionError: boom; log: .*log\.jsonl; go on with: "):
         run("dimap_swin.yaml", overrides, out=tmp_path / "out", device="cpu")
     events = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]

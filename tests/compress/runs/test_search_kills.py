@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import compress.runs.pipeline  # here, so that forked processes have it
-import compress.runs.search  # noqa: F401
+import compress.runs.stages.search  # noqa: F401
 from compress.cli import app
 from evaluators.candidates.tabular import TabularEvaluator
 from search.study import open_study

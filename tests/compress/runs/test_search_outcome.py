@@ -146,7 +146,7 @@ def test_without_a_package_for_tensorboard_nothing_is_searched(tmp_path: Path, m
         raise InputError("search.tensorboard: absent")
 
     monkeypatch.setattr(tensorboard, "writer_class", absent)
-    monkeypatch.setattr("compress.runs.search.writer_class", absent)
+    monkeypatch.setattr("compress.runs.stages.search.writer_class", absent)
     with pytest.raises(InputError, match=r"search\.tensorboard: absent"):
         table(tmp_path, tensorboard=True)
     assert not (tmp_path / "run").exists()

@@ -1,0 +1,57 @@
+"""Measure a bundle, and write it as ONNX, for the stages that leave another model than they were given."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from compress.bundle import Bundle
+from compress.core.environment import on_device
+from compress.core.progress import say
+from compress.export.exporters import ExportConfig
+from compress.export.exporters import export as export_onnx
+from compress.runs.context import Context
+from evaluators.cost import count_macs, count_params, nonzero_macs
+from evaluators.tasks.accuracy import evaluate
+
+METRICS = (
+    "top1", "top5", "loss", "params", "nonzero_params", "macs", "nonzero_macs",
+    "onnx_bytes", "onnx_parity_max_rel", "latency_ms",
+)  # fmt: skip
+
+
+def measured(bundle: Bundle, context: Context) -> Bundle:
+    """Return the bundle with accuracy and cost measured; what of its ONNX file was known is no longer true."""
+    inputs = bundle.example_inputs()
+    params, nonzero_params = count_params(bundle.model, bundle.masks)
+    macs = count_macs(bundle.model, inputs)
+    accuracy: dict[str, Any] = {}
+    if context.data is not None and context.data.test is not None:
+        with on_device(bundle.model, context.device):
+            accuracy = dict(evaluate(bundle.model, context.data.test, context.device))
+    metrics = {
+        **dict.fromkeys(METRICS),
+        **accuracy,
+        "params": params,
+        "nonzero_params": nonzero_params,
+        "macs": macs,
+        "nonzero_macs": nonzero_macs(bundle.model, inputs, bundle.masks) if bundle.masks else macs,
+    }
+    return replace(bundle, metrics=metrics)
+
+
+def exported(bundle: Bundle, config: ExportConfig, path: Path, context: Context) -> Bundle:
+    """Write the bundle to `path`, checked against the module, and return it with what is known of the file."""
+    result = export_onnx(bundle.model, bundle.example_inputs(2), path, config)
+    found = result.to_dict()
+    context.details["export"] = {name: value for name, value in found.items() if name not in ("path", "bytes")}
+    context.details["notes"] = list(result.notes)
+    for note in result.notes:
+        say(note)
+    return with_metrics(bundle, onnx_bytes=result.bytes, onnx_parity_max_rel=result.parity_max_rel)
+
+
+def with_metrics(bundle: Bundle, **metrics: Any) -> Bundle:
+    """Return the bundle with further metrics."""
+    return replace(bundle, metrics={**dict.fromkeys(METRICS), **bundle.metrics, **metrics})

@@ -1,0 +1,168 @@
+"""One run: its acts in order, each finished one recorded, and the report at the end."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from compress.bundle import Bundle, open_model
+from compress.core.atomic import replacing, write_json
+from compress.core.environment import environment, settle_threads
+from compress.core.errors import NotWritten, reason_of
+from compress.core.progress import say
+from compress.report import write_report
+from compress.runs.artifact import Artifact
+from compress.runs.context import Context
+from compress.runs.directory import RunDirectory, finish_stage, finished_stage, folder_unless_empty
+from compress.runs.estimate import estimate, look_ahead, sentence
+from compress.runs.recipe import Recipe
+from compress.runs.report_file import report_of
+from compress.runs.resume import go_on
+from compress.runs.stage import MODEL_FILE, Act, acts_of, compares
+from evaluators.cost import count_macs
+from evaluators.datasets import Data
+
+
+class Runner:
+    """A run of `recipe` in `directory`, which it holds until `close`.
+
+    `again` is the finished act that has to go on, if there is one; `act` says what is being done.
+    """
+
+    def __init__(
+        self, recipe: Recipe, directory: RunDirectory, device: str, resume: bool, again: Act | None = None
+    ) -> None:
+        """Take down what is to be run; nothing is written yet."""
+        self.recipe, self.directory, self.device, self.resume = recipe, directory, device, resume
+        self.again = again
+        self.acts = acts_of(recipe)
+        self.data: Data | None = None
+        self.held = ExitStack()
+        self.records: list[dict[str, Any]] = []
+        self.act = "opening model and data"
+
+    def run(self) -> None:
+        """Open model and data, run what is not finished, write the report."""
+        self._begin()
+        artifact = Artifact(model=self.recipe.model)
+        for act in self.acts:
+            if act.stage.needs_model and artifact.bundle is None:
+                artifact = self._opened(artifact, act)
+            artifact = self._do(act, artifact)
+        self._finish(artifact)
+
+    def close(self) -> None:
+        """Let other processes use the directory."""
+        self.held.close()
+
+    def _begin(self) -> None:
+        path = self.directory.path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self.held.callback(self.directory.let_go, self.directory.hold())
+            if not self.directory.recipe.is_file():
+                self.recipe.save(self.directory.recipe)
+            else:
+                go_on(self.recipe, self.directory, self.again)
+            self.directory.log({"event": "resume" if self.resume else "start", "recipe": self.recipe.name})
+        except OSError as error:
+            raise NotWritten(f"--out  {path} cannot be written: {reason_of(error)}") from error
+
+    def _opened(self, artifact: Artifact, first: Act) -> Artifact:
+        """Return the artifact with its model built, and fit the data to it; `first` is the act that needs it."""
+        self.act = "opening model and data"
+        opened = open_model(artifact.model or self.recipe.given_model, self.recipe.data, self.recipe.seed)
+        if opened.load_report is not None:
+            say(opened.load_report.summary())
+        macs = count_macs(opened.bundle.model, opened.bundle.example_inputs())
+        settle_threads(macs * getattr(self.recipe.data, "batch_size", 1))
+        self.data = opened.data
+        self.directory.log({"event": "environment", **self.environment})
+        ahead = self.acts[first.number - 1 :]
+        self._check(ahead, opened.bundle)
+        self._estimate(ahead, opened.bundle)
+        return replace(artifact, bundle=opened.bundle, model=None)
+
+    @cached_property
+    def environment(self) -> dict[str, Any]:
+        """The machine and its software, with the threads that are used."""
+        return environment(self.device)
+
+    def _check(self, acts: list[Act], bundle: Bundle) -> None:
+        """Find what is wrong with the first act that changes the model before time is spent on those before it."""
+        first = next((act for act in acts if act.stage.changes_model), None)
+        if first is not None and not self.resume and any(act.config is not None for act in acts[: acts.index(first)]):
+            first.stage.check_model(first.config, bundle)
+
+    def _estimate(self, acts: list[Act], bundle: Bundle) -> None:
+        """Say how long the acts that are left will take."""
+        left = [act for act in acts if finished_stage(self._place(act)) is None]
+        parts = estimate(left, look_ahead(self.acts, bundle, self.data, self.recipe, self.device))
+        if parts:
+            say(sentence(parts))
+            self.directory.log({"event": "estimate", "seconds": {name: round(value, 1) for name, value in parts}})
+
+    def _place(self, act: Act) -> Path:
+        return self.directory.stage(act.number, act.name)
+
+    def _do(self, act: Act, artifact: Artifact) -> Artifact:
+        """Do `act`, or take its result where it is finished."""
+        place, context = self._place(act), self._context(act)
+        record = finished_stage(place)
+        self.act = act.name
+        if record is not None:
+            say(f"{act.name}: finished before")
+            self.records.append(record)
+            return act.stage.restore(artifact, act.config, context)
+        self.directory.log({"event": "stage", "stage": act.name, "number": act.number})
+        say(f"[{act.number}/{self.acts[-1].number}] {act.name}")
+        started = time.monotonic()
+        with folder_unless_empty(place):
+            artifact = act.stage.run(artifact, act.config, context)
+        if artifact.bundle is not None:
+            step = {"stage": act.name, **({} if act.config is None else act.config.model_dump(mode="json"))}
+            artifact.bundle.provenance = [*artifact.bundle.provenance, step]
+            artifact.bundle.save(place / "bundle")
+        seconds, metrics = time.monotonic() - started, artifact.metrics
+        finish_stage(place, act.name, seconds, context.details, metrics)
+        for clear_up in context.afterwards:
+            clear_up()
+        shutil.rmtree(place / "checkpoint", ignore_errors=True)
+        self.records.append({"name": act.name, "seconds": seconds, **context.details, "metrics": metrics})
+        self.directory.log({"event": "stage_end", "stage": act.name, "seconds": seconds, "metrics": metrics})
+        return artifact
+
+    def _context(self, act: Act) -> Context:
+        first = next((self._place(other) for other in self.acts if other.stage.makes_baseline), self._place(act))
+        return Context(
+            recipe=self.recipe,
+            data=self.data,
+            device=self.device,
+            run=self.directory.path,
+            directory=self._place(act),
+            resume=self.resume,
+            log=lambda event: self.directory.log({**event, "stage": act.name, "number": act.number}),
+            compares=compares(self.acts),
+            baseline=lambda: Bundle.load(first),
+            baseline_onnx=first / MODEL_FILE,
+            model_file=self.directory.model,
+            step=act.step,
+            earlier=self.records,
+        )
+
+    def _finish(self, artifact: Artifact) -> None:
+        """Write the winner as bundle and ONNX and the report, the report last."""
+        self.act = "writing the report"
+        if artifact.bundle is not None:
+            artifact.bundle.save(self.directory.bundle)
+        if artifact.onnx is not None and artifact.onnx != self.directory.model:
+            with replacing(self.directory.model) as file:
+                shutil.copyfile(artifact.onnx, file)
+        write_json(self.directory.report, report_of(self.recipe, self.acts, self.records, self.environment))
+        write_report(self.directory.path)
+        self.directory.log({"event": "end"})

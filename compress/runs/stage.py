@@ -1,0 +1,163 @@
+"""What a stage is: one section of a recipe and what it does to the model; and in which order stages act."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from compress.bundle import Bundle
+from compress.core.registry import Registry
+from compress.core.yaml_lines import Path_
+from compress.runs.artifact import Artifact
+from compress.runs.context import Context, Outlook
+from compress.runs.recipe_file import Finding
+
+if TYPE_CHECKING:
+    from compress.runs.recipe import Recipe
+
+MODEL_FILE = "model.onnx"
+
+Seconds = Iterator[tuple[str, float]]
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Act:
+    """One thing that a run does; its directory is stages/<number>-<name>.
+
+    `step` counts the acts of one config that does its work in steps.
+    """
+
+    stage: Stage[Any]
+    name: str
+    config: Any
+    step: int = 1
+    number: int = 0
+
+
+class Stage(ABC, Generic[C]):
+    """A section of a recipe: what is written there, and what that does to the model.
+
+    A subclass is registered under the section's name and needs `order`, `Config`, `description` and `run`; the rest is
+    for stages that are checked against other sections, take long, or have more to say.
+    """
+
+    order: ClassVar[int]
+    """Place among the stages: search 10, train 20, prune 30, finetune 40, export 50, latency 60."""
+    Config: ClassVar[Any]
+    """What the section holds: a config class, or a union of them with a discriminator."""
+    description: ClassVar[str]
+    """One line about the section."""
+    several: ClassVar[bool] = False
+    """Whether the section may be a list, which is done in order."""
+    needs_model: ClassVar[bool] = True
+    """Whether the artifact has to hold a bundle."""
+    finds_model: ClassVar[bool] = False
+    """Whether a recipe with this section may do without a section `model`."""
+    changes_model: ClassVar[bool] = True
+    """Whether it makes another model, with which the baseline is then compared."""
+    makes_baseline: ClassVar[bool] = False
+    """Whether what it leaves is the model that the others are compared with."""
+    may_grow: ClassVar[tuple[str, ...]] = ()
+    """Keys of the section whose whole number may be larger in the recipe of a resumed run; see `cannot_grow`."""
+
+    def __init__(self, name: str) -> None:
+        """Make the stage of the section `name`."""
+        self.name = name
+
+    @abstractmethod
+    def run(self, artifact: Artifact, config: C, context: Context) -> Artifact:
+        """Return what becomes of the artifact; `context.details` is what the report knows of it.
+
+        Raises InputError where the user has to mend something, CompressError where it went wrong.
+        """
+
+    def acts(self, config: C | None, recipe: Recipe) -> Iterator[Act]:
+        """Yield what a run does for `config`, None where the recipe has no such section."""
+        if config is not None:
+            yield Act(self, self.name, config)
+
+    def leaves_model(self, config: C) -> bool:
+        """Return whether there is a model afterwards; if not, no further stage acts."""
+        return True
+
+    def check(self, config: C, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yield what is wrong with `config`, which stands at `key`, beside the other sections.
+
+        Only sections that are right by themselves are there; one that the recipe leaves out is None.
+        """
+        return iter(())
+
+    def check_model(self, config: C, bundle: Bundle) -> None:
+        """Raise InputError where `config` cannot be done to this model; asked before time is spent on training it."""
+
+    def restore(self, artifact: Artifact, config: C, context: Context) -> Artifact:
+        """Return what `run` has left in the stage's directory, where it was finished by another process."""
+        onnx = context.directory / MODEL_FILE
+        before = None if self.changes_model else artifact.onnx
+        return Artifact(Bundle.load(context.directory), onnx if onnx.is_file() else before)
+
+    def estimate(self, act: Act, outlook: Outlook) -> Seconds:
+        """Yield (what, seconds) of the parts of `act` that take time."""
+        return iter(())
+
+    def share_left(self, config: C) -> float:
+        """Return the share of MACs that is left afterwards, as far as the config says."""
+        return 1.0
+
+    def foresee(self, bundle: Bundle, config: C, outlook: Outlook) -> Bundle:
+        """Return the bundle as a dry run shows it: with this stage done, as far as that needs no training."""
+        return bundle
+
+    def may_differ(self, key: str) -> bool:
+        """Return whether `key` of the section says where or how long, not what: a resumed run may have another."""
+        return False
+
+    def cannot_grow(self, key: str, was: int, config: C, finished: bool) -> str | None:
+        """Return why the number at `key`, one of `may_grow`, may not become larger, if so."""
+        return None
+
+    def goes_on(self, before: Mapping[str, Any], config: C, record: Mapping[str, Any]) -> bool:
+        """Return whether `config` asks a finished stage for more than the section `before` and `record` have."""
+        return False
+
+
+stages: Registry[type[Stage[Any]]] = Registry("stage", home="compress.runs.stages")
+
+
+def all_stages() -> list[Stage[Any]]:
+    """Return every stage there is, in the order in which they act."""
+    return sorted((stages.get(name)(name) for name in stages), key=lambda stage: (stage.order, stage.name))
+
+
+def as_list(section: Any) -> list[Any]:
+    """Return the configs of a section: none where it is left out, several where it is a list."""
+    if section is None:
+        return []
+    return list(section) if isinstance(section, list) else [section]
+
+
+def sections_of(recipe: Recipe) -> Iterator[tuple[Stage[Any], Any]]:
+    """Yield each config of the recipe with its stage, in the order in which they act."""
+    for stage in all_stages():
+        for config in as_list(recipe.section(stage.name)):
+            yield stage, config
+
+
+def acts_of(recipe: Recipe) -> list[Act]:
+    """Return what a run of `recipe` does, in order and numbered from 1."""
+    found: list[Act] = []
+    for stage in all_stages():
+        given = as_list(recipe.section(stage.name))
+        for config in given or [None]:
+            found += stage.acts(config, recipe)
+        if not all(stage.leaves_model(config) for config in given):
+            break
+    return [replace(act, number=number) for number, act in enumerate(found, start=1)]
+
+
+def compares(acts: Sequence[Act]) -> bool:
+    """Return whether an act makes another model of the first one, so that there are two to compare."""
+    return any(act.stage.changes_model for act in acts)

@@ -1,0 +1,42 @@
+"""The section `export`: the winner is written as ONNX."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from compress.bundle import Bundle
+from compress.export.exporters import ExportConfig
+from compress.runs.artifact import Artifact
+from compress.runs.context import Context, Outlook
+from compress.runs.measure import exported
+from compress.runs.stage import Act, Seconds, Stage, stages
+
+SECONDS_PER_LAYER = 0.06  # one exporter, its checks included: swin_tiny 7 s, resnet18 2 s on one core
+
+
+@stages.register("export")
+class Export(Stage[ExportConfig]):
+    """The winner as ONNX, checked against the module."""
+
+    order = 50
+    Config = ExportConfig
+    description = "writing ONNX files and checking them"
+    changes_model = False
+
+    def run(self, artifact: Artifact, config: ExportConfig, context: Context) -> Artifact:
+        """Write the model to the run's model.onnx."""
+        return Artifact(exported(artifact.loaded, config, context.model_file, context), context.model_file)
+
+    def restore(self, artifact: Artifact, config: ExportConfig, context: Context) -> Artifact:
+        """Return the bundle and the run's model.onnx."""
+        return replace(super().restore(artifact, config, context), onnx=context.model_file)
+
+    def estimate(self, act: Act, outlook: Outlook) -> Seconds:
+        """Yield the time of writing and checking one file."""
+        yield "export", export_seconds(outlook.bundle, act.config)
+
+
+def export_seconds(bundle: Bundle, config: ExportConfig) -> float:
+    """Return about how long it takes to write a model as ONNX and check it."""
+    layers = sum(1 for module in bundle.model.modules() if not any(module.children()))
+    return (2 if config.exporter == "auto" else 1) * SECONDS_PER_LAYER * layers

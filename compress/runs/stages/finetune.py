@@ -1,0 +1,40 @@
+"""The section `finetune`: training after pruning."""
+
+from __future__ import annotations
+
+from compress.distill.finetune import FinetuneConfig
+from compress.runs.artifact import Artifact
+from compress.runs.context import Context, Outlook
+from compress.runs.measure import measured
+from compress.runs.stage import Act, Seconds, stages
+from compress.runs.stages.train import Training, train
+from compress.training.config import TrainConfig
+from compress.training.estimate import estimate_seconds
+
+
+@stages.register("finetune")
+class Finetune(Training):
+    """Training of the pruned model, on the labels and on the dense model's logits if asked."""
+
+    order = 40
+    Config = FinetuneConfig
+    description = "training after pruning"
+
+    def run(self, artifact: Artifact, config: TrainConfig, context: Context) -> Artifact:
+        """Train the model, with its masks kept, and evaluate it."""
+        bundle = artifact.loaded
+        teacher = context.baseline().model if _distils(config) else None
+        train(bundle, config, context, "fine-tuning", teacher)
+        return Artifact(measured(bundle, context))
+
+    def estimate(self, act: Act, outlook: Outlook) -> Seconds:
+        """Yield the time of training what the prunings leave, and of one evaluation."""
+        assert outlook.data is not None
+        model = outlook.bundle.model
+        teacher = model if _distils(act.config) else None
+        seconds = estimate_seconds(model, outlook.data, act.config, outlook.device, teacher=teacher)
+        yield "fine-tune", seconds * outlook.share_left + outlook.evaluation
+
+
+def _distils(config: TrainConfig) -> bool:
+    return isinstance(config, FinetuneConfig) and config.distill is not None

@@ -1,0 +1,105 @@
+"""The section `prune`: weights, units or blocks are removed, at once or in steps with fine-tuning between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from compress.bundle import Bundle
+from compress.core.yaml_lines import Path_
+from compress.export.exporters import ExportConfig
+from compress.prune.bundles import PruneConfig, check_pruning, prune_bundle
+from compress.prune.narrow import Surroundings
+from compress.prune.structure_config import StructureConfig
+from compress.runs.artifact import Artifact
+from compress.runs.context import Context, Outlook
+from compress.runs.measure import measured
+from compress.runs.recipe import Recipe
+from compress.runs.recipe_file import Finding
+from compress.runs.stage import Act, Seconds, Stage, stages
+from compress.runs.stages.finetune import Finetune
+from evaluators.datasets import Data
+from evaluators.latency.measure import LatencyConfig
+
+
+@stages.register("prune")
+class Prune(Stage[PruneConfig]):
+    """What the recipe says is removed, and what is left is evaluated."""
+
+    order = 30
+    Config = Annotated[PruneConfig, Field(discriminator="kind")]
+    description = "what is removed; a list is done in order"
+    several = True
+
+    def acts(self, config: PruneConfig | None, recipe: Recipe) -> Iterator[Act]:
+        """Yield a pruning for each step, and the recipe's fine-tuning, for `step_epochs`, between two of them."""
+        if config is None:
+            return
+        steps = _steps(config)
+        for step in range(1, steps + 1):
+            yield Act(self, self.name, config, step)
+            if step < steps:
+                between = _between_steps(recipe.section("finetune"), config)
+                yield Act(Finetune("finetune"), "finetune", between, step)
+
+    def check(self, config: PruneConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yield that steps have no fine-tuning between them."""
+        if _steps(config) > 1 and sections.get("finetune", ...) is None:
+            yield (*key, "steps"), "several steps are fine-tuned between, so they need a finetune section"
+
+    def check_model(self, config: PruneConfig, bundle: Bundle) -> None:
+        """Raise InputError where `config` does not fit the model, such as globs that match nothing."""
+        check_pruning(bundle, config)
+
+    def run(self, artifact: Artifact, config: PruneConfig, context: Context) -> Artifact:
+        """Remove weights, units or blocks as the recipe says, and evaluate what is left."""
+        first = next((record for record in reversed(context.earlier) if "dense_widths" in record), None)
+        around = _surroundings(context.recipe, context.data, context.device, context.step, first)
+        bundle, details = prune_bundle(artifact.loaded, config, around)
+        context.details |= details
+        return Artifact(measured(bundle, context))
+
+    def estimate(self, act: Act, outlook: Outlook) -> Seconds:
+        """Yield the time of one evaluation."""
+        yield "prune", outlook.evaluation
+
+    def share_left(self, config: PruneConfig) -> float:
+        """Return the share of MACs that a budget of MACs leaves."""
+        budget: Any = getattr(config, "budget", None)
+        return getattr(budget, "macs", None) or 1.0
+
+    def foresee(self, bundle: Bundle, config: PruneConfig, outlook: Outlook) -> Bundle:
+        """Return the bundle pruned at once, and note what goes."""
+        at_once = config.model_copy(update={"steps": 1}) if isinstance(config, StructureConfig) else config
+        around = _surroundings(outlook.recipe, outlook.data, outlook.device)
+        small, details = prune_bundle(bundle, at_once, around)
+        outlook.steps.append(details)
+        return small
+
+
+def _steps(config: PruneConfig) -> int:
+    return config.steps if isinstance(config, StructureConfig) else 1
+
+
+def _between_steps(finetune: Any, config: Any) -> Any:
+    """Return the fine-tuning between two steps: the recipe's, for `step_epochs`."""
+    assert finetune is not None  # the recipe's checks refuse steps without it
+    warmup = min(finetune.warmup_epochs or 0, config.step_epochs)
+    return finetune.model_copy(update={"epochs": config.step_epochs, "warmup_epochs": warmup})
+
+
+def _surroundings(
+    recipe: Recipe, data: Data | None, device: str, step: int = 1, first: Mapping[str, Any] | None = None
+) -> Surroundings:
+    """Return what pruning uses besides the bundle; latency is measured as the recipe's sections say."""
+    return Surroundings(
+        data=data,
+        device=device,
+        seed=recipe.seed,
+        latency=recipe.section("latency") or LatencyConfig(),
+        export=recipe.section("export") or ExportConfig(),
+        step=step,
+        first=first,
+    )

@@ -1,0 +1,134 @@
+"""The section `search`: find architectures, keep the best, hand the winner on as the model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+from compress.core.errors import CompressError, InputError
+from compress.core.progress import say
+from compress.core.yaml_lines import Path_
+from compress.runs.artifact import Artifact
+from compress.runs.context import Context
+from compress.runs.recipe_file import Finding
+from compress.runs.search_result import search_record, strategy_summary, winner, write_best
+from compress.runs.stage import Stage, all_stages, stages
+from search.config import SearchConfig
+from search.job import SearchJob, make_space
+from search.outcome import best, counts_by_state
+from search.runner import Runner
+from search.study import spent_seconds
+from search.tensorboard import logged, writer_class
+from spaces.space import Space
+
+
+@stages.register("search")
+class Search(Stage[SearchConfig]):
+    """Architecture search; its winner is the model of the stages that follow, unless it is a row of results."""
+
+    order = 10
+    Config = SearchConfig
+    description = "architecture search; its winner is the model from then on"
+    needs_model = False
+    finds_model = True
+    changes_model = False
+    may_grow = ("trials",)
+
+    def leaves_model(self, config: SearchConfig) -> bool:
+        """Return whether the winner can be built: a table holds results, not networks."""
+        return config.space.name != "table"
+
+    def check(self, config: SearchConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yield each later section that would need a network, where a table is searched."""
+        if self.leaves_model(config):
+            return
+        for stage in all_stages():
+            if stage.order > self.order and sections.get(stage.name) is not None:
+                yield (stage.name,), "a table (search.space) holds results, not networks; leave the section out"
+
+    def run(self, artifact: Artifact, config: SearchConfig, context: Context) -> Artifact:
+        """Search, or go on searching in the run's study.
+
+        Raises:
+            InputError: the parts of the section do not fit together; nothing has been evaluated then.
+            CompressError: an evaluation failed, or no architecture keeps the constraints.
+        """
+        if config.tensorboard:
+            writer_class()
+        recipe, place = context.recipe, context.directory
+        data = None if recipe.data.name == "none" else recipe.data
+        job = SearchJob(config, data, artifact.model, recipe.name, recipe.seed, context.device, context.run.resolve())
+        judge = job.judge()
+        _say_plan(config, judge.space)
+        runner = job.open(judge)
+        _evaluate(job, runner, context)
+        study = runner.study
+        found = best(study, judge.space, config.keep)
+        summary = strategy_summary(study)
+        if summary:
+            say(f"search: {summary}")
+        record = search_record(config, judge.space, study, found)
+        context.details |= {"search": record, "summary": summary}
+        context.log({"event": "search", **counts_by_state(study), "best": found[0].values})
+        weights = write_best(place, recipe, judge, found)
+        model = winner(judge.space, record["best"][0], place)
+        if model is not None and not weights and recipe.section("train") is None:
+            say(
+                "search: the winner has no trained weights; a section train, or an evaluator that keeps them, "
+                "gives it some"
+            )
+        context.afterwards.append(judge.evaluator.tidy)
+        return Artifact(model=model, figures=found[0].metrics)
+
+    def restore(self, artifact: Artifact, config: SearchConfig, context: Context) -> Artifact:
+        """Return the winner of a finished search, and its metrics."""
+        record = context.earlier[-1]
+        space = make_space(config.space, artifact.model)
+        return Artifact(model=winner(space, record["search"]["best"][0], context.directory), figures=record["metrics"])
+
+    def may_differ(self, key: str) -> bool:
+        """Return whether `key` says where or how long is searched."""
+        return key == "minutes" or (key.startswith("executor.") and not key.endswith(".storage"))
+
+    def cannot_grow(self, key: str, was: int, config: SearchConfig, finished: bool) -> str | None:
+        """Return why a finished search may not get more trials: weights that they need are gone."""
+        if not finished or config.evaluator.resumable:
+            return None
+        return (
+            "the search is finished, and the weights that its evaluator "
+            f"({config.evaluator.kind}) starts later candidates from are deleted"
+        )
+
+    def goes_on(self, before: Mapping[str, Any], config: SearchConfig, record: Mapping[str, Any]) -> bool:
+        """Return whether there are more trials now, or more time for those that are left."""
+        counted = record["search"]["trials"]
+        short = counted["complete"] + counted["stopped"] < config.trials
+        was, now = before.get("minutes"), config.minutes
+        longer = was is not None and (now is None or now > was)
+        return config.trials > before.get("trials", config.trials) or (short and longer)
+
+
+def _evaluate(job: SearchJob, runner: Runner, context: Context) -> None:
+    """Take up what a killed worker left, and run trials until there are as many as asked for, or time is up."""
+    config, study = job.config, runner.study
+    revived = runner.revive()
+    if revived:
+        say(f"search: {revived} trial(s) of a killed worker taken up again")
+    deadline = None
+    if config.minutes is not None:
+        deadline = time.monotonic() + max(0.0, 60 * config.minutes - spent_seconds(study))
+    board = context.run / "tensorboard"
+    with logged(study, config.objective.names, board) if config.tensorboard else nullcontext():
+        try:
+            job.run(runner, deadline)
+        except InputError as error:
+            if counts_by_state(study)["complete"]:
+                raise CompressError(str(error)) from error  # what is evaluated stays, and --resume goes on with it
+            raise
+
+
+def _say_plan(config: SearchConfig, space: Space) -> None:
+    names, strategy = ", ".join(config.objective.names), config.strategy.name
+    say(f"search: {config.trials} of {space.count():,} architectures of {space.name} by {strategy} for {names}")

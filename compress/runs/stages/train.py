@@ -1,0 +1,109 @@
+"""The section `train`: the dense model, trained where the recipe says so, is what the others are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from compress.bundle import Bundle
+from compress.core.yaml_lines import Path_
+from compress.runs.artifact import Artifact
+from compress.runs.context import Context, Outlook
+from compress.runs.measure import exported, measured
+from compress.runs.recipe import Recipe
+from compress.runs.recipe_file import Finding
+from compress.runs.stage import Act, Seconds, Stage, stages
+from compress.runs.stages.export import export_seconds
+from compress.training.config import TrainConfig
+from compress.training.estimate import estimate_seconds
+from compress.training.fit import fit
+
+
+class Training(Stage[TrainConfig]):
+    """What the sections that train have in common."""
+
+    may_grow = ("epochs",)
+
+    def check(self, config: TrainConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yield that there is nothing to train on."""
+        data = sections.get("data")
+        if data is not None and data.name == "none":
+            yield key, "needs images, but data.name is none; leave the section out or name a data set"
+
+    def cannot_grow(self, key: str, was: int, config: TrainConfig, finished: bool) -> str | None:
+        """Return why a training may not get more epochs: its learning rates, or it is over."""
+        if not config.open_ended:
+            return (
+                "the learning rate of every update hangs on the number of epochs "
+                f"(schedule: {config.schedule}, warmup_epochs: {config.warmup_epochs}); it does not with schedule: "
+                "constant or step and warmup_epochs given"
+            )
+        return "that training is over, and its optimiser's state is deleted" if finished else None
+
+
+@stages.register("train")
+class Train(Training):
+    """The dense model: trained, evaluated, and exported where another model follows."""
+
+    order = 20
+    Config = TrainConfig
+    description = "training of the dense model, where it has no weights yet"
+    changes_model = False
+    makes_baseline = True
+
+    def acts(self, config: TrainConfig | None, recipe: Recipe) -> Iterator[Act]:
+        """Yield one act, in every run: without the section, the model is only measured."""
+        yield Act(self, "dense", config)
+
+    def run(self, artifact: Artifact, config: TrainConfig | None, context: Context) -> Artifact:
+        """Train the model where the recipe says so; evaluate it, and export the baseline if another model follows."""
+        bundle = artifact.loaded
+        if config is not None:
+            train(bundle, config, context, "training", teacher=None)
+        bundle = measured(bundle, context)
+        export = context.recipe.section("export")
+        if export is None or not context.compares:
+            return Artifact(bundle)
+        return Artifact(exported(bundle, export, context.baseline_onnx, context), context.baseline_onnx)
+
+    def estimate(self, act: Act, outlook: Outlook) -> Seconds:
+        """Yield the time of training, of one evaluation and of the export."""
+        name, seconds = "dense", 0.0
+        if act.config is not None:
+            assert outlook.data is not None
+            name, seconds = "train", estimate_seconds(outlook.bundle.model, outlook.data, act.config, outlook.device)
+        yield name, seconds + outlook.evaluation
+        export = outlook.recipe.section("export")
+        if export is not None and outlook.compares:
+            yield "export", export_seconds(outlook.bundle, export)
+
+    def foresee(self, bundle: Bundle, config: TrainConfig, outlook: Outlook) -> Bundle:
+        """Note what training may change of a plan."""
+        outlook.notes.append("planned on the untrained model: after training, other units and weights may go")
+        return bundle
+
+
+def train(bundle: Bundle, config: TrainConfig, context: Context, label: str, teacher: nn.Module | None) -> None:
+    """Train the bundle's model in place, with its masks kept, and note how it went."""
+    assert context.data is not None  # the recipe's checks refuse training without data
+    result = fit(
+        bundle.model,
+        context.data,
+        config,
+        device=context.device,
+        seed=context.recipe.seed,
+        masks=bundle.masks,
+        teacher=teacher,
+        checkpoint_dir=context.directory / "checkpoint",
+        resume=context.resume,
+        log=context.log,
+        label=label,
+    )
+    context.details |= {
+        "epochs_run": result.epochs_run,
+        "stopped_by": result.stopped_by,
+        "best_epoch": result.best_epoch,
+        "seconds_training": round(result.seconds, 3),
+    }
