@@ -26,7 +26,7 @@ from compress.runs.recipe_file import split_overrides
 from compress.training.fit import fit
 from evaluators.cost import count_macs
 from evaluators.latency.targets import width_multiple
-from evaluators.tasks.accuracy import evaluate
+from evaluators.tasks.evaluation import evaluate
 
 
 def ours(model: nn.Module, inputs: Any, config: Any) -> nn.Module:
@@ -70,21 +70,24 @@ def main() -> None:
         overrides["finetune.epochs"] = arguments.epochs
     overrides |= split_overrides(arguments.set)
     recipe = load_recipe("resnet56_cifar10.yaml", overrides)
-    opened = open_model(recipe.model, recipe.data, recipe.seed)
+    opened = open_model(recipe.model, recipe.data, recipe.seed, recipe.task)
     dense, data = opened.bundle.model, opened.data
     assert data is not None and data.train is not None and data.test is not None
     inputs = opened.bundle.example_inputs(1)
-    print(f"dense: {count_macs(dense, inputs) / 1e6:.1f} M MACs, top-1 {evaluate(dense, data.test)['top1']:.2f}")
+    print(
+        f"dense: {count_macs(dense, inputs) / 1e6:.1f} M MACs, "
+        f"top-1 {evaluate(dense, data.test, data.task)['top1']:.2f}"
+    )
     for name, arm in (("compress", ours), ("torch-pruning", torch_pruning)):
         if arguments.only not in (None, name):
             continue
         small = arm(dense, inputs, recipe.section("prune")).eval()
-        recalibrate(small, data.train.epoch(0), 20)
-        before = evaluate(small, data.test)["top1"]
+        recalibrate(small, data.train.epoch(0), 20, forward=data.task.forward)
+        before = evaluate(small, data.test, data.task)["top1"]
         started = time.process_time()
         fit(small, data, recipe.section("finetune"), seed=recipe.seed, teacher=dense)
         minutes = (time.process_time() - started) / 60
-        after = evaluate(small, data.test)["top1"]
+        after = evaluate(small, data.test, data.task)["top1"]
         kept = count_macs(small, inputs) / count_macs(dense, inputs)
         print(f"{name:14}  MACs {kept:.3f}  top-1 {before:.2f} -> {after:.2f}  {minutes:.1f} CPU minutes", flush=True)
 

@@ -32,6 +32,7 @@ from compress.distill.losses.kd import KdConfig, kd_loss
 from compress.training.fit import fit
 from evaluators.datasets import Data, Preprocessing
 from evaluators.datasets.loaders import ArrayLoader
+from evaluators.tasks import DEFAULT
 from spaces.zoo import ModelConfig, build_model
 
 CLASSES, SIZE, REACH = 10, 32, 4
@@ -119,7 +120,13 @@ def measured(arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
     train = ArrayLoader(
         images, labels, preprocessing=preprocessing, batch_size=arguments.batch, augment="crop_flip", seed=0
     )
-    data = Data(CLASSES, preprocessing, train, None, [str(label) for label in range(CLASSES)])
+    data = Data(
+        DEFAULT.bind(CLASSES, preprocessing.input_size),
+        preprocessing,
+        train,
+        None,
+        [str(label) for label in range(CLASSES)],
+    )
     config = FinetuneConfig(
         epochs=arguments.rounds + 1,
         lr=LR,

@@ -22,6 +22,7 @@ from compress.graph.apply import apply
 from compress.graph.known import Known
 from compress.graph.plan import Plan
 from evaluators.datasets import Data, DataConfig, DataFacts, Preprocessing, describe, load_data
+from evaluators.tasks import DEFAULT, TaskConfig
 from spaces.checkpoint import LoadReport, refuse_infinite
 from spaces.checkpoint_file import read_safetensors
 from spaces.shapes import Shape, check_forward, shown
@@ -159,7 +160,7 @@ class Opened:
     load_report: LoadReport | None
 
 
-def open_model(model: ModelConfig, data: DataConfig | None = None, seed: int = 0) -> Opened:
+def open_model(model: ModelConfig, data: DataConfig | None = None, seed: int = 0, task: TaskConfig = DEFAULT) -> Opened:
     """Build or load the model of a recipe and open its data, each fitted to the other.
 
     The model takes the data's number of classes; image size and channels are the recipe's, else the model's where it
@@ -172,7 +173,7 @@ def open_model(model: ModelConfig, data: DataConfig | None = None, seed: int = 0
     if model.input_size is not None:
         _takes_images(facts.num_classes, model.input_size)
     built = build_model(model, facts.num_classes, wishes.image_size, wishes.channels, seed)
-    found = load_data(data, built.pretrained_cfg, seed=seed) if data is not None else None
+    found = load_data(data, task, built.pretrained_cfg, seed=seed) if data is not None else None
     preprocessing = found.preprocessing if found else Preprocessing.of_model(built.pretrained_cfg, built.input_size)
     if preprocessing.input_size != built.input_size:
         check_forward(built.module, preprocessing.input_size, model.name, facts.num_classes)

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from compress.core.errors import InputError
 from evaluators.candidates.evaluator import EvaluatorContext
 from evaluators.datasets import Data, DataConfig, load_data
+from evaluators.tasks import DEFAULT, TaskConfig
 from search.config import PRUNERS, PrunerConfig, SearchConfig, SpaceConfig
 from search.feasible import check_constraints
 from search.runner import Judge, Runner
@@ -37,6 +38,7 @@ class SearchJob:
         seed: the recipe's.
         device: where candidates are trained, such as "cpu" or "cuda:0".
         directory: the run's; absolute.
+        task: its section `task`.
     """
 
     config: SearchConfig
@@ -46,6 +48,7 @@ class SearchJob:
     seed: int
     device: str
     directory: Path
+    task: TaskConfig = DEFAULT
 
     def judge(self) -> Judge:
         """Return what gives architectures their metrics; raises InputError where the parts do not fit together."""
@@ -54,7 +57,7 @@ class SearchJob:
         data = self._data(space)
         if data is not None:
             size = data.preprocessing.input_size[-1]
-            space.default_task = space.task(data.num_classes, data.in_chans, size)
+            space.default_task = space.task(data.task.num_outputs, data.in_chans, size)
         context = EvaluatorContext(space, data, self.device, self.seed, self.directory / "evaluations", self.model)
         with _blamed_on("search.evaluator"):
             evaluator = self.config.evaluator.make(context)
@@ -107,7 +110,7 @@ class SearchJob:
     def _data(self, space: Space) -> Data | None:
         if self.data is None:
             return None
-        return load_data(self.data, None, image_size=space.default_task.img_size, seed=self.seed)
+        return load_data(self.data, self.task, None, image_size=space.default_task.img_size, seed=self.seed)
 
 
 def make_space(config: SpaceConfig, model: ModelConfig | None = None) -> Space:

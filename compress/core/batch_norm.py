@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.core.errors import InputError
@@ -22,7 +22,13 @@ def norm_layers(model: nn.Module) -> list[_BatchNorm]:
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Iterable[Any], limit: int, device: str | torch.device = "cpu") -> int:
+def recalibrate(
+    model: nn.Module,
+    batches: Iterable[Any],
+    limit: int,
+    device: str | torch.device = "cpu",
+    forward: Callable[[nn.Module, Any], Any] = lambda model, images: model(images),
+) -> int:
     """Estimate the running means and variances of `model` anew, as plain averages over batches.
 
     Only batch normalisation runs in training mode (dropout stays off); weights, momenta and modes are as before
@@ -30,9 +36,10 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], limit: int, device: st
 
     Args:
         model: on `device`; changed in place.
-        batches: images (batch, C, H, W), or tuples whose first item they are; left as they are.
+        batches: tensors, or other batches that `to(device, copy=True)` moves; left as they are.
         limit: most batches to use.
-        device: where images go.
+        device: where batches go.
+        forward: calls the model with a batch, as `Task.forward` does.
 
     Returns:
         How many batches were used; 0 for a model without batch normalisation.
@@ -46,11 +53,10 @@ def recalibrate(model: nn.Module, batches: Iterable[Any], limit: int, device: st
     used = 0
     with _averaging(model, layers), enough_values():
         for batch in track(islice(batches, limit), "recalibrating batch norm", total=limit):
-            images = batch if isinstance(batch, Tensor) else batch[0]
             if used == 0:
                 for layer in layers:
                     layer.reset_running_stats()
-            model(images.to(device, copy=True))  # the model may change them, and who gave them may need them again
+            forward(model, batch.to(device, copy=True))  # the model may change it, and who gave it may need it again
             used += 1
     return used
 

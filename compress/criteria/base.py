@@ -14,8 +14,10 @@ from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.graph.cost_model import CostModel, Counted
 from compress.graph.graph import Graph, Group, Slice
+from evaluators.datasets.batch import Batch
+from evaluators.tasks import DEFAULT, Task
 
-Batches = Callable[[], Iterable[tuple[Tensor, Tensor]]]
+Batches = Callable[[], Iterable[Batch]]
 DRAW = 8  # images per gradient: its square is one draw of a random value, so many small draws tell more than few large
 
 
@@ -29,8 +31,8 @@ class CriterionOptions(Config):
 class ScoringData:
     """What a unit criterion may look at besides weights.
 
-    `graph` is the unexpanded graph, `batches` yields the (images, labels) that scores may be estimated on (None:
-    there is no data), `counted` is what one unit costs in: what the budget is given in.
+    `graph` is the unexpanded graph, `batches` yields what scores may be estimated on (None: there is no data), `task`
+    says what the model loses on them, `counted` is what one unit costs in: what the budget is given in.
     """
 
     graph: Graph
@@ -39,22 +41,22 @@ class ScoringData:
     generator: Generator = field(default_factory=lambda: Generator().manual_seed(0))
     options: CriterionOptions = field(default_factory=CriterionOptions)
     counted: Counted = "macs"
+    task: Task = field(default_factory=lambda: DEFAULT.bind(0, ()))
 
     def costs(self) -> dict[str, float]:
         """Return the fraction of the whole model's cost that removing one unit of each group saves."""
         model = CostModel(self.graph, self.counted)
         return {name: max(saved, 1) / model.dense for name, saved in model.savings().items()}
 
-    def draws(self, criterion: str) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield a few images and labels at a time, on the device; without data the criterion is refused by name."""
+    def draws(self, criterion: str) -> Iterator[Batch]:
+        """Yield a few samples at a time, on the device; without data the criterion is refused by name."""
         if self.batches is None:
             raise InputError(
                 f"prune.criterion: {criterion!r} needs data to score on, and the recipe has none (data.name: none); "
                 "allowed without data: bn_scale, dimap, fpgm, lamp, magnitude, random"
             )
-        for images, labels in self.batches():
-            images = images.to(self.device, copy=True)  # a model may change them in place
-            yield from zip(images.split(DRAW), labels.to(self.device).split(DRAW), strict=True)
+        for batch in self.batches():
+            yield from batch.to(self.device, copy=True).split(DRAW)  # a copy: a model may change it in place
 
 
 UnitCriterion = Callable[[nn.Module, Sequence[Group], ScoringData], dict[str, Tensor]]

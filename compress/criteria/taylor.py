@@ -17,8 +17,8 @@ from compress.graph.graph import Group
 def taylor_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
     """Return the first-order change of the loss when a unit's weights go to zero, over its group's mean and its cost.
 
-    Per layer and draw of a few images |sum of w x dL/dw over the unit's weights| (the unit is one group; the
-    absolute value, since in a trained network a few hard images would rule the squares), summed over layers and draws.
+    Per layer and draw of a few samples |sum of w x dL/dw over the unit's weights| (the unit is one group; the
+    absolute value, since in a trained network a few hard samples would rule the squares), summed over layers and draws.
 
     Raises:
         InputError: there is no data.
@@ -26,8 +26,8 @@ def taylor_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -
     weights = touched(model, groups)
     scores = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups}
     with differentiable(model):
-        for images, labels in data.draws("taylor"):
-            loss = nn.functional.cross_entropy(model(images), labels)
+        for batch in data.draws("taylor"):
+            loss = data.task.loss(data.task.forward(model, batch), batch)
             slopes = gradients(loss, weights)
             sums = UnitSums(lambda name, slopes=slopes: weights[name].detach() * slopes[name])  # type: ignore[misc]
             for group in groups:

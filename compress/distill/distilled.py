@@ -13,12 +13,11 @@ from compress.distill.losses.kd import KdConfig
 from compress.training.engine import Engine
 from compress.training.step import StepConfig, StepContext, Teacher, steps
 from compress.training.supervised import Supervised
-from evaluators.datasets.loaders import Batch
-from evaluators.tasks.accuracy import logits_of
+from evaluators.datasets.batch import Batch
 
 
 class Distilled(Supervised):
-    """Supervised training whose loss a teacher's logits on the same images join."""
+    """Supervised training whose loss a teacher's outputs for the same inputs join."""
 
     def __init__(self, context: StepContext, distill: LossConfig) -> None:
         super().__init__(context)
@@ -32,17 +31,17 @@ class Distilled(Supervised):
         self.teacher.prepare(engine)
 
     def loss(self, model: nn.Module, batch: Batch, update: int) -> Tensor:
-        """Return the loss on the labels and the teacher's logits.
+        """Return the loss on the labels and the teacher's outputs.
 
         Raises:
-            InputError: teacher and model give different classes, or what supervised training raises.
+            InputError: teacher and model give tensors of different shapes, or what supervised training raises.
         """
-        images, targets = self.mixed(batch)
-        guidance = logits_of(self.teacher(images))  # before the model, which may change the images
-        logits, label_loss = self.learnt(model, images, targets)
-        if guidance.shape != logits.shape:
-            raise InputError(f"the teacher gives {guidance.shape[1]} classes, the model {logits.shape[1]}")
-        return self.distill.combine(logits, guidance.to(logits.dtype), label_loss)
+        batch = self.task.mixed(batch)
+        guidance = self.task.tensor(self.task.forward(self.teacher, batch))  # first: the model may change the inputs
+        outputs, label_loss = self.learnt(model, batch)
+        student = self.task.tensor(outputs)
+        self.task.check_alike(student, guidance)
+        return self.distill.combine(student, guidance.to(student.dtype), label_loss)
 
 
 @steps.register("distilled")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -14,11 +14,17 @@ from compress.core.modes import evaluating
 from compress.graph.graph import stage_of
 
 
-def block_influence(model: nn.Module, blocks: Sequence[str], batches: Iterable[Tensor]) -> dict[str, float]:
+def block_influence(
+    model: nn.Module,
+    blocks: Sequence[str],
+    batches: Iterable[Any],
+    forward: Callable[[nn.Module, Any], Any] = lambda model, images: model(images),
+) -> dict[str, float]:
     """Return for each residual block the relative change of the stream, ||out - in||^2 / ||out||^2 over all batches.
 
     It is DIMAP's relative distortion (see `criteria/dimap.py`) one level up: what the stream loses, as a share of its
-    energy, when the block becomes the identity. `batches` yields images (N, C, H, W) on the model's device.
+    energy, when the block becomes the identity. `batches` yields, on the model's device, what `forward`
+    calls the model with: images (N, C, H, W), or a task's batches for its `forward`.
     """
     change = dict.fromkeys(blocks, 0.0)
     energy = dict.fromkeys(blocks, 0.0)
@@ -43,8 +49,8 @@ def block_influence(model: nn.Module, blocks: Sequence[str], batches: Iterable[T
     handles += [model.get_submodule(name).register_forward_hook(leave(name)) for name in blocks]
     try:
         with evaluating(model), torch.no_grad():
-            for images in batches:
-                model(images)
+            for batch in batches:
+                forward(model, batch)
     finally:
         for handle in handles:
             handle.remove()

@@ -29,7 +29,8 @@ from compress.prune.structure_config import StructureConfig
 from evaluators.datasets import Data
 from evaluators.latency.measure import LatencyConfig, compare
 from evaluators.latency.targets import width_multiple
-from evaluators.tasks.accuracy import evaluate
+from evaluators.tasks import DEFAULT
+from evaluators.tasks.evaluation import evaluate
 
 Details = dict[str, Any]
 
@@ -66,13 +67,15 @@ def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> t
             target=_target(config, around.step),
             dense=first.get("dense_cost"),
             full=first.get("dense_widths", {}) if around.step > 1 else {},
+            task=DEFAULT.bind(0, ()) if around.data is None else around.data.task,
         )
         rows = _sensitivity(bundle.model, graph, config, setting, around) if config.sensitivity else {}
         plan = plan_structure(bundle.model, graph, on, config, setting)
     small = apply(plan, bundle.model).eval()
     if around.data is not None and around.data.train is not None and norm_layers(small):
         with on_device(small, around.device):
-            recalibrate(small, around.data.train.epoch(0), config.bn_batches, around.device)
+            batches = around.data.train.epoch(0)
+            recalibrate(small, batches, config.bn_batches, around.device, around.data.task.forward)
     return shrunk(bundle, plan, small), plan_details(plan) | first | rows
 
 
@@ -89,12 +92,17 @@ def _noted(record: Mapping[str, Any]) -> Details:
 def _sensitivity(
     model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting, around: Surroundings
 ) -> Details:
-    """Return what top-1 loses when each group alone is narrowed, before any fine-tuning."""
+    """Return what the main metric loses when each group alone is narrowed, before any fine-tuning."""
     if around.data is None or around.data.test is None:
         raise InputError("prune.sensitivity: the scan needs test images; got data.name none; allowed false")
-    test = around.data.test
+    test, task = around.data.test, around.data.task
     graph, scores = scored_units(model, graph, config, setting)
-    rows = scan(model, graph, scores, lambda module: float(evaluate(module, test, around.device)["top1"] or 0))
+    main = task.main_metric
+
+    def judge(module: nn.Module) -> float:
+        return float(evaluate(module, test, task, around.device)[main.name] or 0)
+
+    rows = scan(model, graph, scores, judge, larger_is_better=main.direction == "maximize")
     return {"sensitivity": [asdict(row) for row in rows]}
 
 

@@ -18,7 +18,7 @@ RATIOS = (0.25, 0.5, 0.75)
 
 @dataclass(frozen=True)
 class SensitivityRow:
-    """One narrowing: the share of units removed, the metric then, and how much lower it is than the dense model's."""
+    """One narrowing: the share of units removed, the metric then, and how much worse it is than the dense model's."""
 
     group: str
     kind: str
@@ -33,8 +33,9 @@ def scan(
     scores: Mapping[str, Tensor],
     evaluate: Callable[[nn.Module], float],
     ratios: Sequence[float] = RATIOS,
+    larger_is_better: bool = True,
 ) -> list[SensitivityRow]:
-    """Return one row for each group with scores and each ratio; `evaluate` gives a metric where higher is better.
+    """Return one row for each group with scores and each ratio; `evaluate` gives the metric.
 
     The least units are switched off in place by zeroing all their parameters, and put back afterwards. That equals
     removing them except in norms over the channels, which still count them.
@@ -46,7 +47,8 @@ def scan(
         keep = max(1, round(group.size * (1 - ratio)))
         with switched_off(model, group, strongest(scores[group.name], keep)):
             metric = evaluate(model)
-        rows.append(SensitivityRow(group.name, group.kind, 1 - keep / group.size, metric, dense - metric))
+        drop = dense - metric if larger_is_better else metric - dense
+        rows.append(SensitivityRow(group.name, group.kind, 1 - keep / group.size, metric, drop))
     return rows
 
 

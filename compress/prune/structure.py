@@ -5,9 +5,10 @@ Trace the model into groups of coupled widths, score their units, choose widths 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import starmap
 from typing import Any
 
 import torch
@@ -33,14 +34,16 @@ from compress.prune.blocks import block_influence, least_influential
 from compress.prune.budget import meet_budget
 from compress.prune.proof import compare_costs, mended
 from compress.prune.structure_config import StructureConfig
+from evaluators.datasets.batch import Batch
 from evaluators.latency.targets import width_multiple
+from evaluators.tasks import DEFAULT, Task
 
 
 @dataclass(frozen=True)
 class Setting:
     """What planning needs to know besides model and config.
 
-    `batches` yields calibration (images, labels); `multiple` is the target's width multiple for `align: auto`;
+    `batches` yields samples to calibrate on, for `task`; `multiple` is the target's width multiple for `align: auto`;
     `measure` gives the latency of a small module as a fraction of the dense one's. On the way to a budget in steps,
     `target` is this step's fraction, `dense` the cost and `full` the widths of the model before the first step.
     """
@@ -53,6 +56,7 @@ class Setting:
     target: float | None = None
     dense: int | None = None
     full: Mapping[str, int] = field(default_factory=dict)
+    task: Task = field(default_factory=lambda: DEFAULT.bind(0, ()))
 
 
 def prunable(model: nn.Module, example_inputs: Inputs, config: StructureConfig, known: Known | None = None) -> Graph:
@@ -140,6 +144,7 @@ def scored_units(
         generator=torch.Generator().manual_seed(setting.seed),
         options=config.options,
         counted=config.budget.counted if config.budget else "macs",
+        task=setting.task,
     )
     return score_units(model, graph, config.criterion, data)
 
@@ -150,8 +155,8 @@ def _dropped(model: nn.Module, graph: Graph, config: StructureConfig, setting: S
         return ()
     if setting.batches is None:
         raise InputError("prune.blocks: removing blocks needs data to rank them on; got data.name none; allowed 0")
-    images = (batch.to(setting.device, copy=True) for batch, _ in setting.batches())
-    return least_influential(block_influence(model, graph.blocks, images), config.blocks)
+    batches = (batch.to(setting.device, copy=True) for batch in setting.batches())
+    return least_influential(block_influence(model, graph.blocks, batches, setting.task.forward), config.blocks)
 
 
 def plan(
@@ -160,7 +165,7 @@ def plan(
     criterion: str = "dimap",
     budget: Mapping[str, float] | None = None,
     *,
-    batches: Batches | None = None,
+    batches: Callable[[], Iterable[tuple[Any, Any]]] | None = None,
     multiple: int | None = None,
     **options: Any,
 ) -> Plan:
@@ -172,7 +177,7 @@ def plan(
             tuple (positional arguments) or dictionary (keyword arguments).
         criterion: how units are ranked.
         budget: `{"macs": f}`, `{"params": f}`: the fraction to keep.
-        batches: yields (images, labels), for criteria that need data.
+        batches: yields (inputs, targets), for criteria that need data.
         multiple: what widths are multiples of where `align` is not given; None: what this machine runs fastest.
         options: further fields of `StructureConfig`.
 
@@ -189,4 +194,5 @@ def plan(
     device = str(next(tensors_in(example_inputs)).device)
     model = unwrapped(model)
     graph = prunable(model, example_inputs, config)
-    return plan_structure(model, graph, example_inputs, config, Setting(batches, device, multiple=multiple or 1))
+    given = None if batches is None else lambda: starmap(Batch, batches())
+    return plan_structure(model, graph, example_inputs, config, Setting(given, device, multiple=multiple or 1))

@@ -14,7 +14,6 @@ import torch
 from compress.bundle import Bundle
 from compress.core.environment import on_device
 from evaluators.datasets import Data
-from evaluators.tasks.accuracy import logits_of
 
 if TYPE_CHECKING:
     from compress.runs.recipe import Recipe
@@ -88,9 +87,10 @@ class Outlook:
         """Seconds of one pass over the test data, from one batch."""
         if self.data is None or self.data.test is None:
             return 0.0
-        model, images = self.bundle.model, next(iter(self.data.test.batches()))[0].to(self.device)
+        model, task = self.bundle.model, self.data.task
+        batch = next(iter(self.data.test.batches())).to(self.device)
         with on_device(model, self.device), torch.no_grad():
-            model(images[:8])
+            task.forward(model, batch.part(0, 8))
             started = time.perf_counter()
-            logits_of(model(images)).sum().item()
+            task.tensor(task.forward(model, batch)).sum().item()
         return (time.perf_counter() - started) * len(self.data.test)

@@ -61,7 +61,7 @@ def dry_run(recipe: Recipe, device: str = "auto") -> DryRun:
 
 
 def _dry_run(recipe: Recipe, device: str) -> DryRun:
-    opened = open_model(recipe.given_model, recipe.data, recipe.seed)
+    opened = open_model(recipe.given_model, recipe.data, recipe.seed, recipe.task)
     bundle = opened.bundle
     before = _cost(bundle)
     settle_threads(before["macs"] * getattr(recipe.data, "batch_size", 1))

@@ -14,7 +14,7 @@ from compress.core.errors import InputError, is_out_of_memory, reason_of
 from compress.core.onnx_parts import together
 from compress.runs.recipe import Recipe
 from evaluators.datasets import Data, Loader, load_data
-from evaluators.tasks.accuracy import evaluate
+from evaluators.tasks.evaluation import evaluate
 from spaces.zoo import ModelConfig
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -32,17 +32,17 @@ def evaluate_file(path: Path, recipe: Recipe, device: str = "auto") -> dict[str,
     model = recipe.given_model if onnx else ModelConfig(source="bundle", name=str(path))
     if onnx and model.source != "bundle":
         model = model.model_copy(update={"checkpoint": None, "pretrained": False})
-    opened = open_model(model, recipe.data, recipe.seed)
+    opened = open_model(model, recipe.data, recipe.seed, recipe.task)
     data = opened.data
     if data is None or data.test is None:
         raise InputError("data: the recipe has no test images; name a data set with --set data.name=...")
     if onnx:
         classifier = OnnxClassifier(path)
         test = _fitting(recipe, data, classifier)
-        return {**evaluate(classifier, test), "images": test.num_samples}
+        return {**evaluate(classifier, test, data.task), "images": test.num_samples}
     chosen = choose_device(device)
     with on_device(opened.bundle.model, chosen):
-        return {**evaluate(opened.bundle.model, data.test, chosen), "images": data.test.num_samples}
+        return {**evaluate(opened.bundle.model, data.test, data.task, chosen), "images": data.test.num_samples}
 
 
 def _fitting(recipe: Recipe, data: Data, classifier: OnnxClassifier) -> Loader:
@@ -58,7 +58,7 @@ def _fitting(recipe: Recipe, data: Data, classifier: OnnxClassifier) -> Loader:
     mean, std = (_for_channels(values, channels) for values in (known.mean, known.std))
     hint = known.to_dict() | {"input_size": wanted, "mean": mean, "std": std, "fixed_input_size": True}
     config = recipe.data.model_copy(update={"image_size": None, "channels": channels, "mean": mean, "std": std})
-    found = load_data(config, hint, seed=recipe.seed)
+    found = load_data(config, recipe.task, hint, seed=recipe.seed)
     assert found is not None and found.test is not None
     return found.test
 

@@ -13,7 +13,7 @@ from compress.export.exporters import ExportConfig
 from compress.export.exporters import export as export_onnx
 from compress.runs.context import Context
 from evaluators.cost import count_macs, count_params, nonzero_macs
-from evaluators.tasks.accuracy import evaluate
+from evaluators.tasks.evaluation import evaluate
 
 METRICS = (
     "top1", "top5", "loss", "params", "nonzero_params", "macs", "nonzero_macs",
@@ -29,7 +29,7 @@ def measured(bundle: Bundle, context: Context) -> Bundle:
     accuracy: dict[str, Any] = {}
     if context.data is not None and context.data.test is not None:
         with on_device(bundle.model, context.device):
-            accuracy = dict(evaluate(bundle.model, context.data.test, context.device))
+            accuracy = dict(evaluate(bundle.model, context.data.test, context.data.task, context.device))
     metrics = {
         **dict.fromkeys(METRICS),
         **accuracy,

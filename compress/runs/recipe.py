@@ -20,6 +20,7 @@ from compress.runs.catalog import find_recipe
 from compress.runs.recipe_file import Finding, read
 from compress.runs.stage import Stage, all_stages, as_list
 from evaluators.datasets import DataConfig
+from evaluators.tasks import DEFAULT, TaskSection
 from spaces.zoo import ModelConfig
 
 
@@ -49,6 +50,7 @@ class Recipe(Config):
     seed: int = Field(0, ge=0, lt=2**31, description="the one seed that everything random comes from")
     model: ModelConfig | None = Field(None, description="the model to start from; not needed where a search finds one")
     data: DataConfig = Field(description="images to train, fine-tune and evaluate on")
+    task: TaskSection = Field(DEFAULT, description="what the model is for: its loss and its metrics")
 
     _located: Callable[[str], str] = PrivateAttr(default=str)
 

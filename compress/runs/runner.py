@@ -76,7 +76,8 @@ class Runner:
     def _opened(self, artifact: Artifact, first: Act) -> Artifact:
         """Return the artifact with its model built, and fit the data to it; `first` is the act that needs it."""
         self.act = "opening model and data"
-        opened = open_model(artifact.model or self.recipe.given_model, self.recipe.data, self.recipe.seed)
+        model = artifact.model or self.recipe.given_model
+        opened = open_model(model, self.recipe.data, self.recipe.seed, self.recipe.task)
         if opened.load_report is not None:
             say(opened.load_report.summary())
         macs = count_macs(opened.bundle.model, opened.bundle.example_inputs())

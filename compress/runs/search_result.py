@@ -67,7 +67,8 @@ def write_best(place: Path, recipe: Recipe, judge: Judge, found: list[Found]) ->
 
 def _write_bundle(directory: Path, recipe: Recipe, space: Space, entry: Found, weights: Path) -> None:
     arch = space.canonical(entry.architecture)  # the weights fit the one encoding that all of the same network share
-    bundle = open_model(_model(space, space.to_dict(arch), str(weights)), recipe.data, recipe.seed).bundle
+    model = _model(space, space.to_dict(arch), str(weights))
+    bundle = open_model(model, recipe.data, recipe.seed, recipe.task).bundle
     metrics = {name: value for name, value in entry.metrics.items() if math.isfinite(value)}
     bundle.provenance = [{"stage": "search", "recipe": recipe.name, "trial": entry.number, "metrics": metrics}]
     bundle.save(directory)

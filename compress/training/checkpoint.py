@@ -28,7 +28,7 @@ class Position:
         loss_sum: sum of the batches' losses within the current epoch.
         seconds: wall clock used, summed over resumes.
         history: one event per epoch.
-        best_top1: best held-out accuracy so far (0-100), -1 before the first.
+        best: best value of the task's main metric on the test data so far, None before the first.
         best_epoch: finished epochs when it was reached.
         stopped_by: "epochs", "minutes" or "patience" once the run is over, else None.
     """
@@ -39,7 +39,7 @@ class Position:
     loss_sum: float = 0.0
     seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
-    best_top1: float = -1.0
+    best: float | None = None
     best_epoch: int = 0
     stopped_by: str | None = None
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compress.core.errors import InputError
-from evaluators.datasets.loaders import Batch, moved
+from evaluators.datasets.batch import Batch
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -41,8 +41,10 @@ class Engine:
 
     def moved(self, batch: Batch) -> Batch:
         """Return the batch on this device."""
-        images, labels = batch
-        return moved(images, self.device).contiguous(memory_format=self.layout), moved(labels, self.device)
+        return batch.to(self.device).mapped(self._laid_out)
+
+    def _laid_out(self, tensor: Tensor) -> Tensor:
+        return tensor.contiguous(memory_format=self.layout if tensor.ndim == 4 else torch.contiguous_format)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute what is in the block at this precision; the model that a step is given does so by itself."""

@@ -19,11 +19,12 @@ from compress.training.isolation import isolated
 from compress.training.step import StepContext
 from compress.training.trainer import training_split
 from compress.training.update import Updater
-from evaluators.datasets.loaders import Batch, placed
-from evaluators.tasks.accuracy import logits_of
+from evaluators.datasets.batch import Batch
+from evaluators.datasets.loaders import placed
 
 if TYPE_CHECKING:
     from evaluators.datasets import Data, Loader
+    from evaluators.tasks import Task
 
 
 def estimate_seconds(
@@ -51,7 +52,7 @@ def estimate_seconds(
         total = update * len(loader) * config.epochs
         if data.test is not None and config.evaluate_every:
             evaluations = math.ceil(config.epochs / config.evaluate_every)
-            total += _timed_forward(updater, data.test) * len(data.test) * evaluations
+            total += _timed_forward(updater, data.task, data.test) * len(data.test) * evaluations
     return total if config.minutes is None else min(total, 60 * config.minutes)
 
 
@@ -62,11 +63,11 @@ def _timed_update(updater: Updater, batches: Iterator[Batch], number: int) -> fl
 
 
 @torch.no_grad()
-def _timed_forward(updater: Updater, test: Loader) -> float:
+def _timed_forward(updater: Updater, task: Task, test: Loader) -> float:
     model = updater.result.eval()
     start = time.perf_counter()
-    images, _ = next(iter(test.batches()))
-    logits_of(model(images.to(updater.engine.device))).sum().item()
+    batch = next(iter(test.batches())).to(updater.engine.device)
+    task.tensor(task.forward(model, batch)).sum().item()
     return time.perf_counter() - start
 
 

@@ -18,11 +18,11 @@ from torch.optim import Optimizer
 from compress.core.config import Config
 from compress.core.registry import Registry
 from compress.training.engine import Engine
+from evaluators.datasets.batch import each_tensor
 
 if TYPE_CHECKING:
     from compress.training.config import TrainConfig
-    from evaluators.datasets import Data
-    from evaluators.datasets.loaders import Batch
+    from evaluators.datasets import Batch, Data
 
 
 class TrainingStep(nn.Module):
@@ -104,12 +104,12 @@ class Teacher:
         engine.placed(self.model)
 
     @torch.no_grad()
-    def __call__(self, inputs: Tensor) -> Any:
-        """Return what the model gives for `inputs` at the run's precision; it gets a copy, which it may change."""
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Return what the model gives for `inputs` at the run's precision; it gets copies, which it may change."""
         if self.model.training:  # before the first call, or where someone else trains it
             self.model.eval()
         with self.engine.autocast():
-            return self.model(inputs.clone())
+            return self.model(*each_tensor(inputs, torch.clone), **each_tensor(named, torch.clone))
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class StepContext:
 
     Attributes:
         config: the settings of the training, such as label smoothing.
-        data: what is learnt from.
+        data: what is learnt from; its `task` says what the loss is.
         teacher: the model before it was compressed, where there is one.
     """
 

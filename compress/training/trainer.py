@@ -21,7 +21,7 @@ from compress.training.isolation import isolated
 from compress.training.step import TrainingStep
 from compress.training.update import Updater
 from evaluators.datasets.loaders import placed
-from evaluators.tasks.accuracy import evaluate
+from evaluators.tasks.evaluation import evaluate
 from spaces.checkpoint import first_infinite
 
 if TYPE_CHECKING:
@@ -35,7 +35,8 @@ class FitResult:
     Attributes:
         epochs_run: whole epochs, over all resumes.
         seconds: wall clock, over all resumes.
-        history: one event per epoch: epoch, update, lr, loss, and top1, top5, test_loss where it was evaluated.
+        history: one event per epoch: epoch, update, lr, loss, and where it was evaluated the task's metrics (its loss
+            as test_loss).
         stopped_by: "epochs", "minutes" or "patience".
         best_epoch: the epoch whose weights were kept with `keep: best`, else None.
     """
@@ -89,7 +90,8 @@ class Trainer:
         self.loader = training_split(data)
         if data.test is None and (config.keep == "best" or config.patience):
             raise InputError("keep: best and patience need test data, and there is none")
-        self.model, self.step, self.test, self.config = model, step, data.test, config
+        self.model, self.step, self.config = model, step, config
+        self.task, self.test = data.task, data.test
         self.device, self.seed, self.masks, self.log, self.label = device, seed, masks, log, label
         self.path = None if checkpoint_dir is None else checkpoint_dir / FILE_NAME
         self.settings = {**config.neutral(), "seed": seed, "batches per epoch": len(self.loader)}
@@ -232,15 +234,16 @@ class Trainer:
 
     def _evaluate(self, test: Loader, epoch: int) -> dict[str, Any]:
         here, model = self.position, self.updater.result
-        metrics = evaluate(model, test, self.updater.engine.device)
-        top1 = metrics["top1"] or 0.0
-        if top1 > here.best_top1:
-            here.best_top1, here.best_epoch = top1, epoch
+        metrics = evaluate(model, test, self.task, self.updater.engine.device)
+        value = metrics[self.task.main_metric.name]
+        assert value is not None
+        if self.task.main_metric.better(value, here.best):
+            here.best, here.best_epoch = value, epoch
             if self.config.keep == "best":
                 self.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         elif self.config.patience and epoch - here.best_epoch >= self.config.patience:
             here.stopped_by = here.stopped_by or "patience"
-        return {"top1": top1, "top5": metrics["top5"], "test_loss": metrics["loss"]}
+        return {"test_loss" if name == "loss" else name: value for name, value in metrics.items()}
 
     def _save(self) -> None:
         if self.path is None:
@@ -259,7 +262,7 @@ class Trainer:
             model.load_state_dict(self.updater.result.state_dict())
         if self.config.bn_recalibrate and norm_layers(model):
             batches = self.loader.epoch(here.epoch)
-            recalibrate(model, batches, self.config.bn_recalibrate, self.updater.engine.device)
+            recalibrate(model, batches, self.config.bn_recalibrate, self.updater.engine.device, self.task.forward)
         model.eval()
         best_epoch = here.best_epoch if self.best is not None else None
         return FitResult(here.epoch, here.seconds, here.history, here.stopped_by or "epochs", best_epoch)

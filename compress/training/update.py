@@ -15,7 +15,7 @@ from compress.training.engine import Engine
 from compress.training.masks import MaskKeeper
 from compress.training.optimizer import make_optimizer, make_schedule
 from compress.training.step import TrainingStep
-from evaluators.datasets.loaders import Batch
+from evaluators.datasets.batch import Batch
 
 
 class Updater:

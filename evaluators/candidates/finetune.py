@@ -26,7 +26,8 @@ from evaluators.candidates.cache import locked
 from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, evaluators
 from evaluators.candidates.networks import accuracy, accuracy_names, build, candidate_data, costs, diverged, fingerprint
 from evaluators.candidates.train import CandidateTrainConfig, TrainEvaluator, TrainEvaluatorConfig
-from evaluators.datasets.loaders import Batch, Loader, placed
+from evaluators.datasets.batch import Batch
+from evaluators.datasets.loaders import Loader, placed
 from spaces.architecture import Architecture
 from spaces.channels.narrower import Narrower
 from spaces.channels.space import ChannelSpace
@@ -97,7 +98,7 @@ class FinetuneEvaluator(Evaluator):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """top1, top5 (from six classes on), loss, params, macs."""
+        """The task's, params, macs."""
         return accuracy_names(self.data)
 
     def evaluate(self, arch: Architecture, wanted: Collection[str], seed: int, report: Report | None = None) -> Metrics:
@@ -168,7 +169,7 @@ class FinetuneEvaluator(Evaluator):
     def _opened(self, path: Path, arch: Architecture, seed: int) -> Narrower:
         model = build(self.space, arch, self.data, seed).eval()
         model.load_state_dict(load_file(path))
-        task = self.space.task(self.data.num_classes, self.data.in_chans, self.data.image_size)
+        task = self.space.task(self.data.task.num_outputs, self.data.in_chans, self.data.image_size)
         loader, batches = self.data.train, self.config.calibration_batches
         assert loader is not None
         return Narrower(self.space, model, arch, task, self.config.criterion, lambda: islice(loader.epoch(0), batches))

@@ -17,12 +17,9 @@ from evaluators.candidates.evaluator import EvaluatorContext, Metrics
 from evaluators.datasets import Data
 from evaluators.datasets.holdout import resized, with_holdout
 from evaluators.datasets.loaders import seed_of
-from evaluators.tasks.accuracy import TOP5_FROM, evaluate
+from evaluators.tasks.evaluation import evaluate
 from spaces.architecture import Architecture
 from spaces.space import Space
-
-WORST_LOSS = 87.3
-"""Cross-entropy where float32 cannot tell the right class's probability from 0: that of a diverged candidate."""
 
 
 def fingerprint(space: Space, arch: Architecture, **settings: Any) -> str:
@@ -36,7 +33,7 @@ def build(space: Space, arch: Architecture, data: Data | None, seed: int) -> nn.
     The initial weights depend on the seed and the architecture alone; the process' random state stays as it was.
     """
     number = int(_digest(dict(space.canonical(arch)))[:8], 16)
-    task = (None, None, None) if data is None else (data.num_classes, data.in_chans, data.image_size)
+    task = (None, None, None) if data is None else (data.task.num_outputs, data.in_chans, data.image_size)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of(seed, number))
         return space.build(arch, *task)
@@ -55,28 +52,29 @@ def data_for(space: Space, arch: Architecture, data: Data) -> Data:
 
 
 def accuracy(model: nn.Module, data: Data, device: str) -> Metrics:
-    """Return top1, loss and (from six classes on) top5 on the held-out images."""
+    """Return the task's metrics on the held-out samples."""
     assert data.test is not None
     with on_device(model, device):
-        found = evaluate(model, data.test, device)
+        found = evaluate(model, data.test, data.task, device)
     return {name: value for name, value in found.items() if value is not None}
 
 
 def diverged(data: Data, error: Diverged) -> Metrics:
-    """Return what a candidate is worth whose logits are not finite, and say so."""
-    say(f"{error}; the search goes on, this candidate counts as top1 0")
-    return {name: 0.0 for name in ("top1", "top5") if name in accuracy_names(data)} | {"loss": WORST_LOSS}
+    """Return what a candidate is worth whose outputs are not finite, and say so."""
+    main = data.task.main_metric
+    say(f"{error}; the search goes on, this candidate counts as {main.name} {main.worst:g}")
+    return {metric.name: metric.worst for metric in data.task.metrics}
 
 
 def costs(space: Space, arch: Architecture, data: Data) -> Metrics:
     """Return the params and macs of `arch` for `data`."""
-    found = space.cost(arch, data.num_classes, data.in_chans, data.image_size)
+    found = space.cost(arch, data.task.num_outputs, data.in_chans, data.image_size)
     return {name: float(value) for name, value in found.items()}
 
 
 def accuracy_names(data: Data) -> tuple[str, ...]:
     """Return what `accuracy` gives for `data`, and `costs`."""
-    return ("top1", *(("top5",) if data.num_classes >= TOP5_FROM else ()), "loss", "params", "macs")
+    return (*(metric.name for metric in data.task.metrics), "params", "macs")
 
 
 def _digest(value: Mapping[str, Any]) -> str:

@@ -9,9 +9,8 @@ from statistics import fmean
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from compress.core.environment import on_device
 from compress.core.errors import InputError
@@ -20,7 +19,9 @@ from evaluators.candidates.cache import JsonCache, locked
 from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, evaluators
 from evaluators.candidates.networks import build, data_for
 from evaluators.candidates.zero_cost import grad_norm, jacov, naswot, synflow
-from evaluators.datasets import Data
+from evaluators.datasets import Batch, Data
+from evaluators.datasets.batch import joined
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
 
 Score = Literal["params", "macs", "synflow", "jacov", "naswot", "grad_norm"]
@@ -62,7 +63,7 @@ class ProxyEvaluator(Evaluator):
                 "or combine only synflow, params and macs"
             )
         self._cache = JsonCache(context.directory / "proxies.json")
-        self._images: dict[int, tuple[Tensor, Tensor]] = {}
+        self._images: dict[int, Batch] = {}
         self._known_ranks: dict[int, dict[str, Ranks]] = {}
 
     @property
@@ -83,7 +84,7 @@ class ProxyEvaluator(Evaluator):
         space = self.context.space
         arch = space.canonical(arch)
         data = None if self.data is None else data_for(space, arch, self.data)
-        task = (None, None, None) if data is None else (data.num_classes, data.in_chans, data.image_size)
+        task = (None, None, None) if data is None else (data.task.num_outputs, data.in_chans, data.image_size)
         found: Metrics = {}
         if "params" in names or "macs" in names:
             found |= {name: float(value) for name, value in space.cost(arch, *task).items() if name in names}
@@ -93,26 +94,24 @@ class ProxyEvaluator(Evaluator):
                 side = space.input_size(arch, task[2])
                 found["synflow"] = synflow(model, (space.task(in_chans=task[1]).in_chans, side, side))
             if data is not None and set(names) & set(ON_IMAGES):
-                images, labels = self._batch(data)
+                batch = self._batch(data)
                 with on_device(model, self.context.device):
-                    found |= {name: _on_images(name, model, images, labels) for name in names if name in ON_IMAGES}
+                    found |= {name: _on_images(name, model, batch, data.task) for name in names if name in ON_IMAGES}
         return found
 
-    def _batch(self, data: Data) -> tuple[Tensor, Tensor]:
-        """Return the same training images and labels, (N, C, H, W) and (N,), at every call for one image size."""
+    def _batch(self, data: Data) -> Batch:
+        """Return the same training images, (N, C, H, W), with their targets at every call for one image size."""
         if data.image_size not in self._images:
             assert data.train is not None
-            images, labels = [], []
-            for some_images, some_labels in data.train.epoch(0):
-                images.append(some_images)
-                labels.append(some_labels)
-                if sum(map(len, labels)) >= self.config.batch:
+            wanted, parts = self.config.batch, []
+            for part in data.train.epoch(0):
+                parts.append(part)
+                if sum(map(len, parts)) >= wanted:
                     break
-            device, batch = self.context.device, self.config.batch
-            if sum(map(len, labels)) < batch:
-                have = sum(map(len, labels))
-                raise InputError(f"search.evaluator.batch: got {batch}; the data have {have} training images")
-            self._images[data.image_size] = torch.cat(images)[:batch].to(device), torch.cat(labels)[:batch].to(device)
+            have = sum(map(len, parts))
+            if have < wanted:
+                raise InputError(f"search.evaluator.batch: got {wanted}; the data have {have} training images")
+            self._images[data.image_size] = joined(parts).part(0, wanted).to(self.context.device)
         return self._images[data.image_size]
 
     def _ranks(self, seed: int) -> Mapping[str, Ranks]:
@@ -144,10 +143,11 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None  # JSON has neither NaN nor infinity
 
 
-def _on_images(name: str, model: torch.nn.Module, images: Tensor, labels: Tensor) -> float:
+def _on_images(name: str, model: nn.Module, batch: Batch, task: Task) -> float:
     if name == "grad_norm":
-        return grad_norm(model, images, labels)
-    return jacov(model, images) if name == "jacov" else naswot(model, images)
+        return grad_norm(model, batch, task)
+    assert isinstance(batch.inputs, Tensor)
+    return jacov(model, batch.inputs) if name == "jacov" else naswot(model, batch.inputs)
 
 
 class Ranks:

@@ -50,17 +50,17 @@ class SupernetEvaluator(Evaluator):
         self.data = candidate_data(context, config.holdout, config.kind)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(context.seed)
-            self.supernet = context.space.supernet(self.data.num_classes, self.data.in_chans, self.data.image_size)
+            self.supernet = context.space.supernet(self.data.task.num_outputs, self.data.in_chans, self.data.image_size)
         _load(self.supernet, config.weights)
         self.supernet.eval()
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """top1, top5 (from six classes on), loss, params, macs."""
+        """The task's, params, macs."""
         return accuracy_names(self.data)
 
     def evaluate(self, arch: Architecture, wanted: Collection[str], seed: int, report: Report | None = None) -> Metrics:
-        """Return the metrics of `arch` with inherited weights; infinite logits count as top1 0."""
+        """Return the metrics of `arch` with inherited weights; outputs that are not finite count as the worst."""
         space, device = self.context.space, self.context.device
         arch = space.canonical(arch)  # other encodings of the same network may inherit other weights
         data = data_for(space, arch, self.data)
@@ -69,7 +69,7 @@ class SupernetEvaluator(Evaluator):
             model = self.supernet.extract(arch)
         try:
             with hushed(), on_device(model, device):
-                recalibrate(model, data.train.epoch(0), self.config.recalibrate, device)
+                recalibrate(model, data.train.epoch(0), self.config.recalibrate, device, data.task.forward)
                 found = accuracy(model, data, device)
         except Diverged as error:
             found = diverged(data, error)

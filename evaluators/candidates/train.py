@@ -37,6 +37,7 @@ from evaluators.candidates.networks import (
     fingerprint,
 )
 from evaluators.datasets import Data
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
 
 
@@ -50,8 +51,8 @@ class CandidateTrainConfig(TrainConfig):
 class TrainEvaluatorConfig(EvaluatorBase):
     """Train each candidate for a few epochs; its accuracy on held-out training images is what it is worth.
 
-    A candidate whose training diverges is worth top1 0: the search goes on and learns from it. The test images are
-    never looked at.
+    A candidate whose training diverges counts as the worst: the search goes on and learns from it. The test images
+    are never looked at.
     """
 
     kind: Literal["train"] = "train"
@@ -82,7 +83,7 @@ class TrainEvaluator(Evaluator):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """top1, top5 (from six classes on), loss, params, macs."""
+        """The task's, params, macs."""
         return accuracy_names(self.data)
 
     def evaluate(self, arch: Architecture, wanted: Collection[str], seed: int, report: Report | None = None) -> Metrics:
@@ -93,7 +94,7 @@ class TrainEvaluator(Evaluator):
         model = build(space, arch, data, seed)
         try:
             with hushed():
-                self._train(model, data, arch, seed, _listener(wanted, report))
+                self._train(model, data, arch, seed, _listener(data.task, wanted, report))
                 found = accuracy(model, data, device)
         except Diverged as error:
             found = diverged(data, error)
@@ -131,12 +132,13 @@ class TrainEvaluator(Evaluator):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _listener(wanted: Collection[str], report: Report | None) -> Callable[[dict[str, Any]], None] | None:
+def _listener(task: Task, wanted: Collection[str], report: Report | None) -> Callable[[dict[str, Any]], None] | None:
     """Return what hands each epoch's first wanted metric on to the pruner, and stops the training where it says so."""
     if report is None:
         return None
-    names = {"top1": "top1", "top5": "top5", "loss": "test_loss"}
-    key = names[next((name for name in wanted if name in names), "top1")]
+    names = [metric.name for metric in task.metrics]
+    key = next((name for name in wanted if name in names), task.main_metric.name)
+    key = "test_loss" if key == "loss" else key  # beside the training's
 
     def log(event: dict[str, Any]) -> None:
         value = event.get(key)

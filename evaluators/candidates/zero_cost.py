@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.core.errors import InputError
 from compress.core.modes import evaluating
+from evaluators.datasets.batch import Batch
+from evaluators.tasks import Task
 
 SMALLEST = 1e-5
 """Added to, or least, eigenvalue: keeps scores of networks that answer two images alike finite."""
@@ -67,17 +68,19 @@ def synflow(model: nn.Module, input_size: tuple[int, int, int]) -> float:
     return math.log(sys.float_info.max) - 2 * math.log(scale)
 
 
-def grad_norm(model: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Return the sum over weights of the Euclidean norm of the cross-entropy's gradient (Abdelfattah et al. 2021, 3.1).
+def grad_norm(model: nn.Module, batch: Batch, task: Task) -> float:
+    """Return the sum over weights of the Euclidean norm of the loss's gradient (Abdelfattah et al. 2021, 3.1).
 
     Args:
-        model: on the images' device; left as it is.
-        images: (N, C, H, W).
-        labels: (N,).
+        model: on the batch's device; left as it is.
+        batch: that the loss is of.
+        task: says what the loss is.
     """
     weights = _weights(model)
+    batch = batch.mapped(Tensor.clone)
     with _batch_statistics(model):
-        gradients = torch.autograd.grad(F.cross_entropy(model(images.clone()), labels), weights, allow_unused=True)
+        loss = task.loss(task.forward(model, batch), batch)
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
     return sum(float(gradient.norm()) for gradient in gradients if gradient is not None)
 
 

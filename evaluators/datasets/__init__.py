@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evaluators.datasets import arrays, files
+from evaluators.datasets.batch import Batch
 from evaluators.datasets.config import (
     DataConfig,
     DigitsConfig,
@@ -19,7 +20,11 @@ from evaluators.datasets.config import (
 from evaluators.datasets.loaders import ArrayLoader, Data, FileLoader, Loader
 from evaluators.datasets.preprocessing import Preprocessing, choose
 
+if TYPE_CHECKING:
+    from evaluators.tasks.task import TaskConfig
+
 __all__ = [
+    "Batch",
     "Data",
     "DataConfig",
     "DataFacts",
@@ -63,11 +68,12 @@ def describe(config: DataConfig) -> DataFacts:
 
 def load_data(
     config: DataConfig,
+    task: TaskConfig,
     preprocessing_hint: Mapping[str, Any] | None = None,
     image_size: int | None = None,
     seed: int = 0,
 ) -> Data | None:
-    """Open the data of a recipe with the preprocessing of a model; None for `name: none`.
+    """Open the data of a recipe for `task`, with the preprocessing of a model; None for `name: none`.
 
     `preprocessing_hint` is the model's `pretrained_cfg` (see `spaces.zoo.BuiltModel`). The image size is the recipe's,
     else `image_size`, else the model's where it works at no other or the images have none of their own, else the
@@ -77,7 +83,7 @@ def load_data(
     if isinstance(config, NoneConfig):
         return None
     if isinstance(config, ImageFolderConfig | HuggingFaceConfig):
-        return _from_files(config, hint, image_size, seed)
+        return _from_files(config, task, hint, image_size, seed)
     found = arrays.open_set(config)
     own = tuple(hint["input_size"][1:]) if _fixed(hint) else None
     sides = arrays.sides(config, found, own if image_size is None else (image_size, image_size))
@@ -96,11 +102,15 @@ def load_data(
             (found.test_images, found.test_labels, config.limit_test, config.eval_batch_size, None),
         )
     )
-    return Data(found.num_classes, preprocessing, train, test, found.class_names)
+    return Data(task.bind(found.num_classes, preprocessing.input_size), preprocessing, train, test, found.class_names)
 
 
 def _from_files(
-    config: ImageFolderConfig | HuggingFaceConfig, hint: Mapping[str, Any], image_size: int | None, seed: int
+    config: ImageFolderConfig | HuggingFaceConfig,
+    task: TaskConfig,
+    hint: Mapping[str, Any],
+    image_size: int | None,
+    seed: int,
 ) -> Data:
     found = files.open_set(config)
     side = config.image_size or image_size
@@ -125,7 +135,8 @@ def _from_files(
             (found.test, config.limit_test, config.eval_batch_size, None),
         )
     )
-    return Data(len(found.class_names), preprocessing, train, test, found.class_names)
+    bound = task.bind(len(found.class_names), preprocessing.input_size)
+    return Data(bound, preprocessing, train, test, found.class_names)
 
 
 def _fixed(hint: Mapping[str, Any]) -> bool:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from compress.core.errors import InputError
-from evaluators.datasets.loaders import ArrayLoader, Batch, Data, FileLoader, Loader
+from evaluators.datasets.batch import Batch
+from evaluators.datasets.loaders import ArrayLoader, Data, FileLoader, Loader
 
 
 def with_holdout(data: Data, fraction: float, seed: int) -> Data:
@@ -47,7 +47,8 @@ def resized(data: Data, size: int) -> Data:
         None if loader is None else _resized(loader, size, preprocessing.interpolation)
         for loader in (data.train, data.test)
     )
-    return replace(data, preprocessing=preprocessing, train=train, test=test)
+    task = data.task.resized(preprocessing.input_size)
+    return replace(data, task=task, preprocessing=preprocessing, train=train, test=test)
 
 
 def _labels(loader: Loader) -> np.ndarray[Any, Any]:
@@ -119,7 +120,5 @@ class ResizedLoader:
         return map(self._resize, self.loader.batches())
 
     def _resize(self, batch: Batch) -> Batch:
-        images, labels = batch
         size = (self.size, self.size)
-        resized: torch.Tensor = F.interpolate(images, size, mode=self.interpolation, antialias=True)
-        return resized, labels
+        return batch.mapped(lambda images: F.interpolate(images, size, mode=self.interpolation, antialias=True))

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -15,10 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from compress.core.errors import InputError
+from evaluators.datasets.batch import Batch, moved
 from evaluators.datasets.decoding import reason
 from evaluators.datasets.preprocessing import Preprocessing
 
-Batch = tuple[Tensor, Tensor]
+if TYPE_CHECKING:
+    from evaluators.tasks.task import Task
+
 _GREY = (0.299, 0.587, 0.114)
 _SMALL = 2**30  # bytes of images that any accelerator has room for
 
@@ -44,9 +47,9 @@ class Loader(Protocol):
 
 @dataclass
 class Data:
-    """A data set as a model sees it; a split that is absent is None."""
+    """A data set as a model sees it; a split that is absent is None. `task` has the data's sizes."""
 
-    num_classes: int
+    task: Task
     preprocessing: Preprocessing
     train: Loader | None
     test: Loader | None
@@ -118,12 +121,13 @@ class ArrayLoader:
             generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, number))
             rows = moved(order[number], self.images.device)
             images = augment(self._resized(rows), self.augment or "none", generator)
-            yield self._normalised(images), self.labels[rows]
+            yield Batch(self._normalised(images), self.labels[rows], order[number])
 
     def batches(self) -> Iterator[Batch]:
         """Yield every sample once, in order, without augmentation."""
-        for rows in torch.split(torch.arange(self.num_samples, device=self.images.device), self.batch_size):
-            yield self._normalised(self._resized(rows)), self.labels[rows]
+        for places in torch.split(torch.arange(self.num_samples), self.batch_size):
+            rows = moved(places, self.images.device)
+            yield Batch(self._normalised(self._resized(rows)), self.labels[rows], places)
 
     def _resized(self, rows: Tensor) -> Tensor:
         """Return images (N, C, H, W) in 0..255 of the model's size: bytes where they are stored like that."""
@@ -139,13 +143,6 @@ class ArrayLoader:
     def _normalised(self, images: Tensor) -> Tensor:
         """Return float32 (N, C, H, W) with the model's channels."""
         return ((images - self._mean) / self._std).contiguous()
-
-
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return `tensor` on `device`; a GPU copies it in turn, and this process goes on without waiting for that."""
-    if device.type == "cuda" and tensor.device.type == "cpu":
-        tensor = tensor.pin_memory()  # from other memory a copy waits for all work that is under way
-    return tensor.to(device, non_blocking=True)
 
 
 def placed(loader: Loader, device: str | torch.device) -> Loader:
@@ -212,12 +209,12 @@ class _View(torch.utils.data.Dataset[Any]):
     def __init__(self, files: ImageFiles, transform: Callable[[Any], Tensor], seeds: tuple[int, ...]) -> None:
         self.files, self.transform, self.seeds = files, transform, seeds
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | str:
+    def __getitem__(self, index: int) -> tuple[Tensor, int, int] | str:
         sample = self.files.indices[index]
         try:
             image = self.files.read(sample)
             with _seeded(seed_of(*self.seeds, index)):
-                return self.transform(image), self.files.labels[sample]
+                return self.transform(image), self.files.labels[sample], index
         except Exception as error:  # Pillow's formats raise nearly anything of a damaged file
             return f"data: cannot read image {self.files.name(sample)}: {reason(error)}"
 
@@ -241,7 +238,8 @@ def _collate(samples: list[Any]) -> Batch | str:
     for sample in samples:
         if isinstance(sample, str):
             return sample
-    return torch.stack([image for image, _ in samples]), torch.tensor([label for _, label in samples])
+    images, labels, index = zip(*samples, strict=True)
+    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(index))
 
 
 class FileLoader:

@@ -1,1 +1,11 @@
-"""What a model is for."""
+"""What a model is for: tasks, one file each, and how well a model does them."""
+
+from __future__ import annotations
+
+from evaluators.tasks.classification import ClassificationConfig
+from evaluators.tasks.task import Meter, Metric, Task, TaskConfig, TaskSection, tasks
+
+__all__ = ["DEFAULT", "Meter", "Metric", "Task", "TaskConfig", "TaskSection", "tasks"]
+
+DEFAULT: TaskConfig = ClassificationConfig()
+"""The task of a recipe that names none, and that published networks are built for."""

@@ -30,7 +30,7 @@ class Narrower:
         arch: an architecture of the space.
         task: what the network is for.
         criterion: of structure pruning, such as `magnitude`.
-        batches: yields (images, labels), for criteria that need data.
+        batches: yields samples, for criteria that need data.
 
     Raises:
         InputError: the criterion is unknown or cannot score this network.

@@ -150,7 +150,7 @@ class ChannelSpace(Space):
 
         Args:
             criterion: such as `magnitude`.
-            batches: yields (images, labels), for criteria that need data.
+            batches: yields samples, for criteria that need data.
             module: of the base model's architecture; None: the base model with its weights.
             task: of `module`.
 

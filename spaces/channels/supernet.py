@@ -74,7 +74,7 @@ class ChannelSupernet(Supernet):
     def sort_units(self, criterion: str = "magnitude", batches: Batches | None = None) -> None:
         """Reorder the units of every width once, the best by `criterion` first; the whole model computes the same.
 
-        Call it before an optimizer keeps state of the weights. `batches` yields (images, labels) for criteria that
+        Call it before an optimizer keeps state of the weights. `batches` yields samples for criteria that
         need data.
         """
         assert self.active is not None

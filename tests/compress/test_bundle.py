@@ -213,7 +213,7 @@ def test_open_model_fits_model_and_data_to_each_other() -> None:
     opened = open_model(ModelConfig(name="swin_tiny_patch4_window7_224", kwargs=swin), digits())
     assert opened.data and opened.bundle.num_classes == 10 and opened.load_report is None
     assert opened.bundle.preprocessing == opened.data.preprocessing
-    images, _ = next(iter(opened.data.test.batches()))  # type: ignore[union-attr]
+    images = next(iter(opened.data.test.batches())).inputs  # type: ignore[union-attr]
     assert opened.bundle.model(images[:2]).shape == (2, 10)
     own = open_model(ModelConfig(source="builtin", name="cifar_resnet20"), digits(channels=1, image_size=16))
     assert own.bundle.preprocessing.input_size == (1, 16, 16)

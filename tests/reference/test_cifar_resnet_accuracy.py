@@ -8,7 +8,7 @@ import pytest
 
 from compress.bundle import open_model
 from evaluators.datasets import NpzConfig
-from evaluators.tasks.accuracy import evaluate
+from evaluators.tasks.evaluation import evaluate
 from spaces.zoo import ModelConfig
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # these weights were trained with it
@@ -19,7 +19,7 @@ def top1(weights: str, npz: Path, model: ModelConfig, mean: tuple[float, ...], s
     opened = open_model(model.model_copy(update={"checkpoint": weights}), data)
     assert opened.data and opened.data.test and opened.load_report
     assert not opened.load_report.missing and not opened.load_report.unexpected and not opened.load_report.replaced
-    found = evaluate(opened.bundle.model, opened.data.test)["top1"]
+    found = evaluate(opened.bundle.model, opened.data.test, opened.data.task)["top1"]
     assert found is not None
     return found
 

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from evaluators.datasets.batch import Batch
+from evaluators.tasks import DEFAULT, Task
+
 
 class TinyLoader:
     """Four separable classes of 8x8 images; the batches of an epoch follow from (seed, epoch)."""
@@ -26,21 +29,24 @@ class TinyLoader:
     def __len__(self) -> int:
         return -(-len(self.labels) // self.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(1000 * self.seed + epoch)
         for rows in torch.randperm(len(self.labels), generator=generator).split(self.batch_size)[start:]:
             time.sleep(self.pause)
-            yield self.images[rows], self.labels[rows]
+            yield Batch(self.images[rows], self.labels[rows], rows)
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+    def batches(self) -> Iterator[Batch]:
+        yield from Batch(self.images, self.labels).split(self.batch_size)
+
+
+TASK = DEFAULT.bind(4, (3, 8, 8))
 
 
 @dataclass
 class TinyData:
     train: Any
     test: Any
-    num_classes: int = 4
+    task: Task = TASK
 
 
 def tiny_data(count: int = 96, batch: int = 16, pause: float = 0.0) -> Any:

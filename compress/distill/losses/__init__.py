@@ -24,9 +24,9 @@ class LossConfig(Config):
         """Return the training loss, a scalar.
 
         Args:
-            student: logits (batch, classes) that carry gradients.
-            teacher: logits (batch, classes) of the same images, without gradients.
-            label_loss: the student's cross entropy on the labels (smoothed or mixed as the recipe says), a scalar.
+            student: the task's tensor of outputs, such as logits (batch, classes), with gradients.
+            teacher: that of the same inputs, without gradients.
+            label_loss: the student's loss on the labels (smoothed or mixed as the recipe says), a scalar.
         """
         raise NotImplementedError
 

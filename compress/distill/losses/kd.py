@@ -24,7 +24,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 @losses.register("kd")
 class KdConfig(LossConfig):
-    """Hinton's logit distillation: weight · T² · KL(teacher ‖ student) + (1 - weight) · cross entropy."""
+    """Hinton's logit distillation: weight · T² · KL(teacher ‖ student) + (1 - weight) · loss on the labels."""
 
     loss: Literal["kd"] = Field("kd", description="logit distillation of Hinton et al.")
     temperature: float = Field(4.0, gt=0, description="softens both models' probabilities; 1 leaves them as they are")

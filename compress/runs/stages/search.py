@@ -59,7 +59,8 @@ class Search(Stage[SearchConfig]):
             writer_class()
         recipe, place = context.recipe, context.directory
         data = None if recipe.data.name == "none" else recipe.data
-        job = SearchJob(config, data, artifact.model, recipe.name, recipe.seed, context.device, context.run.resolve())
+        run, model, task = context.run.resolve(), artifact.model, recipe.task
+        job = SearchJob(config, data, model, recipe.name, recipe.seed, context.device, run, task)
         judge = job.judge()
         _say_plan(config, judge.space)
         runner = job.open(judge)

@@ -24,7 +24,7 @@ def test_statistics_become_the_average_over_batches(norm: type[nn.Module]) -> No
     model = make(norm).train()
     model[1].running_mean.fill_(100)
     batches = images()
-    assert recalibrate(model, [(batch, None) for batch in batches], limit=3) == 3
+    assert recalibrate(model, batches, limit=3) == 3
     seen = torch.stack([model[0](batch) for batch in batches[:3]])
     assert torch.allclose(model[1].running_mean, seen.mean((0, 1, 3, 4)), atol=1e-5)
     variances = torch.stack([batch.transpose(0, 1).flatten(1).var(1) for batch in seen]).mean(0)

@@ -13,6 +13,7 @@ from compress.criteria.base import CriterionOptions, ScoringData
 from compress.criteria.score import score_units
 from compress.graph.build import build_graph
 from compress.graph.cost_model import CostModel
+from evaluators.datasets.batch import Batch
 
 IMAGE = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
 
@@ -36,7 +37,7 @@ class ConvNet(nn.Module):
 def batches(count: int = 3, size: int = 16):
     generator = torch.Generator().manual_seed(1)
     found = [
-        (torch.randn(size, 3, 16, 16, generator=generator), torch.randint(0, 5, (size,), generator=generator))
+        Batch(torch.randn(size, 3, 16, 16, generator=generator), torch.randint(0, 5, (size,), generator=generator))
         for _ in range(count)
     ]
     return lambda: iter(found)
@@ -174,7 +175,7 @@ def test_taylor_predicts_what_shrinking_a_channel_does_to_the_loss():
     model = ConvNet(norm=False).double()
     images, labels = torch.randn(8, 3, 16, 16, dtype=torch.float64), torch.arange(8) % 5
     graph = build_graph(model, IMAGE.double())
-    data = ScoringData(graph, batches=lambda: iter([(images, labels)]))
+    data = ScoringData(graph, batches=lambda: iter([Batch(images, labels)]))
     scores = score_units(model, graph, "taylor", data)[1]["conv1:channels"]
 
     def loss() -> float:
@@ -214,7 +215,7 @@ def test_hessian_estimates_the_gauss_newton_diagonal_without_bias():
     model = Linear().eval()
     images = torch.randn(64, 3, 4, 4) * 4
     graph = build_graph(model, images[:1])
-    data = ScoringData(graph, batches=lambda: iter([(images, torch.zeros(64))] * 150))
+    data = ScoringData(graph, batches=lambda: iter([Batch(images, torch.zeros(64))] * 150))
     found = score_units(model, graph, "hessian", data)[1]["first:mlp"]
     with torch.no_grad():
         inputs = images.mean((2, 3))

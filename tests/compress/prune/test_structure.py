@@ -13,6 +13,7 @@ from compress.prune import structure
 from compress.prune.blocks import block_influence, least_influential
 from compress.prune.structure import Setting, plan_structure, prunable
 from compress.prune.structure_config import StructureConfig
+from evaluators.datasets.batch import Batch
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_the_blocks_that_change_the_stream_least_go_first_and_every_stage_keeps_
         swin.layers[0].blocks[1].attn.proj.bias.zero_()
         swin.layers[0].blocks[1].mlp.fc2.weight.mul_(1e-3)
         swin.layers[0].blocks[1].mlp.fc2.bias.zero_()
-    batches = Setting(batches=lambda: iter([(x, torch.zeros(4))]))
+    batches = Setting(batches=lambda: iter([Batch(x, torch.zeros(4))]))
     config = StructureConfig(kind="structure", blocks=1, budget={"macs": 0.7})
     plan = plan_structure(swin, prunable(swin, x[:1], config), x[:1], config, batches)
     assert plan.dropped == ("layers.0.blocks.1",)

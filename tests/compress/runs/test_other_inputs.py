@@ -112,7 +112,7 @@ def test_images_are_resized_to_a_rectangle(tmp_path):
     )
     recipe = load_recipe(tmp_path / "recipe.yaml")
     opened = open_model(recipe.given_model, recipe.data)
-    images, _ = next(opened.data.test.batches())
+    images = next(opened.data.test.batches()).inputs
     assert tuple(images.shape[1:]) == opened.bundle.preprocessing.input_size == (1, 16, 24)
     opened.bundle.save(tmp_path / "bundle")
     again = open_model(ModelConfig(source="bundle", name=str(tmp_path / "bundle")), recipe.data)

@@ -24,6 +24,7 @@ from compress.training.config import TrainConfig
 from compress.training.estimate import estimate_seconds
 from compress.training.fit import fit
 from compress.training.update import Updater
+from evaluators.datasets.batch import Batch
 
 # Everything at once: masks, average, teacher, mixing, clipping, selection, renewed statistics.
 FULL = FinetuneConfig(
@@ -170,9 +171,9 @@ def test_masked_weights_are_exactly_zero_in_the_model_and_in_its_average(optimiz
 
 
 class Exploding(TinyLoader):
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        for number, (images, labels) in enumerate(super().epoch(epoch, start), start):
-            yield (images * float("inf") if (epoch, number) == (1, 2) else images), labels
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        for number, batch in enumerate(super().epoch(epoch, start), start):
+            yield batch.mapped(lambda images: images * float("inf")) if (epoch, number) == (1, 2) else batch
 
 
 def test_a_loss_that_is_not_finite_is_named_and_the_checkpoint_stays_good(tmp_path: Path) -> None:
@@ -260,7 +261,8 @@ def test_best_keeps_the_weights_of_the_best_epoch() -> None:
     model = tiny_model()
     result = fit(model, tiny_data(), config)
     best = max(result.history, key=lambda event: event["top1"])
-    images, labels = next(iter(TinyLoader(40, 40, seed=1).batches()))
+    batch = next(iter(TinyLoader(40, 40, seed=1).batches()))
+    images, labels = batch.inputs, batch.targets
     assert result.best_epoch == best["epoch"]
     assert 100 * float((model(images).argmax(1) == labels).float().mean()) == pytest.approx(best["top1"])
 

@@ -17,6 +17,8 @@ from compress.distill.losses.kd import KdConfig, kd_loss
 from compress.training.config import TrainConfig
 from compress.training.step import StepContext
 from compress.training.update import Updater
+from evaluators.datasets.batch import Batch
+from evaluators.tasks import DEFAULT
 
 
 def linear() -> nn.Sequential:
@@ -25,14 +27,17 @@ def linear() -> nn.Sequential:
         return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.LayerNorm(8), nn.Linear(8, 3))
 
 
-def batch(count: int = 6) -> tuple[Tensor, Tensor]:
+TASK = DEFAULT.bind(3, (3, 2, 2))
+
+
+def batch(count: int = 6) -> Batch:
     generator = torch.Generator().manual_seed(1)
-    return torch.randn(count, 3, 2, 2, generator=generator), torch.arange(count) % 3
+    return Batch(torch.randn(count, 3, 2, 2, generator=generator), torch.arange(count) % 3)
 
 
 def updater(model: nn.Module, batches: int = 10, teacher: nn.Module | None = None, **settings: Any) -> Updater:
     config = FinetuneConfig(lr=1e-3, **settings) if teacher is not None else TrainConfig(**settings)
-    data: Any = SimpleNamespace(num_classes=3)
+    data: Any = SimpleNamespace(task=TASK)
     step = config.make_step(StepContext(config, data, teacher), seed=0)
     return Updater(model, step, config, device="cpu", seed=0, batches=batches)
 
@@ -67,8 +72,9 @@ def test_constant_stays() -> None:
 def test_a_plain_step_is_sgd_by_hand() -> None:
     model, twin = linear(), linear()
     it = updater(model, optimizer="momentum", momentum=0, lr=0.1, weight_decay=0, schedule="constant", warmup_epochs=0)
-    images, labels = batch()
-    loss = it.update((images, labels), 0)
+    sample = batch()
+    images, labels = sample.inputs, sample.targets
+    loss = it.update(Batch(images, labels), 0)
     expected = F.cross_entropy(twin(images), labels)
     expected.backward()
     assert torch.equal(loss, expected)
@@ -97,10 +103,11 @@ def test_distillation_joins_the_loss_and_leaves_the_teacher_alone() -> None:
     with torch.no_grad():
         model[1].weight.mul_(-1)
     it = updater(model, teacher=teacher, distill=KdConfig(temperature=3.0, weight=0.7))
-    images, labels = batch()
+    sample = batch()
+    images, labels = sample.inputs, sample.targets
     logits = model(images).detach()
     expected = 0.7 * kd_loss(logits, teacher(images), 3.0) + 0.3 * F.cross_entropy(logits, labels)
-    assert float(it.update((images, labels), 0)) == pytest.approx(expected.item())
+    assert float(it.update(Batch(images, labels), 0)) == pytest.approx(expected.item())
     assert all(torch.equal(p, q) for p, q in zip(teacher.parameters(), before.parameters(), strict=True))
 
 
@@ -114,9 +121,10 @@ def test_a_teacher_of_other_classes_is_refused() -> None:
 def test_mixing_takes_a_batch_of_any_size_and_does_not_touch_the_images() -> None:
     it = updater(linear(), mixup=0.4, cutmix=1.0, label_smoothing=0.1)
     for count in (1, 5, 6):
-        images, labels = batch(count)
+        sample = batch(count)
+        images, labels = sample.inputs, sample.targets
         before = images.clone()
-        assert torch.isfinite(it.update((images, labels), count))
+        assert torch.isfinite(it.update(Batch(images, labels), count))
         assert torch.equal(images, before)
 
 
@@ -183,10 +191,11 @@ class WithAuxiliaryHead(nn.Module):
 
 def test_an_auxiliary_head_joins_the_loss_with_its_weight() -> None:
     model = WithAuxiliaryHead()
-    images, labels = batch()
+    sample = batch()
+    images, labels = sample.inputs, sample.targets
     features = images.flatten(1)
     expected = F.cross_entropy(model.head(features), labels) + 0.4 * F.cross_entropy(model.auxiliary(features), labels)
-    assert torch.allclose(updater(model).update((images, labels), 0), expected)
+    assert torch.allclose(updater(model).update(Batch(images, labels), 0), expected)
 
 
 def test_modules_are_told_how_much_of_the_training_is_done() -> None:
@@ -218,11 +227,12 @@ class Outputs(nn.Module):
 )
 @pytest.mark.parametrize("precision", ["32", "bf16"])
 def test_heads_of_torchvision_join_the_loss_as_published(wrap: Any, weights: dict[int, float], precision: str) -> None:
-    images, labels = batch()
+    sample = batch()
+    images, labels = sample.inputs, sample.targets
     logits = linear()(images)
     expected = F.cross_entropy(logits, labels)
     expected = expected + sum(share * F.cross_entropy(by * logits, labels) for by, share in weights.items())
-    found = updater(Outputs(wrap), precision=precision).update((images, labels), 0)
+    found = updater(Outputs(wrap), precision=precision).update(Batch(images, labels), 0)
     assert torch.allclose(found, expected, rtol=1e-6 if precision == "32" else 2e-2)
 
 

@@ -52,7 +52,7 @@ class Searching(TrainingStep):
         return {"warmer": self.warmer}
 
     def loss(self, model: nn.Module, batch: Any, update: int) -> Tensor:
-        images, labels = batch
+        images, labels = batch.inputs, batch.targets
         if update % 2:
             self._warm(model, update)
         noisy = images + 0.1 * self.epochs * torch.randn_like(images)
@@ -69,11 +69,11 @@ class Searching(TrainingStep):
         return (first + second).detach()
 
     def _warm(self, model: nn.Module, update: int) -> None:
-        (images, labels), *_ = islice(self.stream.epoch(update // len(self.stream), update % len(self.stream)), 1)
+        batch, *_ = islice(self.stream.epoch(update // len(self.stream), update % len(self.stream)), 1)
         self.warmer.zero_grad()
         with torch.no_grad():
-            logits = model(images)
-        self.engine.backward(F.cross_entropy(logits / self.temperature, labels))
+            logits = model(batch.inputs)
+        self.engine.backward(F.cross_entropy(logits / self.temperature, batch.targets))
         self.engine.apply(self.warmer)
 
     def begin_epoch(self, model: nn.Module, epoch: int) -> None:
@@ -176,7 +176,7 @@ def test_a_checkpoint_of_another_step_or_version_is_refused(tmp_path: Path) -> N
 def test_a_steps_own_weight_that_is_not_finite_is_named() -> None:
     run = trainer()
     nn.init.constant_(run.step.projector[0].bias, torch.nan)
-    run.step.loss = lambda model, batch, update: model(batch[0]).square().mean()
+    run.step.loss = lambda model, batch, update: model(batch.inputs).square().mean()
     with pytest.raises(CompressError, match=r"the weight 'projector\.0\.bias' is not finite"):
         run.run()
 
@@ -197,8 +197,8 @@ class Passes(TrainingStep):
         return torch.stack(parts).sum().detach()
 
     def _parts(self, model: nn.Module, batch: Any) -> Iterator[Tensor]:
-        for images, labels in zip(*(each.chunk(2) for each in batch), strict=True):
-            yield F.cross_entropy(model(images), labels)
+        for half in batch.split(len(batch) // 2):
+            yield F.cross_entropy(model(half.inputs), half.targets)
 
 
 @pytest.mark.parametrize("precision", ["32", "bf16"])

@@ -14,7 +14,8 @@ from evaluators.candidates.evaluator import EvaluatorContext
 from evaluators.candidates.finetune import FinetuneEvaluator, FinetuneEvaluatorConfig, Updates
 from evaluators.candidates.networks import build
 from evaluators.datasets import DigitsConfig, load_data
-from evaluators.tasks.accuracy import evaluate
+from evaluators.tasks import DEFAULT
+from evaluators.tasks.evaluation import evaluate
 from spaces.architecture import Architecture
 from spaces.channels import ChannelSpace
 from spaces.registry import create
@@ -31,7 +32,7 @@ def space() -> ChannelSpace:
 
 
 def evaluator(space: Any, folder: Path, **options: Any) -> FinetuneEvaluator:
-    data = load_data(DigitsConfig(name="digits", image_size=8, limit_train=300, batch_size=40), seed=0)
+    data = load_data(DigitsConfig(name="digits", image_size=8, limit_train=300, batch_size=40), DEFAULT, seed=0)
     settings = {"seed_train": QUICK, "steps": 3, **options}
     found = FinetuneEvaluatorConfig.model_validate(settings).make(EvaluatorContext(space, data, "cpu", 0, folder))
     assert isinstance(found, FinetuneEvaluator)
@@ -62,7 +63,7 @@ def test_the_widest_network_is_trained_and_candidates_are_cut_out_of_it(space: C
     kept = build(space, small, ours.data, 0)
     kept.load_state_dict(load_file(ours.weights_path(small, 0)))
     assert ours.data.test is not None
-    assert evaluate(kept.eval(), ours.data.test, "cpu")["loss"] == pytest.approx(found["loss"])
+    assert evaluate(kept.eval(), ours.data.test, ours.data.task)["loss"] == pytest.approx(found["loss"])
 
 
 def test_without_updates_to_speak_of_a_candidate_has_its_parents_best_units(
@@ -112,8 +113,8 @@ def test_fine_tuning_images_and_judging_images_are_disjoint(space: ChannelSpace,
     train, held = ours.data.train, ours.data.test
     assert train is not None and held is not None
     assert train.num_samples == 240 and held.num_samples == 60
-    seen = {image.numpy().tobytes() for images, _ in train.batches() for image in images}
-    judged = {image.numpy().tobytes() for images, _ in held.batches() for image in images}
+    seen = {image.numpy().tobytes() for batch in train.batches() for image in batch.inputs}
+    judged = {image.numpy().tobytes() for batch in held.batches() for image in batch.inputs}
     assert not seen & judged
 
 
@@ -123,7 +124,7 @@ def test_updates_go_on_through_the_images_where_the_parent_stopped(space: Channe
     endless = [*loader.epoch(0), *loader.epoch(1), *loader.epoch(2)]
     later = list(Updates(loader, first=4, steps=5).epoch(0, start=1))
     assert len(later) == 4
-    assert all(torch.equal(images, endless[5 + place][0]) for place, (images, _) in enumerate(later))
+    assert all(torch.equal(batch.inputs, endless[5 + place].inputs) for place, batch in enumerate(later))
 
 
 def test_a_model_with_weights_needs_no_training(space: ChannelSpace, tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ from compress.core.errors import InputError
 from evaluators.candidates.evaluator import EvaluatorContext
 from evaluators.candidates.supernet import SupernetEvaluator, SupernetEvaluatorConfig
 from evaluators.datasets import DigitsConfig, load_data
-from evaluators.tasks.accuracy import evaluate
+from evaluators.tasks import DEFAULT
+from evaluators.tasks.evaluation import evaluate
 from spaces.registry import create, open_preset
 from spaces.space import Space
 
 
 def context(space: Space, folder: Path) -> EvaluatorContext:
-    data = load_data(DigitsConfig(name="digits", image_size=16, limit_train=200, batch_size=40), seed=0)
+    data = load_data(DigitsConfig(name="digits", image_size=16, limit_train=200, batch_size=40), DEFAULT, seed=0)
     return EvaluatorContext(space, data, "cpu", 0, folder)
 
 
@@ -50,8 +51,8 @@ def test_candidates_have_inherited_weights_and_their_own_statistics(space: Space
     assert found == make(space, tmp_path, weights=str(tmp_path / "weights.safetensors")).evaluate(arch, ("top1",), 0)
     model = ours.supernet.extract(arch)
     assert ours.data.train is not None and ours.data.test is not None
-    recalibrate(model, ours.data.train.epoch(0), 2)
-    assert evaluate(model, ours.data.test)["loss"] == found["loss"]
+    recalibrate(model, ours.data.train.epoch(0), 2, forward=ours.data.task.forward)
+    assert evaluate(model, ours.data.test, ours.data.task)["loss"] == found["loss"]
     assert set(found) == set(ours.metrics)
     assert found["macs"] == space.cost(arch)["macs"]
 

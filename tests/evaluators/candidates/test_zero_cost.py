@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from evaluators.candidates.zero_cost import grad_norm, jacov, naswot, synflow
+from evaluators.datasets.batch import Batch
+from evaluators.tasks import DEFAULT
 
 
 class Small(nn.Module):
@@ -58,7 +60,7 @@ def test_grad_norm_is_that_of_the_cross_entropy() -> None:
     nn.init.zeros_(linear.weight), nn.init.zeros_(linear.bias)
     images, labels = torch.tensor([3.0, 4.0]).view(1, 1, 1, 2), torch.tensor([0])
     # logits 0: probabilities 1/2 each, so the gradient's rows are -1/2 and 1/2 times the image, whose length is 5
-    assert grad_norm(model, images, labels) == pytest.approx(math.sqrt(2) * 0.5 * 5)
+    assert grad_norm(model, Batch(images, labels), DEFAULT.bind(3, (3, 6, 6))) == pytest.approx(math.sqrt(2) * 0.5 * 5)
 
 
 def test_naswot_counts_the_units_that_agree() -> None:
@@ -122,8 +124,9 @@ def test_scores_leave_the_network_as_it_was() -> None:
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(16, 2)
     )
     before, images = state(model), torch.randn(4, 3, 4, 4)
-    first = (synflow(model, (3, 4, 4)), grad_norm(model, images, torch.tensor([0, 1, 0, 1])), jacov(model, images))
-    again = (synflow(model, (3, 4, 4)), grad_norm(model, images, torch.tensor([0, 1, 0, 1])), jacov(model, images))
+    batch = Batch(images, torch.tensor([0, 1, 0, 1]))
+    first = (synflow(model, (3, 4, 4)), grad_norm(model, batch, DEFAULT.bind(2, (3, 4, 4))), jacov(model, images))
+    again = (synflow(model, (3, 4, 4)), grad_norm(model, batch, DEFAULT.bind(2, (3, 4, 4))), jacov(model, images))
     naswot(model, images)
     assert first == again and same(model, before) and model.training
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -165,7 +168,7 @@ def test_grad_norm_is_a_sum_over_layers_with_the_batchs_statistics() -> None:
     F.cross_entropy(trained(images), labels).backward()
     weights = [trained.get_parameter(f"{name}.weight") for name in ("stem", "conv", "head")]
     expected = sum(float(weight.grad.square().sum().sqrt()) for weight in weights if weight.grad is not None)
-    assert grad_norm(model, images, labels) == pytest.approx(expected, rel=1e-5)
+    assert grad_norm(model, Batch(images, labels), DEFAULT.bind(3, (3, 6, 6))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_jacov_is_that_of_numpys_correlations() -> None:

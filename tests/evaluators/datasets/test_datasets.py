@@ -14,14 +14,16 @@ from compress.core.errors import InputError
 from evaluators.datasets import Data, DataFacts, Loader, Preprocessing, describe, load_data
 from evaluators.datasets import DataConfig as DataConfigType
 from evaluators.datasets.arrays import balanced
+from evaluators.datasets.batch import Batch
 from evaluators.datasets.loaders import ArrayLoader, augment, placed
+from evaluators.tasks import DEFAULT
 
 adapter: TypeAdapter[Any] = TypeAdapter(DataConfigType)
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "input_size": (3, 224, 224)}
 
 
 def opened(hint: dict[str, Any] | None = None, model_size: int | None = None, seed: int = 0, **config: Any) -> Data:
-    data = load_data(adapter.validate_python(config), hint, model_size, seed)
+    data = load_data(adapter.validate_python(config), DEFAULT, hint, model_size, seed)
     assert data is not None
     return data
 
@@ -36,7 +38,7 @@ def refused(**config: Any) -> str:
 
 def same(one: Any, other: Any) -> bool:
     pairs = list(zip(one, other, strict=True))
-    return bool(pairs) and all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in pairs)
+    return bool(pairs) and all(torch.equal(a.inputs, b.inputs) and torch.equal(a.targets, b.targets) for a, b in pairs)
 
 
 def split(loader: Loader | None) -> Loader:
@@ -77,15 +79,16 @@ def test_digits_are_split_the_same_for_every_seed() -> None:
     one, other = opened(name="digits", seed=0), opened(name="digits", seed=1)
     assert split(one.train).num_samples == 1437 and split(one.test).num_samples == 360
     assert same(split(one.test).batches(), split(other.test).batches())
-    labels = torch.cat([labels for _, labels in split(one.test).batches()])
+    labels = torch.cat([batch.targets for batch in split(one.test).batches()])
     assert labels.bincount().min() >= 34 and labels.bincount().max() <= 38
 
 
 def test_digits_fit_the_recipe() -> None:
     data = opened(name="digits", image_size=16, channels=1, interpolation="bicubic")
-    images, labels = next(iter(split(data.train).epoch(0)))
+    batch = next(iter(split(data.train).epoch(0)))
+    images, labels = batch.inputs, batch.targets
     assert images.shape == (128, 1, 16, 16) and images.dtype == torch.float32 and labels.dtype == torch.int64
-    assert (data.num_classes, data.in_chans, data.image_size) == (10, 1, 16)
+    assert (data.task.num_outputs, data.in_chans, data.image_size) == (10, 1, 16)
     assert describe(adapter.validate_python({"name": "digits"})) == DataFacts(10, 32, 3)
 
 
@@ -93,7 +96,7 @@ def test_pixels_are_resized_then_normalised_with_the_models_statistics() -> None
     data = opened(IMAGENET, name="digits", image_size=8)
     from sklearn.datasets import load_digits
 
-    images = torch.cat([images for images, _ in split(data.test).batches()])
+    images = torch.cat([batch.inputs for batch in split(data.test).batches()])
     grey = images[:, 1] * 0.224 + 0.456
     assert torch.allclose(grey.amax(), torch.tensor(1.0)) and torch.allclose(grey.amin(), torch.tensor(0.0), atol=1e-6)
     originals = {np.round(image * 255 / 16).astype(np.uint8).tobytes() for image in load_digits().images}
@@ -102,7 +105,7 @@ def test_pixels_are_resized_then_normalised_with_the_models_statistics() -> None
 
 def test_without_a_models_statistics_the_datas_are_used(tmp_path: Path, arrays: dict[str, Any]) -> None:
     data = opened(name="npz", path=npz(tmp_path, arrays), augment="none", batch_size=30)
-    images, _ = next(iter(split(data.train).epoch(0)))
+    images = next(iter(split(data.train).epoch(0))).inputs
     assert images.mean((0, 2, 3)).abs().max() < 1e-3 and (images.std((0, 2, 3)) - 1).abs().max() < 1e-2
     assert opened(name="npz", path=npz(tmp_path, arrays), mean=[0.5], std=[0.25]).preprocessing.std == (0.25,) * 3
 
@@ -128,13 +131,13 @@ def test_batches_leave_the_global_generators_alone(folder: Path) -> None:
 def test_evaluation_gives_every_sample_once_in_order(tmp_path: Path, arrays: dict[str, Any]) -> None:
     test = split(opened(name="npz", path=npz(tmp_path, arrays), eval_batch_size=5).test)
     batches = list(test.batches())
-    assert [len(labels) for _, labels in batches] == [5, 5, 2] and len(test) == 3
-    assert torch.cat([labels for _, labels in batches]).tolist() == arrays["y_test"].tolist()
+    assert [len(batch) for batch in batches] == [5, 5, 2] and len(test) == 3
+    assert torch.cat([batch.targets for batch in batches]).tolist() == arrays["y_test"].tolist()
 
 
 def test_fewer_images_than_a_batch_make_one_batch(tmp_path: Path, arrays: dict[str, Any]) -> None:
     train = split(opened(name="npz", path=npz(tmp_path, arrays)).train)
-    assert len(train) == 1 and len(next(iter(train.epoch(0)))[1]) == 30
+    assert len(train) == 1 and len(next(iter(train.epoch(0))).targets) == 30
 
 
 def test_shift_moves_each_image_by_itself_within_an_eighth() -> None:
@@ -160,15 +163,16 @@ def test_batches_are_prepared_where_the_images_lie(options: dict[str, Any]) -> N
     assert isinstance(train, ArrayLoader) and placed(train, "cpu") is train
     there = placed(train, "meta")  # a device that computes shapes only, and refuses tensors of another
     assert isinstance(there, ArrayLoader) and placed(there, "meta") is there
-    (images, labels), (ours, _) = next(iter(there.epoch(0))), next(iter(train.epoch(0)))
-    assert images.is_meta and labels.is_meta and images.shape == ours.shape and images.stride() == ours.stride()
-    assert all(images.is_meta for images, _ in there.batches())
+    theirs, ours = next(iter(there.epoch(0))), next(iter(train.epoch(0)))
+    assert theirs.inputs.is_meta and theirs.targets.is_meta and torch.equal(theirs.index, ours.index)
+    assert theirs.inputs.shape == ours.inputs.shape and theirs.inputs.stride() == ours.inputs.stride()
+    assert all(batch.inputs.is_meta for batch in there.batches())
 
 
 def test_limits_keep_classes_balanced() -> None:
     data = opened(name="digits", limit_train=50, limit_test=20)
     assert split(data.train).num_samples == 50 and split(data.test).num_samples == 20
-    labels = torch.cat([labels for _, labels in split(data.test).batches()])
+    labels = torch.cat([batch.targets for batch in split(data.test).batches()])
     assert labels.bincount().tolist() == [2] * 10
     assert balanced(np.array([0, 0, 0, 1, 2, 2]), 4).tolist() == [0, 1, 3, 4]
 
@@ -186,12 +190,12 @@ def test_image_size_is_the_recipes_then_the_fixed_models_then_the_images(
 def test_grey_images_feed_colour_models_and_the_reverse(tmp_path: Path, arrays: dict[str, Any]) -> None:
     grey = {key: arrays[key][..., 0] for key in ("x_train", "x_test")}
     data = opened(IMAGENET, name="npz", path=npz(tmp_path, arrays, **grey))
-    images, _ = next(iter(split(data.test).batches()))
+    images = next(iter(split(data.test).batches())).inputs
     pixels = images * torch.tensor(IMAGENET["std"]).view(3, 1, 1) + torch.tensor(IMAGENET["mean"]).view(3, 1, 1)
     assert images.shape[1] == 3 and torch.allclose(pixels[:, 0], pixels[:, 2], atol=1e-5)
     assert describe(adapter.validate_python({"name": "npz", "path": str(tmp_path / "data.npz")})) == DataFacts(3, 8, 1)
     data = opened(name="npz", path=npz(tmp_path, arrays), channels=1)
-    assert next(iter(split(data.test).batches()))[0].shape[1] == 1
+    assert next(iter(split(data.test).batches())).inputs.shape[1] == 1
 
 
 @pytest.mark.parametrize(
@@ -226,7 +230,7 @@ def test_npz_refuses_wrong_arrays(
 
 def test_npz_takes_the_recipes_number_of_classes(tmp_path: Path, arrays: dict[str, Any]) -> None:
     path = npz(tmp_path, arrays, y_test=np.zeros(12, int))
-    assert opened(name="npz", path=path, num_classes=5).num_classes == 5
+    assert opened(name="npz", path=path, num_classes=5).task.num_outputs == 5
     assert "label 2; allowed: 0 to 1" in refused(name="npz", path=path, num_classes=2)
 
 
@@ -245,14 +249,14 @@ def test_a_path_may_begin_with_the_home_folder(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     npz(tmp_path, arrays)
-    assert opened(name="npz", path="~/data.npz").num_classes == 3
-    assert opened(name="imagefolder", path="~", workers=0).num_classes == 2
+    assert opened(name="npz", path="~/data.npz").task.num_outputs == 3
+    assert opened(name="imagefolder", path="~", workers=0).task.num_outputs == 2
 
 
 def test_npz_that_changes_on_disk_is_read_again(tmp_path: Path, arrays: dict[str, Any]) -> None:
-    assert opened(name="npz", path=npz(tmp_path, arrays)).num_classes == 3
+    assert opened(name="npz", path=npz(tmp_path, arrays)).task.num_outputs == 3
     path = npz(tmp_path, arrays, y_train=np.arange(30) % 4, y_test=np.arange(12) % 4)
-    assert opened(name="npz", path=path).num_classes == 4
+    assert opened(name="npz", path=path).task.num_outputs == 4
 
 
 def test_images_that_are_not_square_need_a_size(tmp_path: Path, arrays: dict[str, Any]) -> None:
@@ -283,18 +287,20 @@ def test_torchvision_set_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("torchvision.datasets.FashionMNIST", Fake)
     data = opened(name="torchvision", dataset="FashionMNIST", path=str(tmp_path))
-    assert (data.num_classes, data.in_chans, data.image_size) == (2, 1, 28) and data.class_names == ["shirt", "shoe"]
+    assert (data.task.num_outputs, data.in_chans, data.image_size) == (2, 1, 28)
+    assert data.class_names == ["shirt", "shoe"]
 
 
 def test_image_folder_is_read_with_the_models_preprocessing(folder: Path) -> None:
     hint = IMAGENET | {"input_size": (3, 32, 32), "interpolation": "bicubic", "crop_pct": 0.9}
     data = opened(hint, name="imagefolder", path=str(folder), workers=0, batch_size=4)
-    assert data.class_names == ["cat", "dog"] and data.num_classes == 2
+    assert data.class_names == ["cat", "dog"] and data.task.num_outputs == 2
     facts = describe(adapter.validate_python({"name": "imagefolder", "path": str(folder)}))
     assert (facts.num_classes, facts.image_size) == (2, None)
     assert data.preprocessing == Preprocessing((3, 32, 32), IMAGENET["mean"], IMAGENET["std"], "bicubic", 0.9)  # type: ignore[arg-type]
     assert split(data.train).num_samples == 10 and len(split(data.train)) == 2
-    images, labels = next(iter(split(data.test).batches()))
+    batch = next(iter(split(data.test).batches()))
+    images, labels = batch.inputs, batch.targets
     assert images.shape == (6, 3, 32, 32) and labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
@@ -316,13 +322,13 @@ def test_image_folder_without_augmentation_or_in_grey(folder: Path) -> None:
     plain = opened(name="imagefolder", path=str(folder), workers=0, image_size=24, augment="none", limit_train=4)
     assert same(sorted_batches(split(plain.train).epoch(0)), sorted_batches(split(plain.train).epoch(1)))
     grey = opened(name="imagefolder", path=str(folder), workers=0, image_size=24, channels=1)
-    assert next(iter(split(grey.test).batches()))[0].shape == (6, 1, 24, 24)
+    assert next(iter(split(grey.test).batches())).inputs.shape == (6, 1, 24, 24)
 
 
-def sorted_batches(batches: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    (images, labels) = next(iter(batches))
-    order = images.sum((1, 2, 3)).argsort()
-    return [(images[order], labels[order])]
+def sorted_batches(batches: Any) -> list[Batch]:
+    batch = next(iter(batches))
+    order = batch.inputs.sum((1, 2, 3)).argsort()
+    return [Batch(batch.inputs[order], batch.targets[order])]
 
 
 def test_image_folder_refuses_wrong_folders(folder: Path, tmp_path: Path) -> None:
@@ -356,13 +362,13 @@ def test_hugging_face_set_is_read_through_timm(folder: Path, tmp_path_factory: p
     config = {"name": "huggingface", "dataset": str(folder), "path": cache, "workers": 0}
     data = opened(**config, test_split="validation", image_size=24)
     assert data.class_names == ["cat", "dog"] and split(data.train).num_samples == 10
-    assert next(iter(split(data.test).batches()))[0].shape == (6, 3, 24, 24)
+    assert next(iter(split(data.test).batches())).inputs.shape == (6, 3, 24, 24)
     assert "data.dataset" in refused(**config, test_split="absent")
 
 
 def test_none_is_no_data() -> None:
     config = adapter.validate_python({"name": "none", "image_size": 64})
-    assert load_data(config) is None and describe(config) == DataFacts(None, 64, None)
+    assert load_data(config, DEFAULT) is None and describe(config) == DataFacts(None, 64, None)
 
 
 @pytest.mark.parametrize(

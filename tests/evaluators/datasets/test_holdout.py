@@ -12,10 +12,11 @@ from compress.core.errors import InputError
 from evaluators.datasets import Data, DigitsConfig, Preprocessing, load_data
 from evaluators.datasets.holdout import resized, with_holdout
 from evaluators.datasets.loaders import ArrayLoader, FileLoader, ImageFiles
+from evaluators.tasks import DEFAULT
 
 
 def digits(**options: object) -> Data:
-    data = load_data(DigitsConfig(name="digits", **options), seed=0)  # type: ignore[arg-type]
+    data = load_data(DigitsConfig(name="digits", **options), DEFAULT, seed=0)  # type: ignore[arg-type]
     assert data is not None
     return data
 
@@ -42,7 +43,7 @@ def files(count: int) -> Data:
 
     train = FileLoader(entries, evaluation=plain, training=brighter, batch_size=8, workers=0, seed=0)
     test = FileLoader(entries, evaluation=plain, training=None, batch_size=16, workers=0, seed=0)
-    return Data(2, Preprocessing((1, 4, 4), (0.0,), (1.0,)), train, test, ["a", "b"])
+    return Data(DEFAULT.bind(2, (1, 4, 4)), Preprocessing((1, 4, 4), (0.0,), (1.0,)), train, test, ["a", "b"])
 
 
 def test_held_out_images_are_training_images_that_are_not_trained_on() -> None:
@@ -91,18 +92,18 @@ def test_held_out_images_are_not_augmented_and_come_in_evaluation_batches() -> N
     train, held = arrays(with_holdout(data, 0.2, 0))
     assert train.augment == "shift" and held.augment is None
     assert (train.batch_size, held.batch_size) == (128, 100)
-    assert [len(labels) for _, labels in held.batches()] == [100, 100, 87]
+    assert [len(batch) for batch in held.batches()] == [100, 100, 87]
 
 
 def test_image_files_are_held_out_too() -> None:
     data = with_holdout(files(30), 0.2, 0)
     assert data.train is not None and data.test is not None
-    held = torch.cat([images[:, 0, 0, 0] for images, _ in data.test.batches()])
-    trained = torch.cat([images[:, 0, 0, 0] for images, _ in data.train.epoch(0)])
+    held = torch.cat([batch.inputs[:, 0, 0, 0] for batch in data.test.batches()])
+    trained = torch.cat([batch.inputs[:, 0, 0, 0] for batch in data.train.epoch(0)])
     assert len(held) == 6 and data.train.num_samples == 24 and len(data.train) == 3
     assert bool((held < 1000).all()) and bool((trained >= 1000).all())
     assert not set(held.tolist()) & set((trained - 1000).tolist())
-    assert torch.cat([labels for _, labels in data.test.batches()]).bincount().tolist() == [4, 2]
+    assert torch.cat([batch.targets for batch in data.test.batches()]).bincount().tolist() == [4, 2]
 
 
 def test_no_training_images_are_an_error() -> None:
@@ -119,7 +120,7 @@ def test_resized_images_come_from_the_stored_ones() -> None:
     data = resized(digits(image_size=16), 24)
     direct = digits(image_size=24)
     assert data.image_size == 24 and data.test is not None and direct.test is not None
-    ours, expected = next(iter(data.test.batches()))[0], next(iter(direct.test.batches()))[0]
+    ours, expected = next(iter(data.test.batches())).inputs, next(iter(direct.test.batches())).inputs
     assert torch.equal(ours, expected)
     assert resized(direct, 24) is direct
 
@@ -127,7 +128,7 @@ def test_resized_images_come_from_the_stored_ones() -> None:
 def test_batches_of_files_are_resized() -> None:
     data = resized(files(8), 6)
     assert data.train is not None and data.test is not None
-    assert next(iter(data.test.batches()))[0].shape == (8, 1, 6, 6)
-    assert next(iter(data.train.epoch(0)))[0].shape == (8, 1, 6, 6)
-    numbers = np.sort(next(iter(data.test.batches()))[0][:, 0, 3, 3].numpy())
+    assert next(iter(data.test.batches())).inputs.shape == (8, 1, 6, 6)
+    assert next(iter(data.train.epoch(0))).inputs.shape == (8, 1, 6, 6)
+    numbers = np.sort(next(iter(data.test.batches())).inputs[:, 0, 3, 3].numpy())
     assert np.allclose(numbers, np.arange(8))

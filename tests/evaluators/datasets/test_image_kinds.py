@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from compress.core.errors import InputError
 from evaluators.datasets import Data, DataConfig, load_data
 from evaluators.datasets.decoding import read
+from evaluators.tasks import DEFAULT
 
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)
 """256 levels of grey from black to white."""
@@ -35,7 +36,7 @@ def set_of(root: Path, *, image: str | None = None, **config: Any) -> Data:
             (root / part / "a" / image).write_bytes((root / image).read_bytes())
     settings = {"image_size": 16, "crop_pct": 1, "mean": [0], "std": [1], "workers": 0} | config
     data = load_data(
-        TypeAdapter[Any](DataConfig).validate_python({"name": "imagefolder", "path": str(root), **settings})
+        TypeAdapter[Any](DataConfig).validate_python({"name": "imagefolder", "path": str(root), **settings}), DEFAULT
     )
     assert data is not None
     return data
@@ -45,7 +46,7 @@ def seen(root: Path, image: str, **config: Any) -> torch.Tensor:
     """Return what a model sees of an image file, (C, 16, 16) in 0..1."""
     test = set_of(root, image=image, **config).test
     assert test is not None
-    return next(iter(test.batches()))[0][0]
+    return next(iter(test.batches())).inputs[0]
 
 
 def refused(root: Path) -> str:
@@ -114,8 +115,8 @@ def test_deep_images_are_resized_and_augmented(tmp_path: Path) -> None:
     Image.fromarray((RAMP.repeat(2, 0) * 65535).astype(np.uint16)).save(tmp_path / "x.png")
     data = set_of(tmp_path, image="x.png", random_erase=0.5, image_size=12, crop_pct=0.875)
     assert data.train is not None and data.test is not None
-    for images, _ in (*data.train.epoch(0), *data.test.batches()):
-        assert images.shape == (2, 3, 12, 12) and images[0].std() > 0.05
+    for batch in (*data.train.epoch(0), *data.test.batches()):
+        assert batch.inputs.shape == (2, 3, 12, 12) and batch.inputs[0].std() > 0.05
     train = set_of(tmp_path, image="x.png", auto_augment="rand-m9-mstd0.5-inc1").train
     assert train is not None
     with pytest.raises(InputError, match=r"a/x\.png.* data\.auto_augment .*null"):
@@ -238,7 +239,7 @@ def test_hidden_and_foreign_entries_are_left_out(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8)).save(tmp_path / part / "a" / "more" / "Y.JPEG")
     data = set_of(tmp_path)
     assert data.class_names == ["a", "b"] and data.test is not None
-    assert next(iter(data.test.batches()))[1].tolist() == [0, 0, 1]
+    assert next(iter(data.test.batches())).targets.tolist() == [0, 0, 1]
 
 
 def test_folders_that_are_no_classes_of_images_are_refused(tmp_path: Path) -> None:
@@ -281,7 +282,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, rows: list[tuple[bytes, int]]) -> Data:
         "std": [1],
         "workers": 0,
     }
-    data = load_data(TypeAdapter[Any](DataConfig).validate_python(config))
+    data = load_data(TypeAdapter[Any](DataConfig).validate_python(config), DEFAULT)
     assert data is not None
     return data
 
@@ -292,7 +293,8 @@ def test_a_hub_set_keeps_levels_and_names_what_is_broken(monkeypatch: pytest.Mon
     whole = content.getvalue()
     test = hub(monkeypatch, [(whole, 1), (whole, 0)]).test
     assert test is not None
-    images, labels = next(iter(test.batches()))
+    batch = next(iter(test.batches()))
+    images, labels = batch.inputs, batch.targets
     assert torch.allclose(images[0, 0], torch.tensor(RAMP, dtype=torch.float32), atol=1e-5) and labels.tolist() == [
         1,
         0,

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compress.core.errors import InputError
+from evaluators.datasets.batch import Batch
 from spaces.channels import ChannelSpace
 from spaces.channels.narrower import Narrower
 from spaces.registry import create, open_preset
@@ -72,9 +73,9 @@ def test_criteria_that_need_images_get_them_and_unknown_ones_are_refused() -> No
     module = space.build(space.widest()).eval()
     generator = torch.Generator().manual_seed(0)
 
-    def batches() -> list[tuple[Tensor, Tensor]]:
+    def batches() -> list[Batch]:
         images = torch.randn(4, 3, 32, 32, generator=generator)
-        return [(images, torch.randint(10, (4,), generator=generator))]
+        return [Batch(images, torch.randint(10, (4,), generator=generator))]
 
     found = Narrower(space, module, space.widest(), space.default_task, "taylor", batches)
     assert all(torch.isfinite(scores).all() for scores in found.scores.values())

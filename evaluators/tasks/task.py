@@ -1,0 +1,204 @@
+"""What a model is for: how it is called, what it is trained to lose little of, and how good it is.
+
+A new task is one new file in this package, or in a package of your own: a `TaskConfig` with its options, entered with
+`@tasks.register("name")`, and the `Task` that it binds to the sizes of a data set or a model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from torch import Generator, Tensor, nn
+
+from compress.core.config import Config
+from compress.core.errors import InputError
+from compress.core.registry import Registry
+from compress.core.sections import OneOf
+from evaluators.datasets.batch import Batch
+
+Shape = tuple[int, ...]
+"""Sizes of one input: channels, height, width of an image."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure that tells how good a model is.
+
+    Attributes:
+        name: its key in reports, objectives and constraints.
+        direction: which way is better.
+        label: what lines and narrow tables call it.
+        title: what a report calls it.
+        unit: after a value, such as "%".
+        change_unit: after a difference of two values, such as "points".
+        worst: what a model counts as whose outputs are not finite.
+    """
+
+    name: str
+    direction: Literal["maximize", "minimize"]
+    label: str
+    title: str
+    unit: str = ""
+    change_unit: str = ""
+    worst: float = 0.0
+
+    def better(self, value: float, other: float | None) -> bool:
+        """Return whether `value` is better than `other`; anything is better than None."""
+        return other is None or (value > other if self.direction == "maximize" else value < other)
+
+
+class TaskConfig(Config):
+    """The section `task` of a recipe. A subclass has a field `name: Literal["..."]`, its options, and `bind`."""
+
+    metrics: ClassVar[tuple[Metric, ...]]
+    """All figures that the task can give, the main one first; one of them is called loss."""
+    name: str
+
+    @abstractmethod
+    def bind(self, num_outputs: int, input_size: Shape) -> Task:
+        """Return the task for a data set or a model of these sizes; see `Task`."""
+
+    @abstractmethod
+    def outputs_of(self, outputs: Any) -> int | None:
+        """Return the width of the head that gave `outputs` for one input; None where they are not of this task."""
+
+
+tasks: Registry[type[TaskConfig]] = Registry("task", home="evaluators.tasks", base=TaskConfig)
+
+TaskSection = Annotated[TaskConfig, OneOf(tasks, "name", default="classification")]
+"""The section `task` of a recipe: the config of one of the tasks, told apart by `name`."""
+
+
+class Meter(ABC):
+    """Takes in a model's outputs, batch by batch, and sums them up as metrics."""
+
+    @abstractmethod
+    def update(self, outputs: Any, batch: Batch) -> None:
+        """Take in what a model gave for `batch`.
+
+        Raises:
+            Diverged: the outputs are not finite.
+            InputError: they do not fit the targets, or are not of the task.
+        """
+
+    @abstractmethod
+    def compute(self) -> dict[str, float | None]:
+        """Return every metric of the task's config; None for one that says nothing at these sizes."""
+
+
+@dataclass(frozen=True)
+class Task(ABC):
+    """A task at the sizes of a data set or a model.
+
+    Attributes:
+        num_outputs: width of the head, such as the number of classes; 0 where it is not known (timm's way to say that
+            there is none).
+        input_size: of one input; channels, height, width of an image.
+        config: the options that a recipe gave.
+    """
+
+    num_outputs: int
+    input_size: Shape
+    config: TaskConfig
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of an image."""
+        return self.input_size[0]
+
+    @property
+    def img_size(self) -> int:
+        """Pixels a side of an image."""
+        return self.input_size[-1]
+
+    @property
+    def name(self) -> str:
+        """As registered."""
+        return self.config.name
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The figures that say something at these sizes, the main one first."""
+        return self.config.metrics
+
+    @property
+    def main_metric(self) -> Metric:
+        """The figure that models are chosen by."""
+        return self.config.metrics[0]
+
+    def resized(self, input_size: Shape) -> Self:
+        """Return the task at another size of its inputs."""
+        return replace(self, input_size=input_size)
+
+    # Training.
+
+    def learning(self, options: Any) -> Self:
+        """Return the task with what the training settings (a `TrainConfig`) ask of its loss and its batches.
+
+        Raises:
+            InputError: they ask for what this task does not have.
+        """
+        for key in ("label_smoothing", "mixup", "cutmix"):
+            if getattr(options, key):
+                raise InputError(f"{key} is nothing that task {self.name} has; leave it out")
+        return self
+
+    def mixed(self, batch: Batch) -> Batch:
+        """Return the batch that is trained on in place of `batch`: the same where the settings mix no samples.
+
+        Draws come from NumPy's and torch's global generators.
+        """
+        return batch
+
+    def forward(self, model: Callable[..., Any], batch: Batch) -> Any:
+        """Return what `model` gives for `batch`. Tasks whose models compute their loss themselves hand on targets."""
+        inputs = batch.inputs
+        if isinstance(inputs, tuple):
+            return model(*inputs)
+        return model(**inputs) if isinstance(inputs, dict) else model(inputs)
+
+    @abstractmethod
+    def loss(self, outputs: Any, batch: Batch, model: nn.Module | None = None) -> Tensor:
+        """Return the loss, a scalar that carries gradients, of what `forward` gave.
+
+        Args:
+            outputs: of the model, in training mode or not.
+            batch: that it was called with, as `mixed` gave it.
+            model: says how much its auxiliary outputs count, if it has any; None: they do not.
+
+        Raises:
+            InputError: the outputs are not of this task.
+        """
+
+    def drawn_loss(self, outputs: Any, generator: Generator) -> Tensor:
+        """Return a summed loss on targets drawn from what the model itself predicts, each with a random sign.
+
+        The square of its gradient estimates the diagonal of the Gauss-Newton matrix without bias. Draws are made by
+        `generator` on the CPU.
+
+        Raises:
+            InputError: this task has no such loss.
+        """
+        raise InputError(f"task {self.name} says not how its targets are distributed; choose another criterion")
+
+    @abstractmethod
+    def tensor(self, outputs: Any) -> Tensor:
+        """Return the one tensor that stands for `outputs`: what a student imitates and two models are compared by.
+
+        Raises:
+            InputError: the outputs are not of this task.
+        """
+
+    def check_alike(self, student: Tensor, teacher: Tensor) -> None:
+        """Raise InputError where the `tensor`s of two models cannot be compared."""
+        if student.shape != teacher.shape:
+            raise InputError(f"the teacher gives outputs of {tuple(teacher.shape)}, the model {tuple(student.shape)}")
+
+    # Evaluation.
+
+    @abstractmethod
+    def meter(self) -> Meter:
+        """Return what sums up the outputs of one evaluation."""
