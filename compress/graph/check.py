@@ -13,8 +13,7 @@ What holds for a group is tried on those of the same place in other blocks next.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
 from math import gcd
@@ -24,15 +23,16 @@ from torch import Tensor, nn
 
 from compress.core.tensors import Inputs
 from compress.graph.apply import apply
+from compress.graph.attribute_setting import AttributeSetting, key_of
+from compress.graph.conflict import conflict
 from compress.graph.cost_model import CostModel
 from compress.graph.exactness import Exactness, Fault, Reference
-from compress.graph.graph import Candidate, Formula, Graph, Skip, value_of
+from compress.graph.graph import Graph, Skip
+from compress.graph.kin import Kin, Lane, counterparts, place_of
 from compress.graph.plan import make_plan
 
-Lane = tuple[str, ...]  # the names of groups that keep the same fraction; most have one
 AMOUNTS = (0.45, 0.55, 0.65, 0.75, 0.85)
 MOST_SETTINGS = 32  # of attributes, tried for one fault
-MOST_PARTNERS = 8  # for a tie
 
 
 def checked(model: nn.Module, graph: Graph, example_inputs: Inputs) -> Graph:
@@ -46,25 +46,6 @@ def checked(model: nn.Module, graph: Graph, example_inputs: Inputs) -> Graph:
     trials = _Trials(model, graph, example_inputs)
     trials.settle()
     return trials.result()
-
-
-def conflict(lanes: Sequence[Lane], fails: Callable[[Sequence[Lane]], bool]) -> list[Lane]:
-    """Return a smallest set of lanes that fails though none of its subsets does (QuickXplain, Junker 2004).
-
-    All `lanes` together fail; the empty set does not.
-    """
-
-    def search(background: list[Lane], changed: bool, rest: list[Lane]) -> list[Lane]:
-        if changed and fails(background):
-            return []
-        if len(rest) == 1:
-            return rest
-        first, second = rest[: len(rest) // 2], rest[len(rest) // 2 :]
-        late = search([*background, *first], bool(first), second)
-        early = search([*background, *late], bool(late), first)
-        return [*early, *late]
-
-    return search([], False, list(lanes))
 
 
 @dataclass
@@ -86,9 +67,8 @@ class _Trials:
         self.lanes: list[Lane] = [(name,) for name in self.groups if self.groups[name].size > 1]
         self.lost: dict[str, str] = {}
         self.doubtful: dict[Lane, str] = {}
-        self.setting: dict[tuple[str, str], str | None] = {
-            (candidate.kind, candidate.attribute): next(iter(candidate.options)) for candidate in graph.candidates
-        }
+        self.kin = Kin(self.groups)
+        self.setting = AttributeSetting(model, graph)
         self.savings = CostModel(graph).savings()
         self._shift = 0
         self._place = {name: place for place, name in enumerate(self.groups)}
@@ -128,7 +108,7 @@ class _Trials:
         order = {name: place for place, name in enumerate(self.groups)}
         ties = sorted((lane for lane in self.lanes if len(lane) > 1), key=lambda lane: order[lane[0]])
         return replace(
-            self._graph_with_setting(),
+            self.setting.settled(),
             groups=tuple(group for group in self.graph.groups if group.name in left | whole),
             skipped=(*self.graph.skipped, *skips),
             ties=tuple(ties),
@@ -146,16 +126,16 @@ class _Trials:
             small = apply(make_plan(self.model, self.graph, kept), self.model)
             self._made = _Made(key, small)
         made = self._made
-        self._set_attributes(made.small, kept)
+        self.setting.enter(made.small, kept)
         if (found := self.exact.shapes(self.graph, kept, made.small)) is not None:
             return found
         if self._shift and amount is None:
             return None  # shapes tell: values were compared at the first amounts
         if made.reference is None:
             made.reference = self.exact.reference(self.graph, kept)
-        self._set_attributes(made.reference.model, kept)
+        self.setting.enter(made.reference.model, kept)
         found = self.exact.compared(made.reference, made.reference.model)
-        return None if found is None else self.exact.confirmed(found, self._graph_with_setting(), kept)
+        return None if found is None else self.exact.confirmed(found, self.setting.settled(), kept)
 
     def _units(self, lane: Lane, amount: float | None) -> dict[str, Tensor]:
         """Draw the units that stay of each group of a lane."""
@@ -172,58 +152,33 @@ class _Trials:
                 if share < levels
             }
 
-    # attributes
-
-    def _set_attributes(self, small: nn.Module, kept: Mapping[str, Tensor]) -> None:
-        widths = {**self.graph.widths(), **{name: len(units) for name, units in kept.items()}}
-        for candidate in self.graph.candidates:
-            module = small.get_submodule(candidate.module)
-            formula = self._formula(candidate)
-            value = vars(self.model.get_submodule(candidate.module))[candidate.attribute]
-            setattr(module, candidate.attribute, value if formula is None else value_of(formula, widths))
-
     def _adapted(self, fault: Fault) -> bool:
         """Find values for the attributes around a fault with which the model gets further."""
         mark = fault.module, fault.step
         near = [c for c in self.graph.candidates if _related(c.module, fault.module)]
         if not near or mark in self._hopeless:
             return False
-        before = dict(self.setting)
-        labels = {(c.kind, c.attribute): [*c.options, None] for c in reversed(near)}
+        before = dict(self.setting.labels)
+        labels = {key_of(c): [*c.options, None] for c in reversed(near)}
         for chosen in islice(product(*labels.values()), MOST_SETTINGS):
-            self.setting |= dict(zip(labels, chosen, strict=True))
-            if self.setting == before:
+            self.setting.labels |= dict(zip(labels, chosen, strict=True))
+            if self.setting.labels == before:
                 continue
             found = self.fault(self.lanes)
             if found is None or found.step > fault.step:
                 return True
-        self.setting = before
+        self.setting.labels = before
         self._hopeless.add(mark)
         return False
 
     def _keep_needed_settings(self) -> None:
         """Let an attribute go its own way where the model is right without changing it."""
-        for key, label in self.setting.items():
+        labels = self.setting.labels
+        for key, label in labels.items():
             if label is not None and self.lanes:
-                self.setting[key] = None
+                labels[key] = None
                 if self.fault(self.lanes) is not None:
-                    self.setting[key] = label
-
-    def _graph_with_setting(self) -> Graph:
-        """Return the graph with the attributes of the present setting."""
-        attributes = {name: dict(values) for name, values in self.graph.attributes.items()}
-        for candidate in self.graph.candidates:
-            formula = self._formula(candidate)
-            if formula is not None:
-                attributes.setdefault(candidate.module, {})[candidate.attribute] = formula
-        return replace(self.graph, attributes=attributes)
-
-    def _formula(self, candidate: Candidate) -> Formula | None:
-        """Return what an attribute follows in the present setting; None: nothing."""
-        label = self.setting[candidate.kind, candidate.attribute]
-        return None if label is None else candidate.options.get(label)
-
-    # groups
+                    labels[key] = label
 
     def _give_way(self, fault: Fault) -> None:
         """Tie the groups at fault, or leave one whole."""
@@ -235,53 +190,16 @@ class _Trials:
         if len(guilty) > 1 and self._tied(guilty):
             return
         if len(guilty) == 1:
-            for partners in self._partners(guilty[0], alone):
+            for partners in self.kin.partners(guilty[0], self.lanes, alone.groups):
                 if self._tied([guilty[0], *partners]):
                     return
         loser = min(guilty, key=lambda lane: sum(self.savings[name] for name in lane))
         self.lanes.remove(loser)
         self.lost |= dict.fromkeys(loser, str(alone))
         if len(guilty) == 1:
-            for lane in [lane for lane in self.lanes if _place(lane) == _place(loser)]:
+            for lane in [lane for lane in self.lanes if place_of(lane) == place_of(loser)]:
                 self.lanes.remove(lane)
                 self.doubtful[lane] = str(alone)
-
-    def _partners(self, lane: Lane, fault: Fault) -> list[list[Lane]]:
-        """Return what a lane might have to be tied with, the likeliest first.
-
-        One that the failing operation sees, of the same width, or of a multiple; then all of the first two kinds.
-        """
-        seen = [other for other in self.lanes if other != lane and not set(other).isdisjoint(fault.groups)]
-        alike = self._alike(lane)
-        both = list(dict.fromkeys([*seen, *alike]))
-        single = list(dict.fromkeys([*both, *self._multiples(lane)]))
-        sets = [[other] for other in single[:MOST_PARTNERS]] + [seen, alike, both, single[:MOST_PARTNERS]]
-        return [some for place, some in enumerate(sets) if some and some not in sets[:place]]
-
-    def _alike(self, lane: Lane) -> list[Lane]:
-        """Return the lanes of the same width, by itself or times heads, that meet this one or one that does so."""
-        widths, met, around = self._widths(lane), [lane], self._modules(lane)
-        rest = [other for other in self.lanes if other != lane and not widths.isdisjoint(self._widths(other))]
-        while near := [other for other in rest if not around.isdisjoint(self._modules(other))]:
-            met += near
-            rest = [other for other in rest if other not in near]
-            around = around.union(*(self._modules(other) for other in near))
-        return met[1:]
-
-    def _multiples(self, lane: Lane) -> list[Lane]:
-        """Return the lanes that meet this one in a module and whose width is a multiple or a part of its own."""
-        width, around = self.groups[lane[0]].size, self._modules(lane)
-        near = [other for other in self.lanes if other != lane and not around.isdisjoint(self._modules(other))]
-        sizes = {other: self.groups[other[0]].size for other in near}
-        return [other for other in near if sizes[other] % width == 0 or width % sizes[other] == 0]
-
-    def _modules(self, lane: Lane) -> set[str]:
-        """Return the modules around the layers that a lane narrows."""
-        return {part.layer.rpartition(".")[0] for name in lane for part in self.groups[name].slices}
-
-    def _widths(self, lane: Lane) -> set[int]:
-        group = self.groups[lane[0]]
-        return {group.size, group.size * group.repeats}
 
     def _tied(self, lanes: Sequence[Lane]) -> bool:
         """Tie lanes if they work at the same fraction, and those at the same places of other blocks."""
@@ -291,7 +209,7 @@ class _Trials:
             fewer = [other for other in lanes if other != lane]
             if len(fewer) > 1 and self._works(self._joined(fewer)):
                 lanes = fewer
-        for other in self._counterparts(lanes):
+        for other in counterparts(lanes, self.lanes):
             self._joined(other, enter=True)
         self._joined(lanes, enter=True)
         return True
@@ -309,23 +227,11 @@ class _Trials:
             self.lanes.append(tie)
         return tie
 
-    def _counterparts(self, lanes: Sequence[Lane]) -> list[list[Lane]]:
-        """Return the sets of lanes at the same places of other blocks, where these lie in one block."""
-        blocks = {_numbers(lane) for lane in lanes}
-        if len(blocks) != 1:
-            return []
-        places = [_place(lane) for lane in lanes]
-        found: dict[tuple[str, ...], dict[str, Lane]] = {}
-        for lane in self.lanes:
-            if _place(lane) in places and _numbers(lane) not in blocks:
-                found.setdefault(_numbers(lane), {})[_place(lane)] = lane
-        return [[each[place] for place in places] for each in found.values() if len(each) == len(set(places))]
-
     def _removable_blocks(self) -> tuple[str, ...]:
         """Return the residual blocks without which the model still runs."""
 
         def fails(blocks: tuple[str, ...]) -> bool:
-            return self.exact.fault(self._graph_with_setting(), {}, blocks) is not None
+            return self.exact.fault(self.setting.settled(), {}, blocks) is not None
 
         if not self.graph.blocks or not fails(self.graph.blocks):
             return self.graph.blocks
@@ -334,11 +240,3 @@ class _Trials:
 
 def _related(a: str, b: str) -> bool:
     return a == b or a.startswith(f"{b}.") or b.startswith(f"{a}.") or not a or not b
-
-
-def _place(lane: Lane) -> str:
-    return "|".join(re.sub(r"\d+", "#", name) for name in lane)
-
-
-def _numbers(lane: Lane) -> tuple[str, ...]:
-    return tuple(re.findall(r"\d+", lane[0].rpartition(":")[0]))

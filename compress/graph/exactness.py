@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from compress.core.modes import evaluating, training_flow
 from compress.core.tensors import Inputs, call, mapped
 from compress.graph.apply import apply
+from compress.graph.dense_run import observed
 from compress.graph.graph import Graph, inside
-from compress.graph.lockstep import Comparing, Disagreement, Fault, Pass, observed
+from compress.graph.lockstep import Pass
+from compress.graph.narrow_run import Comparing, Disagreement, Fault
 from compress.graph.plan import Plan, make_plan
 from compress.graph.positions import Positions
 from compress.graph.silence import SILENCED, Silenced, is_constant, learned, passed_through, perturbed, silenced_in

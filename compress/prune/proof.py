@@ -11,7 +11,7 @@ from compress.core.errors import CompressError
 from compress.core.progress import say
 from compress.core.tensors import Inputs
 from compress.graph.apply import apply
-from compress.graph.check import conflict
+from compress.graph.conflict import conflict
 from compress.graph.exactness import Exactness, Fault
 from compress.graph.graph import Graph, Skip
 from compress.graph.plan import Plan

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from compress.graph import axes
 from compress.graph.axes import ONE, Dim
+from compress.graph.dim_algebra import split
 from compress.graph.recording import Recording
 from compress.graph.rules.base import SPATIAL, freeze, positions, rule
 from compress.graph.rules.products import note_outputs, note_sizes
@@ -55,9 +56,9 @@ def _join_channels(t: Recording, channels: Dim, kernel: list[Dim], groups: int) 
         return
     size = axes.dim_size(channels)
     depthwise = groups == size
-    group_in, inner_in = (channels, ONE) if depthwise else axes.split(channels, (groups, size // groups))
+    group_in, inner_in = (channels, ONE) if depthwise else split(channels, (groups, size // groups))
     multiplier = axes.dim_size(kernel[0]) // groups
-    group_out, inner_out = (kernel[0], ONE) if multiplier == 1 else axes.split(kernel[0], (groups, multiplier))
+    group_out, inner_out = (kernel[0], ONE) if multiplier == 1 else split(kernel[0], (groups, multiplier))
     axes.unify(group_in, group_out)
     axes.unify(inner_in, kernel[1])
     freeze((inner_in, inner_out), "a grouped convolution loses whole groups, not channels of a group")
@@ -91,7 +92,7 @@ def _deformed_convolution(t: Recording, args: Sequence[Any], kwargs: dict[str, A
     freeze((*dims[2:], *kernel[2:], *t.of(offset)[1:], *t.of(mask)[1:]), SPATIAL)
     _join_channels(t, dims[1], kernel, groups)
     if offset_groups > 1:
-        outer = axes.split(dims[1], (offset_groups, x.shape[1] // offset_groups))[0]
+        outer = split(dims[1], (offset_groups, x.shape[1] // offset_groups))[0]
         axes.freeze(outer, "it numbers the groups of channels that share their offsets")
     if groups > 1:  # how many there are is read off the shapes
         axes.freeze(kernel[0], "a deformed convolution in groups is kept whole")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from compress.core.tensors import tensors_in
 from compress.graph import axes
 from compress.graph.axes import Dim
+from compress.graph.dim_algebra import split
 from compress.graph.recording import Recording
 from compress.graph.rules.base import positions, rule
 
@@ -49,7 +50,7 @@ def _group_norm(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: 
         if isinstance(t.model.get_submodule(t.module), nn.GroupNorm):
             t.result.counts[t.module, "num_groups"] = dims[1]
     else:
-        outer, inner = axes.split(dims[1], (groups, x.shape[1] // groups))
+        outer, inner = split(dims[1], (groups, x.shape[1] // groups))
         axes.freeze(outer, "it numbers the groups of a group normalisation")
         _mark([inner])
     t.set(out[0], list(dims))

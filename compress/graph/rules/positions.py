@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compress.core.tensors import tensors_in
 from compress.graph import axes
+from compress.graph.dim_algebra import flatten, split
 from compress.graph.recording import Recording
 from compress.graph.rules.base import RULES, SPATIAL, Rule, argument, freeze, places, positions, rule
 
@@ -73,7 +74,7 @@ def _position_sensitive_regions(
 ) -> None:
     """(N, C h w, H, W) and boxes (K, 5) -> (K, C, h, w): every place of the window has channels of its own."""
     dims = t.of(args[0])
-    channels, *window = axes.split(dims[1], tuple(out[0].shape[1:]))
+    channels, *window = split(dims[1], tuple(out[0].shape[1:]))
     freeze((dims[0], *dims[2:], *window, *t.of(args[1])), SPATIAL)
     for result in out:
         number, *size = (result.shape[0], *result.shape[2:])
@@ -86,13 +87,13 @@ def _im2col(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tens
     *batch, channels, height, width = t.of(args[0])
     freeze((height, width), "windows of it are taken")
     taps = positions([out.shape[-2] // args[0].shape[-3]])
-    t.set(out, [*batch, axes.flatten([channels, *taps]), *positions(out.shape[-1:])])
+    t.set(out, [*batch, flatten([channels, *taps]), *positions(out.shape[-1:])])
 
 
 @rule("col2im")
 def _col2im(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     *batch, columns, windows = t.of(args[0])
-    channels, taps = axes.split(columns, (out.shape[-3], args[0].shape[-2] // out.shape[-3]))
+    channels, taps = split(columns, (out.shape[-3], args[0].shape[-2] // out.shape[-3]))
     freeze((taps, windows), SPATIAL)
     t.set(out, [*batch, channels, *positions(out.shape[-2:])])
 

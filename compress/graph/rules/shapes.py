@@ -9,6 +9,7 @@ from torch import Tensor
 
 from compress.graph import axes
 from compress.graph.axes import ONE
+from compress.graph.dim_algebra import concatenate, flatten, narrow, reshape, split
 from compress.graph.recording import Recording
 from compress.graph.rules.base import SPATIAL, argument, broadcast, freeze, places, positions, rule
 
@@ -17,7 +18,7 @@ from compress.graph.rules.base import SPATIAL, argument, broadcast, freeze, plac
       "unsqueeze_")  # fmt: skip
 def _reshape(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     if out.numel():
-        t.set(out, axes.reshape(t.of(args[0]), list(out.shape)))
+        t.set(out, reshape(t.of(args[0]), list(out.shape)))
     else:
         freeze(t.of(args[0]), "it holds nothing")
         t.set(out, positions(out.shape))
@@ -60,7 +61,7 @@ def _repeat(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tens
     dims = [ONE] * (out.dim() - args[0].dim()) + list(t.of(args[0]))
     result = []
     for times, dim in zip(args[1], dims, strict=True):
-        result.append(axes.fresh(times) if dim == ONE else axes.flatten([axes.fresh(times, SPATIAL), dim]))
+        result.append(axes.fresh(times) if dim == ONE else flatten([axes.fresh(times, SPATIAL), dim]))
     t.set(out, result)
 
 
@@ -89,7 +90,7 @@ def _slice(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tenso
         t.set(out, dims)
         return
     if step == 1 and not axes.is_frozen(dims[place]) and out.shape[place]:
-        dims[place] = axes.narrow(dims[place], start, out.shape[place])
+        dims[place] = narrow(dims[place], start, out.shape[place])
     else:
         axes.freeze(dims[place], "every n-th position of it is picked out")
         dims[place] = axes.fresh(out.shape[place], SPATIAL)
@@ -103,7 +104,7 @@ def _split_with_sizes(t: Recording, args: Sequence[Any], kwargs: dict[str, Any],
     for part in out:
         dims = list(t.of(args[0]))
         length = part.shape[place]
-        dims[place] = axes.fresh(length, SPATIAL) if axes.is_frozen(whole) else axes.narrow(whole, start, length)
+        dims[place] = axes.fresh(length, SPATIAL) if axes.is_frozen(whole) else narrow(whole, start, length)
         start += length
         t.set(part, dims)
     _tie_equal_parts(t, out, place)
@@ -130,7 +131,7 @@ def _gated(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tenso
     """The first half times a function of the second."""
     dims, place = list(t.of(args[0])), argument(args, kwargs, 1, "dim", -1)
     half = out.shape[place]
-    values, gates = axes.narrow(dims[place], 0, half), axes.narrow(dims[place], half, half)
+    values, gates = narrow(dims[place], 0, half), narrow(dims[place], half, half)
     axes.unify(values, gates)
     dims[place] = values
     t.set(out, dims)
@@ -157,7 +158,7 @@ def _cat(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor)
         for other, (a, b) in enumerate(zip(dims, t.of(part), strict=True)):
             if other != place:
                 axes.unify(a, b)
-    dims[place] = axes.concatenate([t.of(part)[place] for part in parts])
+    dims[place] = concatenate([t.of(part)[place] for part in parts])
     t.set(out, dims)
 
 
@@ -173,7 +174,7 @@ def _stack(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tenso
 def _pixel_shuffle(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     """(C r r, H, W) -> (C, H r, W r): every group of r x r channels becomes one."""
     *rest, channels, height, width = t.of(args[0])
-    channel, *block = axes.split(channels, (out.shape[-3], args[1], args[1]))
+    channel, *block = split(channels, (out.shape[-3], args[1], args[1]))
     freeze((*block, height, width), SPATIAL)
     t.set(out, [*rest, channel, *positions(out.shape[-2:])])
 
@@ -182,14 +183,14 @@ def _pixel_shuffle(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], ou
 def _pixel_unshuffle(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     *rest, channels, height, width = t.of(args[0])
     freeze((height, width), SPATIAL)
-    t.set(out, [*rest, axes.flatten([channels, *positions((args[1], args[1]))]), *positions(out.shape[-2:])])
+    t.set(out, [*rest, flatten([channels, *positions((args[1], args[1]))]), *positions(out.shape[-2:])])
 
 
 @rule("channel_shuffle", "native_channel_shuffle")
 def _channel_shuffle(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     """(N, groups x c, ...) -> (N, c x groups, ...); the number of groups is given by the model."""
     dims = list(t.of(args[0]))
-    group, inner = axes.split(dims[1], (args[1], out.shape[1] // args[1]))
+    group, inner = split(dims[1], (args[1], out.shape[1] // args[1]))
     axes.freeze(group, "it numbers the groups of a channel shuffle")
-    dims[1] = axes.flatten([inner, group])
+    dims[1] = flatten([inner, group])
     t.set(out, dims)

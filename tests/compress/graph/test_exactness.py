@@ -15,7 +15,8 @@ from compress.core.errors import InputError
 from compress.core.tensors import call, tensors_in
 from compress.graph.apply import apply
 from compress.graph.build import build_graph
-from compress.graph.check import checked, conflict
+from compress.graph.check import checked
+from compress.graph.conflict import conflict
 from compress.graph.exactness import Exactness
 from compress.graph.plan import make_plan
 
@@ -297,9 +298,7 @@ def test_what_is_drawn_at_random_hides_no_mistake():
 
 def test_a_choice_that_goes_wrong_is_mended_and_made_again(monkeypatch):
     """The trials let everything pass here, so the faults show only in the plan that was chosen."""
-    from compress.prune import structure
-
-    monkeypatch.setattr(structure, "checked", lambda model, graph, inputs: graph)
+    monkeypatch.setattr("compress.graph.known.checked", lambda model, graph, inputs: graph)
     model, x = load("attention_heads_literal")
     plan = compress.plan(model, x, "magnitude", ratio=0.5, align=1)
     assert "heads stay whole" in whole(plan)["a.q:heads"]

@@ -1,0 +1,48 @@
+"""Which widths the attributes follow that modules keep beside their tensors (`num_heads`), while that is found out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from compress.graph.graph import Candidate, Formula, Graph, value_of
+
+Key = tuple[str, str]  # a class of modules and the name of an attribute
+
+
+class AttributeSetting:
+    """A choice for every candidate of `graph`: the label of what it follows, or None; first the likeliest."""
+
+    def __init__(self, model: nn.Module, graph: Graph) -> None:
+        self.model, self.graph = model, graph
+        self.labels: dict[Key, str | None] = {key_of(each): next(iter(each.options)) for each in graph.candidates}
+
+    def enter(self, small: nn.Module, kept: Mapping[str, Tensor]) -> None:
+        """Give the attributes of a narrowed model the values of this choice."""
+        widths = {**self.graph.widths(), **{name: len(units) for name, units in kept.items()}}
+        for candidate in self.graph.candidates:
+            module = small.get_submodule(candidate.module)
+            formula = self._formula(candidate)
+            value = vars(self.model.get_submodule(candidate.module))[candidate.attribute]
+            setattr(module, candidate.attribute, value if formula is None else value_of(formula, widths))
+
+    def settled(self) -> Graph:
+        """Return the graph with the attributes of this choice."""
+        attributes = {name: dict(values) for name, values in self.graph.attributes.items()}
+        for candidate in self.graph.candidates:
+            formula = self._formula(candidate)
+            if formula is not None:
+                attributes.setdefault(candidate.module, {})[candidate.attribute] = formula
+        return replace(self.graph, attributes=attributes)
+
+    def _formula(self, candidate: Candidate) -> Formula | None:
+        """Return what an attribute follows; None: nothing."""
+        label = self.labels[key_of(candidate)]
+        return None if label is None else candidate.options.get(label)
+
+
+def key_of(candidate: Candidate) -> Key:
+    """Return what a choice for a candidate holds for: its attribute in all modules of its class."""
+    return candidate.kind, candidate.attribute

@@ -1,0 +1,147 @@
+"""Dimensions cut, joined, flattened and split: what slices, concatenations and reshapes do to the axes they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from compress.graph.axes import (
+    MAX_REPEATS,
+    ONE,
+    Dim,
+    Segment,
+    cut,
+    dim_size,
+    expand,
+    freeze,
+    fresh,
+    refine,
+    segment_size,
+    unify,
+)
+
+
+def narrow(dim: Dim, start: int, length: int) -> Dim:
+    """Return the part of `dim` at positions start ... start + length - 1, cutting axes at its ends.
+
+    A single position of a factor is picked out of it, not cut off, which would break the products that it belongs to.
+    """
+    whole = expand(dim)
+    if length == 1 and [len(segment) for segment in whole] == [1] and "inner" in whole[0][0].marks:
+        freeze(dim, "single positions of it are picked out")
+        return ONE
+    for at in (start, start + length):
+        if not _ensure_boundary(dim, at):
+            freeze(dim, "it is cut inside a group of positions")
+            return fresh(length, "it is cut inside a group of positions")
+    taken, offset = [], 0
+    for segment in expand(dim):
+        size = segment_size(segment)
+        if start <= offset and offset + size <= start + length:
+            taken.append(segment)
+        offset += size
+    return tuple(taken)
+
+
+def _ensure_boundary(dim: Dim, at: int) -> bool:
+    offset = 0
+    for segment in expand(dim):
+        size = segment_size(segment)
+        if offset < at < offset + size:
+            return cut(segment, at - offset)
+        offset += size
+    return True
+
+
+def concatenate(dims: Sequence[Dim]) -> Dim:
+    """Return the dimension that lists the positions of all `dims` one after the other."""
+    return tuple(segment for dim in dims for segment in dim)
+
+
+def flatten(dims: Sequence[Dim]) -> Dim:
+    """Return the one dimension that row-major merging of `dims` gives."""
+    result: Dim = ONE
+    for dim in dims:
+        inner = expand(dim)
+        if len(inner) == 1:
+            result = tuple(segment + inner[0] for segment in result)
+        elif result == ONE:
+            result = inner
+        elif dim_size(result) <= MAX_REPEATS:
+            freeze(result, "it repeats a concatenation of widths")
+            result = inner * dim_size(result)
+        else:
+            freeze(result, "it repeats a concatenation of widths")
+            freeze(inner, "it is repeated too often to be followed")
+            result = fresh(dim_size(result) * dim_size(inner), "it is repeated too often to be followed")
+    return result
+
+
+def split(dim: Dim, sizes: Sequence[int]) -> tuple[Dim, ...]:
+    """Return the dimensions that row-major splitting of `dim` into `sizes` gives."""
+    if len(sizes) == 1:
+        return (dim,)
+    if sizes[0] == 1:
+        return (ONE, *split(dim, sizes[1:]))
+    inner = prod(sizes[1:])
+    whole = expand(dim)
+    if len(whole) == 1:
+        halves = _split_product(whole[0], sizes[0])
+        if halves is not None:
+            return (halves[0], *split(halves[1], sizes[1:]))
+    elif all(_ensure_boundary(dim, at) for at in range(inner, dim_size(dim), inner)):
+        chunks = [narrow(dim, at, inner) for at in range(0, dim_size(dim), inner)]
+        for chunk in chunks[1:]:
+            unify(chunks[0], chunk)
+        return (fresh(sizes[0], "it numbers the equal parts of a concatenation"), *split(chunks[0], sizes[1:]))
+    freeze(dim, "it is reshaped in a way that does not follow its grouping")
+    return tuple(fresh(size, "it is reshaped in a way that does not follow its grouping") for size in sizes)
+
+
+def _split_product(segment: Segment, outer: int) -> tuple[Dim, Dim] | None:
+    """Split a product after its first `outer` combinations; None where no factor allows it."""
+    taken = 1
+    for place, axis in enumerate(segment):
+        if taken == outer:
+            return (segment[:place],), (segment[place:],)
+        wanted, rest = divmod(outer, taken)
+        if rest:
+            return None
+        if wanted < axis.size:
+            if axis.size % wanted:
+                return None
+            refine(axis, wanted, axis.size // wanted)
+            return _halves(segment, place)
+        taken *= axis.size
+    return ((segment,), ONE) if taken == outer else None
+
+
+def _halves(segment: Segment, place: int) -> tuple[Dim, Dim]:
+    """Split a product inside the factor at `place`, which has just been refined into two."""
+    product = segment[place].product
+    assert product is not None
+    return (segment[:place] + product[:1],), (product[1:] + segment[place + 1 :],)
+
+
+def reshape(dims: Sequence[Dim], shape: Sequence[int]) -> list[Dim]:
+    """Return the dimensions of a row-major reshape of `dims` to `shape`."""
+    old = [dim for dim in dims if dim_size(dim) != 1]
+    result: list[Dim] = []
+    i = j = 0
+    while j < len(shape):
+        if shape[j] == 1:
+            result.append(ONE)
+            j += 1
+            continue
+        first_old, first_new = i, j
+        size_old, size_new = dim_size(old[i]), shape[j]
+        i, j = i + 1, j + 1
+        while size_old != size_new:
+            if size_old < size_new:
+                size_old *= dim_size(old[i])
+                i += 1
+            else:
+                size_new *= shape[j]
+                j += 1
+        result += split(flatten(old[first_old:i]), shape[first_new:j])
+    return result

@@ -1,0 +1,151 @@
+"""The run of a narrowed model, held against what the dense one gave: the first operation that departs is its fault."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compress.core.tensors import tensors_in
+from compress.graph.lockstep import Following, Pass
+from compress.graph.positions import Positions
+from compress.graph.trace import Step
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a narrowed model is wrong.
+
+    `step` counts the operations that agreed before; `module` is where the next one did not; `groups` are the widths
+    that this operation sees; `values` is true where it runs but computes something else.
+    """
+
+    step: int
+    module: str
+    reason: str
+    groups: tuple[str, ...] = ()
+    values: bool = False
+
+    def __str__(self) -> str:
+        """Return the reason as part of a sentence."""
+        what = "the result would not be the same" if self.values else "the forward pass fails"
+        return f"{what} ({self.reason}; layer {self.module or '(top)'!r})"
+
+
+class Disagreement(Exception):
+    """Ends the run of a narrowed model at the operation where it departs."""
+
+    def __init__(self, fault: Fault) -> None:
+        super().__init__(fault.reason)
+        self.fault = fault
+
+
+class Comparing(Following):
+    """Holds a narrowed model that runs under it against what a pass holds.
+
+    Shapes are compared as they come, values all at once when the run ends or leaves the recorded steps: what is told
+    is the first operation that is wrong all the same.
+    """
+
+    def __init__(self, one: Pass, positions: Positions, tolerance: float) -> None:
+        super().__init__(one, positions)
+        self.tolerance = tolerance
+        self.pairs: list[tuple[int, Tensor, Tensor]] = []  # step, found, expected: values yet to be compared
+
+    def left(self) -> None:
+        """Compare what there is before values that are wrong lead the model elsewhere."""
+        self.judge()
+        super().left()
+
+    def drawn(self, step: Step | None, outputs: list[Tensor]) -> bool:
+        """Put what the dense model drew in the place of what this one did."""
+        draws = [] if step is None else self.one.draws.get(self.place, [])
+        if [each.shape for each in draws] != [each.shape for each in outputs]:
+            return False
+        for tensor, value in zip(outputs, draws, strict=True):
+            tensor.copy_(value)
+        return True
+
+    def seen(self, step: Step, outputs: list[Tensor]) -> None:
+        """Compare shapes, and samples where the pass holds some."""
+        values = self.one.values[self.place] if self.one.values else [None] * len(outputs)
+        for tensor, dims, expected in zip(outputs, step.outputs, values, strict=False):
+            shape = self.positions.shape(dims)
+            if tuple(tensor.shape) != shape:
+                self._disagree(f"{step.name} gives the shape {tuple(tensor.shape)} in place of {shape}")
+            sample = self.positions.sample(dims)
+            if expected is not None and sample is not None and not self.one.random:
+                self.pairs.append((self.place, tensor.take(sample.narrow.to(tensor.device)), expected))
+
+    def judge(self) -> None:
+        """Compare the values of the operations so far."""
+        pairs, self.pairs = self.pairs, []
+        alike: dict[tuple[Any, ...], list[int]] = {}
+        for place, (_, found, expected) in enumerate(pairs):
+            alike.setdefault((found.dtype, found.device, expected.dtype), []).append(place)
+        errors: dict[int, float] = {}
+        for places in alike.values():
+            found, expected = (torch.stack(rows) for rows in zip(*(pairs[place][1:] for place in places), strict=True))
+            errors |= zip(places, _differences(found, expected).tolist(), strict=True)
+        for place, (step, _, _) in enumerate(pairs):
+            if (error := errors[place]) > self.tolerance:
+                name = self.one.steps[step].name
+                self._disagree(f"{name} gives other values, off by {error:.1e}", step, values=True)
+
+    def earlier(self) -> Fault | None:
+        """Return what was wrong before the present step."""
+        try:
+            self.judge()
+        except Disagreement as found:
+            return found.fault
+        return None
+
+    def end(self, output: Any) -> None:
+        """Compare what the model gives in the end."""
+        self.judge()
+        found = list(tensors_in(output))
+        if not self.one.values:
+            return
+        if [each.shape for each in found] != [each.shape for each in self.one.outputs]:
+            self._disagree("the output has another shape")
+        for tensor, expected in zip(found, self.one.outputs, strict=True):
+            if self.one.random or not tensor.numel():
+                continue
+            if (error := float(_differences(tensor.reshape(1, -1), expected.reshape(1, -1)))) > self.tolerance:
+                self._disagree(f"the output is off by {error:.1e}", values=True)
+
+    def fault(self, reason: str, place: int | None = None, *, values: bool = False) -> Fault:
+        """Return a fault at a step, else at the present one."""
+        place = self.place if place is None else place
+        steps = self.one.steps[place : place + 1]
+        names = self.positions.graph.record.names
+        seen = (
+            names[axis]
+            for step in steps
+            for dims in (*step.inputs, *step.outputs)
+            for dim in dims
+            for segment in dim
+            for axis in segment
+            if axis in names
+        )
+        return Fault(place, steps[0].module if steps else "", reason, tuple(dict.fromkeys(seen)), values)
+
+    def _disagree(self, reason: str, place: int | None = None, *, values: bool = False) -> None:
+        self.judge()
+        raise Disagreement(self.fault(reason, place, values=values))
+
+
+def _differences(found: Tensor, expected: Tensor) -> Tensor:
+    """Return the largest difference of each row in terms of its largest value, for tensors (rows, values > 0).
+
+    It is infinite where one is NaN and the other not.
+    """
+    if found.is_complex() and expected.is_complex():
+        found, expected = torch.view_as_real(found).flatten(1), torch.view_as_real(expected).flatten(1)
+    found, expected = found.double(), expected.double()
+    same = (found == expected) | (found.isnan() & expected.isnan())
+    difference = torch.where(same, 0.0, (found - expected).abs()).amax(1)
+    scale = torch.where(expected.isfinite(), expected, 0.0).abs().amax(1).clamp(min=1e-6)
+    return (difference / scale).nan_to_num(nan=torch.inf)
