@@ -21,6 +21,11 @@ from typer.testing import CliRunner
 
 from compress.cli import app
 from compress.distill.losses import losses
+from compress.training.config import TrainConfig
+from compress.training.step import StepContext
+from compress.training.trainer import Trainer
+from evaluators.datasets import DigitsConfig, load_data
+from evaluators.tasks import DEFAULT
 from search.strategies import make_sampler
 from search.strategies.one_step import OneStepStrategy
 from search.strategies.strategy import StrategyContext
@@ -31,11 +36,19 @@ listed = lambda kind: CliRunner().invoke(app, ["ls", kind]).stdout.split()
 assert "relative" in listed("criteria") and "mse" in listed("losses")
 assert "ladder" in listed("spaces") and "one_step" in listed("strategies")
 
-changes = ["prune.criterion=relative", "finetune.distill={loss: mse, weight: 0.5}"]
+changes = ["prune.criterion=relative", "finetune.distill={loss: mse, weight: 0.5}", "train.step={name: tempered}"]
 result = CliRunner().invoke(app, ["validate", "dimap_swin.yaml", *(f"--set={change}" for change in changes)])
 assert result.exit_code == 0, result.output
 one, two = torch.zeros(2, 3), torch.ones(2, 3)
 assert losses.get("mse")(weight=0.5).combine(one, two, torch.tensor(1.0)) == 1.5
+
+config = TrainConfig(epochs=1, step={"name": "tempered", "start": 2.0})
+data = load_data(DigitsConfig(name="digits", limit_train=64, limit_test=8, batch_size=16), DEFAULT)
+step = config.make_step(StepContext(config, data), seed=0)
+model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
+model(next(data.train.batches()).inputs)
+Trainer(model, step, data, config).run()
+assert 1.9 < step.temperature < 2.1 and step.temperature != 2.0
 
 space = create("ladder", {"rungs": 3})
 assert space.count() == 3 + 9 + 27
@@ -53,7 +66,7 @@ def test_the_examples_work_as_they_stand_on_the_page(tmp_path: Path) -> None:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     files = re.findall(r"such as `([\w/]+\.py)`.*?```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(files) == PAGE.count("```python") == 4
+    assert len(files) == PAGE.count("```python") == 5
     for name, code in files:
         assert not (tmp_path / name).exists()
         (tmp_path / name).write_text(code, encoding="utf-8")

@@ -22,7 +22,7 @@ class Distilled(Supervised):
     def __init__(self, context: StepContext, distill: LossConfig) -> None:
         super().__init__(context)
         if context.teacher is None:
-            raise InputError("distill needs a teacher, and there is none")
+            raise InputError("step distilled needs a teacher, the model before compression, and there is none")
         self.teacher, self.distill = Teacher(context.teacher), distill
 
     def prepare(self, model: nn.Module, engine: Engine) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -10,15 +10,18 @@ from timm.optim import list_optimizers
 
 from compress.core.config import Config
 from compress.core.errors import did_you_mean
-from compress.training.step import StepConfig, StepContext, TrainingStep
+from compress.training.step import StepConfig, StepContext, StepSection, TrainingStep
 from compress.training.supervised import SupervisedConfig
 
 # bnb* and fused* are other packages' kernels, kron* needs a C++ compiler, adahessian second derivatives.
 OPTIMIZERS = list_optimizers(exclude_filters=["bnb*", "fused*", "kron*", "adahessian"])
 
 
-class TrainConfig(Config):
-    """How a model is trained: optimiser, schedule, regularisation, precision, when to stop, what to keep."""
+class TrainerConfig(Config):
+    """What the Trainer has to know: optimiser, schedule, precision, when to stop, what to keep.
+
+    Sections that train derive from it, and add what their training steps have to know.
+    """
 
     epochs: int = Field(30, ge=0, description="passes over the training data")
     optimizer: str = Field("adamw", description="an optimiser of timm's factory: adamw, sgd (Nesterov), momentum, ...")
@@ -33,9 +36,6 @@ class TrainConfig(Config):
     min_lr: float = Field(0.0, ge=0, description="learning rate at the end of the cosine")
     decay_epochs: list[int] = Field([], description="schedule step: epochs after which the learning rate falls")
     decay_rate: float = Field(0.1, gt=0, le=1, description="schedule step: what the learning rate is multiplied by")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability spread over all classes")
-    mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0 is off")
-    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0 is off, with mixup one of both is drawn per batch")
     ema: float | None = Field(None, ge=0, lt=1, description="decay of averaged weights, which are then the result")
     precision: Literal["32", "bf16", "16"] = Field("32", description="32, or mixed with bf16 or (GPU only) 16 bits")
     channels_last: bool = Field(False, description="keep images and weights channels last: convolutions may run faster")
@@ -64,7 +64,7 @@ class TrainConfig(Config):
         return name
 
     @model_validator(mode="after")
-    def _consistent(self) -> TrainConfig:
+    def _consistent(self) -> Self:
         if self.schedule == "step" and not self.decay_epochs:
             raise ValueError("schedule: step needs decay_epochs, such as [15, 25]")
         if self.warmup_epochs is not None and self.warmup_epochs > self.epochs:
@@ -78,10 +78,28 @@ class TrainConfig(Config):
         """Whether the learning rate of an update is the same for any number of epochs, so that more may be added."""
         return self.schedule != "cosine" and self.warmup_epochs is not None
 
+    def neutral(self) -> dict[str, Any]:
+        """Return the settings that decide the result: a run may go on only if these are the same."""
+        return self.model_dump(mode="json", exclude={"minutes", "patience", "checkpoint_seconds", "deterministic"})
+
+
+class TrainConfig(TrainerConfig):
+    """How a model is trained on labels."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability spread over all classes")
+    mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0 is off")
+    cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0 is off, with mixup one of both is drawn per batch")
+    step: StepSection = Field(SupervisedConfig(), description="what one update computes")
+
     @property
     def step_config(self) -> StepConfig:
         """What one update computes."""
-        return SupervisedConfig()
+        return self.step
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it learns from the model before compression."""
+        return self.step_config.needs_teacher
 
     def make_step(self, context: StepContext, seed: int) -> TrainingStep:
         """Return what one update computes; initial values of its own parameters are drawn from `seed`.
@@ -91,7 +109,3 @@ class TrainConfig(Config):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return self.step_config.make(context)
-
-    def neutral(self) -> dict[str, Any]:
-        """Return the settings that decide the result: a run may go on only if these are the same."""
-        return self.model_dump(mode="json", exclude={"minutes", "patience", "checkpoint_seconds", "deterministic"})

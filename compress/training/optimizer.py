@@ -10,11 +10,11 @@ from timm.scheduler.scheduler import Scheduler
 from torch import nn
 from torch.optim import Optimizer
 
-from compress.training.config import TrainConfig
+from compress.training.config import TrainerConfig
 from compress.training.step import TrainingStep
 
 
-def make_optimizer(config: TrainConfig, model: nn.Module, step: TrainingStep) -> Optimizer:
+def make_optimizer(config: TrainerConfig, model: nn.Module, step: TrainingStep) -> Optimizer:
     """Return the optimiser of the model's parameters and of the groups that `step` adds to them."""
     optimizer = create_optimizer_v2(
         model,
@@ -29,7 +29,7 @@ def make_optimizer(config: TrainConfig, model: nn.Module, step: TrainingStep) ->
     return optimizer
 
 
-def make_schedule(config: TrainConfig, optimizer: Optimizer, batches: int) -> Scheduler:
+def make_schedule(config: TrainerConfig, optimizer: Optimizer, batches: int) -> Scheduler:
     """Return timm's scheduler, stepped per update; `batches` is updates per epoch."""
     warmup = 0.05 * config.epochs if config.warmup_epochs is None else config.warmup_epochs
     warmup = round(warmup * batches) / batches

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from timm.optim import param_groups_weight_decay
@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from compress.core.config import Config
 from compress.core.registry import Registry
+from compress.core.sections import OneOf
 from compress.training.engine import Engine
 from evaluators.datasets.batch import each_tensor
 
@@ -143,6 +144,7 @@ class StepConfig(Config):
         raise NotImplementedError
 
 
-steps: Registry[type[StepConfig]] = Registry(
-    "training step", home=("compress.training", "compress.distill"), base=StepConfig
-)
+steps: Registry[type[StepConfig]] = Registry("training step", ("compress.training", "compress.distill"), StepConfig)
+
+StepSection = Annotated[StepConfig, OneOf(steps, "name", default="supervised")]
+"""A section `step` of a recipe: the config of one of the steps, told apart by `name`."""

@@ -16,7 +16,7 @@ from compress.core.batch_norm import norm_layers, recalibrate
 from compress.core.errors import CompressError, Diverged, InputError
 from compress.core.progress import track
 from compress.training.checkpoint import FILE_NAME, Position, discard, read_checkpoint, sweep, write_checkpoint
-from compress.training.config import TrainConfig
+from compress.training.config import TrainerConfig
 from compress.training.isolation import isolated
 from compress.training.step import TrainingStep
 from compress.training.update import Updater
@@ -61,7 +61,7 @@ class Trainer:
         model: nn.Module,
         step: TrainingStep,
         data: Data,
-        config: TrainConfig,
+        config: TrainerConfig,
         *,
         device: str | torch.device = "cpu",
         seed: int = 0,

@@ -10,7 +10,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from compress.training.config import TrainConfig
+from compress.training.config import TrainerConfig
 from compress.training.engine import Engine
 from compress.training.masks import MaskKeeper
 from compress.training.optimizer import make_optimizer, make_schedule
@@ -35,7 +35,7 @@ class Updater:
         self,
         model: nn.Module,
         step: TrainingStep,
-        config: TrainConfig,
+        config: TrainerConfig,
         *,
         device: str | torch.device,
         seed: int,

@@ -23,7 +23,7 @@ class Finetune(Training):
     def run(self, artifact: Artifact, config: TrainConfig, context: Context) -> Artifact:
         """Train the model, with its masks kept, and evaluate it."""
         bundle = artifact.loaded
-        teacher = context.baseline().model if _distils(config) else None
+        teacher = context.baseline().model if config.needs_teacher else None
         train(bundle, config, context, "fine-tuning", teacher)
         return Artifact(measured(bundle, context))
 
@@ -31,10 +31,6 @@ class Finetune(Training):
         """Yield the time of training what the prunings leave, and of one evaluation."""
         assert outlook.data is not None
         model = outlook.bundle.model
-        teacher = model if _distils(act.config) else None
+        teacher = model if act.config.needs_teacher else None
         seconds = estimate_seconds(model, outlook.data, act.config, outlook.device, teacher=teacher)
         yield "fine-tune", seconds * outlook.share_left + outlook.evaluation
-
-
-def _distils(config: TrainConfig) -> bool:
-    return isinstance(config, FinetuneConfig) and config.distill is not None
