@@ -79,6 +79,12 @@ def _strategies() -> list[str]:
     return strategies.names()
 
 
+def _stages() -> list[str]:
+    from compress.runs.stage import all_stages
+
+    return [stage.name for stage in all_stages()]
+
+
 def _targets() -> list[str]:
     from typing import get_args
 
@@ -97,6 +103,7 @@ KINDS: dict[str, Callable[[], list[str]]] = {
     "losses": _losses,
     "datasets": _data_sets,
     "targets": _targets,
+    "stages": _stages,
 }
 
 

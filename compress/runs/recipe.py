@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Discriminator, Field, PrivateAttr, Tag, create_model
+from pydantic import Discriminator, Field, PrivateAttr, Tag, TypeAdapter, create_model
 
 from compress.core.atomic import write_text
 from compress.core.config import Config
-from compress.core.errors import InputError
+from compress.core.errors import InputError, reason_of
 from compress.core.problems import show
 from compress.runs.catalog import find_recipe
 from compress.runs.recipe_file import Finding, read
@@ -94,14 +94,28 @@ def recipe_schema() -> type[Recipe]:
 @cache
 def _schema(kinds: tuple[type, ...]) -> type[Recipe]:
     """Return the schema for the stages of these classes; another one where one has been added."""
-    sections: dict[str, Any] = {}
-    for stage in all_stages():
+    for stage in (found := all_stages()):
         if hasattr(Recipe, stage.name) or stage.name in Recipe.model_fields:
-            raise InputError(f"the stage {stage.name!r} ({type(stage).__module__}) needs another name: recipes use it")
-        sections[stage.name] = (_section_of(stage), Field(None, description=stage.description))
-    schema: type[Recipe] = create_model("Recipe", __base__=Recipe, **sections)
+            raise InputError(f"{stage.where} needs another name: recipes have a key or method that is called so")
+    try:
+        fields: dict[str, Any] = {
+            stage.name: (_section_of(stage), Field(None, description=stage.description)) for stage in found
+        }
+        schema: type[Recipe] = create_model("Recipe", __base__=Recipe, **fields)
+    except Exception:  # pydantic, and what a third party's class does while it is looked at, may raise anything
+        for stage in found:
+            _try_out(stage)
+        raise
     schema.__doc__ = "A section that is left out is a stage that is left out."
     return schema
+
+
+def _try_out(stage: Stage[Any]) -> None:
+    """Raise InputError, naming the stage, where its section cannot be part of a recipe."""
+    try:
+        TypeAdapter(_section_of(stage))
+    except Exception as error:
+        raise InputError(f"{stage.where} has a Config that is no section of a recipe: {reason_of(error)}") from error
 
 
 def _section_of(stage: Stage[Any]) -> Any:

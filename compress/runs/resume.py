@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ from compress.core.atomic import write_text
 from compress.core.errors import InputError
 from compress.core.progress import say
 from compress.runs.directory import RunDirectory, finished_stage
-from compress.runs.recipe import Recipe, differing_keys
+from compress.runs.recipe import Recipe, differing_keys, recipe_schema
 from compress.runs.stage import Act, Stage, acts_of, all_stages
 
 
@@ -28,7 +29,7 @@ def check_same(recipe: Recipe, directory: RunDirectory) -> Act | None:
     before = _read(directory)
     keys = [
         key
-        for key in differing_keys(before, yaml.safe_load(recipe.to_yaml()))
+        for key in differing_keys(before, recipe.resolved())
         if not any(stage.may_differ(key.removeprefix(f"{stage.name}.")) for stage in _owners(key))
     ]
     problems = []
@@ -73,11 +74,15 @@ def go_on(recipe: Recipe, directory: RunDirectory, again: Act | None) -> None:
 
 
 def _read(directory: RunDirectory) -> dict[str, Any]:
+    """Return the run's recipe as this version reads it: an older one had fewer keys, which are at their defaults."""
     try:
         before = yaml.safe_load(directory.recipe.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--resume  {directory.recipe} cannot be read; name another directory with --out") from error
-    return before if isinstance(before, dict) else {}
+    try:
+        return recipe_schema().model_validate_json(json.dumps(before), strict=True).resolved()
+    except (TypeError, ValueError):  # its values are compared as they are, and what differs is named
+        return before if isinstance(before, dict) else {}
 
 
 def _owners(key: str) -> list[Stage[Any]]:

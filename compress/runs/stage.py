@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from compress.bundle import Bundle
-from compress.core.registry import Registry
+from compress.core.errors import InputError
+from compress.core.registry import Registry, module_of
 from compress.core.yaml_lines import Path_
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
@@ -67,6 +68,11 @@ class Stage(ABC, Generic[C]):
         """Make the stage of the section `name`."""
         self.name = name
 
+    @property
+    def where(self) -> str:
+        """The stage as messages name it, with the module that it comes from."""
+        return f"the stage {self.name!r} ({module_of(type(self))})"
+
     @abstractmethod
     def run(self, artifact: Artifact, config: C, context: Context) -> Artifact:
         """Return what becomes of the artifact; `context.details` is what the report knows of it.
@@ -124,12 +130,24 @@ class Stage(ABC, Generic[C]):
         return False
 
 
-stages: Registry[type[Stage[Any]]] = Registry("stage", home="compress.runs.stages")
+stages: Registry[type[Stage[Any]]] = Registry("stage", home="compress.runs.stages", base=Stage)
 
 
 def all_stages() -> list[Stage[Any]]:
-    """Return every stage there is, in the order in which they act."""
-    return sorted((stages.get(name)(name) for name in stages), key=lambda stage: (stage.order, stage.name))
+    """Return every stage there is, in the order in which they act.
+
+    Raises InputError for a plug-in's stage that lacks what every stage has.
+    """
+    return sorted(map(_made, stages), key=lambda stage: (stage.order, stage.name))
+
+
+def _made(name: str) -> Stage[Any]:
+    kind = stages.get(name)
+    parts = ("order", "Config", "description", "run")
+    missing = [part for part in parts if not hasattr(kind, part) or part in kind.__abstractmethods__]
+    if missing:
+        raise InputError(f"the stage {name!r} ({module_of(kind)}) has no {', '.join(missing)}")
+    return kind(name)
 
 
 def as_list(section: Any) -> list[Any]:

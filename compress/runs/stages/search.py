@@ -70,8 +70,8 @@ class Search(Stage[SearchConfig]):
         summary = strategy_summary(study)
         if summary:
             say(f"search: {summary}")
-        record = search_record(config, judge.space, study, found)
-        context.details |= {"search": record, "summary": summary}
+        record = search_record(config, judge.space, study, found) | {"summary": summary}
+        context.details["search"] = record
         context.log({"event": "search", **counts_by_state(study), "best": found[0].values})
         weights = write_best(place, recipe, judge, found)
         model = winner(judge.space, record["best"][0], place)
