@@ -67,9 +67,9 @@ class Bundle:
         generator = torch.Generator().manual_seed(0)
         return torch.randn(batch, *self.preprocessing.input_size, generator=generator)
 
-    def macs(self) -> int:
-        """Return the MACs of the model for one image, counted once for as long as it keeps its structure."""
-        return self.known.macs(self.model, self.example_inputs())
+    def costs(self) -> dict[str, int]:
+        """Return params, nonzero_params, macs and nonzero_macs; one image, counted once while the structure lasts."""
+        return self.known.costs(self.model, self.example_inputs(), self.masks)
 
     def save(self, directory: str | Path) -> None:
         """Write the bundle to `directory`, replacing one that is there only once the new one is complete.

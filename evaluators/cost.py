@@ -79,11 +79,6 @@ def parameter_macs(model: nn.Module, example_inputs: Inputs) -> Macs:
     return Macs(int(counter.get_total_flops()) // 2, dict(mode.found))
 
 
-def nonzero_macs(model: nn.Module, example_inputs: Inputs, masks: Masks) -> int:
-    """Return the MACs under masks, see `Macs.nonzero`."""
-    return parameter_macs(model, example_inputs).nonzero(masks)
-
-
 def _kept(mask: Tensor) -> float:
     return int(mask.sum()) / mask.numel() if mask.numel() else 1.0
 

@@ -12,7 +12,7 @@ from compress.graph.build import build_graph
 from compress.graph.check import checked
 from compress.graph.graph import Graph
 from compress.graph.tracer import Limits
-from evaluators.cost import Macs, count_macs, parameter_macs
+from evaluators.cost import Macs, Masks, count_macs, count_params, parameter_macs
 
 
 @dataclass
@@ -53,6 +53,13 @@ class Known:
         if self._parameter_macs is None:
             self._parameter_macs = parameter_macs(model, inputs)
         return self._parameter_macs
+
+    def costs(self, model: nn.Module, inputs: Inputs, masks: Masks | None) -> dict[str, int]:
+        """Return params and macs, and what is left of each under masks: nonzero_params, nonzero_macs."""
+        params, nonzero = count_params(model, masks)
+        macs = self.macs(model, inputs)
+        left = self.parameter_macs(model, inputs).nonzero(masks) if masks else macs
+        return {"params": params, "nonzero_params": nonzero, "macs": macs, "nonzero_macs": left}
 
     def _look_at(self, model: nn.Module, inputs: Inputs) -> None:
         """Forget what is known where it was of another structure."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from compress.bundle import Bundle, open_model
+from compress.bundle import open_model
 from compress.core.environment import choose_device, settle_threads
 from compress.core.errors import InputError
 from compress.core.formatting import count, percent_change
@@ -14,7 +14,6 @@ from compress.prune.details import whole_lines
 from compress.runs.estimate import estimate, look_ahead, sentence
 from compress.runs.recipe import Recipe
 from compress.runs.stage import acts_of, sections_of
-from evaluators.cost import count_macs, count_params, nonzero_macs
 
 
 @dataclass(frozen=True)
@@ -63,24 +62,16 @@ def dry_run(recipe: Recipe, device: str = "auto") -> DryRun:
 def _dry_run(recipe: Recipe, device: str) -> DryRun:
     opened = open_model(recipe.given_model, recipe.data, recipe.seed, recipe.task)
     bundle = opened.bundle
-    before = _cost(bundle)
+    before = bundle.costs()
     settle_threads(before["macs"] * getattr(recipe.data, "batch_size", 1))
     acts = acts_of(recipe)
     outlook = look_ahead(acts, bundle, opened.data, recipe, device)
     seconds = dict(estimate(acts, outlook))
     for stage, config in sections_of(recipe):
         bundle = stage.foresee(bundle, config, outlook)
-    after = _cost(bundle)
+    after = bundle.costs()
     predicted = {key: (before[key], after[key]) for key in before if key in ("macs", "params") or bundle.masks}
     return DryRun(recipe.name, tuple(outlook.steps), predicted, seconds, tuple(outlook.notes))
-
-
-def _cost(bundle: Bundle) -> dict[str, int]:
-    inputs = bundle.example_inputs()
-    params, nonzero = count_params(bundle.model, bundle.masks)
-    macs = count_macs(bundle.model, inputs)
-    left = nonzero_macs(bundle.model, inputs, bundle.masks) if bundle.masks else macs
-    return {"macs": macs, "nonzero_macs": left, "params": params, "nonzero_params": nonzero}
 
 
 def _print_step(step: dict[str, Any]) -> None:

@@ -11,14 +11,11 @@ from compress.bundle import open_model
 from compress.core.errors import InputError
 from compress.core.formatting import count
 from compress.core.text_table import text_table
-from compress.graph.build import build_graph
-from compress.graph.check import checked
 from compress.graph.graph import Graph, Group
 from compress.prune.details import whole_lines
 from compress.runs.catalog import find_recipe
 from compress.runs.recipe import check_model, load_recipe
 from compress.runs.recipe_file import section
-from evaluators.cost import count_macs, count_params
 from evaluators.datasets import DataConfig
 from evaluators.latency.targets import width_multiple
 from spaces.shapes import shown
@@ -78,14 +75,13 @@ def inspect_model(name: str, overrides: Mapping[str, Any] | None = None) -> Insp
     """
     model, data = _configs(name, overrides or {})
     bundle = open_model(model, data).bundle
-    inputs = bundle.example_inputs()
-    graph = checked(bundle.model, build_graph(bundle.model, inputs), inputs)
+    graph, costs = bundle.known.graph(bundle.model, bundle.example_inputs()), bundle.costs()
     multiple = width_multiple("local").value
     return Inspection(
         model=model.name,
         input_size=bundle.preprocessing.input_size,
-        params=count_params(bundle.model)[0],
-        macs=count_macs(bundle.model, inputs),
+        params=costs["params"],
+        macs=costs["macs"],
         width_multiple=multiple,
         groups=tuple(_row(group, graph, multiple) for group in graph.groups),
         blocks=graph.blocks,

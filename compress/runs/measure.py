@@ -12,7 +12,6 @@ from compress.core.progress import say
 from compress.export.exporters import ExportConfig
 from compress.export.exporters import export as export_onnx
 from compress.runs.context import Context
-from evaluators.cost import count_macs, count_params, nonzero_macs
 from evaluators.tasks.evaluation import evaluate
 
 METRICS = (
@@ -23,21 +22,11 @@ METRICS = (
 
 def measured(bundle: Bundle, context: Context) -> Bundle:
     """Return the bundle with accuracy and cost measured; what of its ONNX file was known is no longer true."""
-    inputs = bundle.example_inputs()
-    params, nonzero_params = count_params(bundle.model, bundle.masks)
-    macs = count_macs(bundle.model, inputs)
     accuracy: dict[str, Any] = {}
     if context.data is not None and context.data.test is not None:
         with on_device(bundle.model, context.device):
             accuracy = dict(evaluate(bundle.model, context.data.test, context.data.task, context.device))
-    metrics = {
-        **dict.fromkeys(METRICS),
-        **accuracy,
-        "params": params,
-        "nonzero_params": nonzero_params,
-        "macs": macs,
-        "nonzero_macs": nonzero_macs(bundle.model, inputs, bundle.masks) if bundle.masks else macs,
-    }
+    metrics = {**dict.fromkeys(METRICS), **accuracy, **bundle.costs()}
     return replace(bundle, metrics=metrics)
 
 

@@ -24,7 +24,6 @@ from compress.runs.recipe import Recipe
 from compress.runs.report_file import report_of
 from compress.runs.resume import go_on
 from compress.runs.stage import MODEL_FILE, Act, acts_of, compares
-from evaluators.cost import count_macs
 from evaluators.datasets import Data
 
 
@@ -80,8 +79,7 @@ class Runner:
         opened = open_model(model, self.recipe.data, self.recipe.seed, self.recipe.task)
         if opened.load_report is not None:
             say(opened.load_report.summary())
-        macs = count_macs(opened.bundle.model, opened.bundle.example_inputs())
-        settle_threads(macs * getattr(self.recipe.data, "batch_size", 1))
+        settle_threads(opened.bundle.costs()["macs"] * getattr(self.recipe.data, "batch_size", 1))
         self.data = opened.data
         self.directory.log({"event": "environment", **self.environment})
         ahead = self.acts[first.number - 1 :]
