@@ -19,6 +19,7 @@ import optuna
 import torch
 from typer.testing import CliRunner
 
+import compress
 from compress.cli import app
 from compress.distill.losses import losses
 from compress.training.config import TrainConfig
@@ -34,6 +35,7 @@ from spaces.registry import create
 optuna.logging.disable_default_handler()
 listed = lambda kind: CliRunner().invoke(app, ["ls", kind]).stdout.split()
 assert "relative" in listed("criteria") and "mse" in listed("losses")
+assert listed("stages")[3:5] == ["finetune", "clip"]
 assert "ladder" in listed("spaces") and "one_step" in listed("strategies")
 
 changes = ["prune.criterion=relative", "finetune.distill={loss: mse, weight: 0.5}", "train.step={name: tempered}"]
@@ -49,6 +51,12 @@ model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
 model(next(data.train.batches()).inputs)
 Trainer(model, step, data, config).run()
 assert 1.9 < step.temperature < 2.1 and step.temperature != 2.0
+
+with open("clipped.yaml", "w") as file:
+    file.write("{version: 1, name: clipped, model: {source: builtin, name: cifar_resnet20}, data: {name: none}, clip: {}}")
+report = compress.run("clipped.yaml").report
+assert [stage["name"] for stage in report["stages"]] == ["dense", "clip"]
+assert "weights clipped" in open("runs/clipped/report.html").read()
 
 space = create("ladder", {"rungs": 3})
 assert space.count() == 3 + 9 + 27
@@ -66,7 +74,7 @@ def test_the_examples_work_as_they_stand_on_the_page(tmp_path: Path) -> None:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     files = re.findall(r"such as `([\w/]+\.py)`.*?```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(files) == PAGE.count("```python") == 5
+    assert len(files) == PAGE.count("```python") == 6
     for name, code in files:
         assert not (tmp_path / name).exists()
         (tmp_path / name).write_text(code, encoding="utf-8")
