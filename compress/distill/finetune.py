@@ -16,6 +16,8 @@ from compress.training.supervised import SupervisedConfig
 class FinetuneConfig(TrainConfig):
     """How a compressed model recovers: training settings with a lower learning rate, and a teacher if asked."""
 
+    has_teacher = True
+
     epochs: int = Field(5, ge=0, description="passes over the training data")
     lr: float = Field(2e-4, gt=0, description="learning rate after warm-up")
     distill: DistillConfig | None = Field(None, description="learn from the dense model as well as from the labels")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +12,10 @@ import torch
 
 from compress.core.atomic import replacing
 from compress.core.errors import CompressError, InputError
+from compress.training.position import Position
 
 SCHEMA = 2  # 1, of version 0.1.0, knew no steps
 FILE_NAME = "training.pt"
-
-
-@dataclass
-class Position:
-    """How far a run has come; together with the tensors it decides everything that follows.
-
-    Attributes:
-        epoch: epochs finished.
-        batch: batches finished within the current epoch.
-        update: optimiser updates so far, the time of the learning-rate schedule.
-        loss_sum: sum of the batches' losses within the current epoch.
-        seconds: wall clock used, summed over resumes.
-        history: one event per epoch.
-        best: best value of the task's main metric on the test data so far, None before the first.
-        best_epoch: finished epochs when it was reached.
-        stopped_by: "epochs", "minutes" or "patience" once the run is over, else None.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    update: int = 0
-    loss_sum: float = 0.0
-    seconds: float = 0.0
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best: float | None = None
-    best_epoch: int = 0
-    stopped_by: str | None = None
 
 
 def write_checkpoint(path: Path, position: Position, settings: dict[str, Any], tensors: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -46,10 +46,12 @@ class TrainerConfig(Config):
     evaluate_every: int = Field(1, ge=0, description="epochs between evaluations on the test data; 0 is never")
     keep: Literal["last", "best"] = Field(
         "last",
-        description="weights of the last epoch, or of the best on the test data (its accuracy is then optimistic: "
+        description="weights of the last epoch, or of the best on the test data (whose figures are then optimistic: "
         "choosing needs data that no result is reported on)",
     )
-    patience: int | None = Field(None, ge=1, description="stop after so many epochs without a better test top-1")
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many epochs without a better main metric on the test data"
+    )
     minutes: float | None = Field(None, gt=0, description="stop after so much wall clock, summed over resumes")
     checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints, beside one per epoch")
 
@@ -90,6 +92,16 @@ class TrainConfig(TrainerConfig):
     mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0 is off")
     cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0 is off, with mixup one of both is drawn per batch")
     step: StepSection = Field(SupervisedConfig(), description="what one update computes")
+
+    has_teacher: ClassVar[bool] = False
+    """Whether there is a model before compression to learn from."""
+
+    @field_validator("step")
+    @classmethod
+    def _teachable(cls, step: StepConfig) -> StepConfig:
+        if step.needs_teacher and not cls.has_teacher:
+            raise ValueError(f"there is no other model yet to learn from; got {step.name}; allowed in finetune")
+        return step
 
     @property
     def step_config(self) -> StepConfig:

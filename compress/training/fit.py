@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.training.config import TrainConfig
+from compress.training.position import FitResult
 from compress.training.step import StepContext
-from compress.training.trainer import FitResult, Trainer
+from compress.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from evaluators.datasets import Data

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +14,11 @@ from torch import Tensor, nn
 from compress.core.batch_norm import norm_layers, recalibrate
 from compress.core.errors import CompressError, Diverged, InputError
 from compress.core.progress import track
-from compress.training.checkpoint import FILE_NAME, Position, discard, read_checkpoint, sweep, write_checkpoint
+from compress.training.checkpoint import FILE_NAME, discard, read_checkpoint, sweep, write_checkpoint
 from compress.training.config import TrainerConfig
 from compress.training.isolation import isolated
+from compress.training.losses import Losses
+from compress.training.position import FitResult, Position
 from compress.training.step import TrainingStep
 from compress.training.update import Updater
 from evaluators.datasets.loaders import placed
@@ -26,26 +27,6 @@ from spaces.checkpoint import first_infinite
 
 if TYPE_CHECKING:
     from evaluators.datasets import Data, Loader
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a training run did.
-
-    Attributes:
-        epochs_run: whole epochs, over all resumes.
-        seconds: wall clock, over all resumes.
-        history: one event per epoch: epoch, update, lr, loss, and where it was evaluated the task's metrics (its loss
-            as test_loss).
-        stopped_by: "epochs", "minutes" or "patience".
-        best_epoch: the epoch whose weights were kept with `keep: best`, else None.
-    """
-
-    epochs_run: int
-    seconds: float
-    history: list[dict[str, Any]]
-    stopped_by: str
-    best_epoch: int | None
 
 
 class Trainer:
@@ -70,11 +51,11 @@ class Trainer:
         log: Callable[[dict[str, Any]], None] | None = None,
         label: str = "training",
     ) -> None:
-        """Prepare a run; nothing is moved or written before `run`.
+        """Prepare one run; nothing is moved or written before `run`.
 
         Args:
             model: what is trained, in place.
-            step: what one update computes; of one run.
+            step: what one update computes.
             data: its `train` is learnt from, its `test` evaluated on.
             config: the settings.
             device: "cpu", "cuda", "cuda:1", "mps".
@@ -99,12 +80,9 @@ class Trainer:
             del self.settings["epochs"]
         self.position = Position()
         self.best: dict[str, Tensor] | None = None
-        self.pending: list[Tensor] = []
 
     def run(self, resume: bool = False) -> FitResult:
-        """Train to the end; the model comes back in eval mode, on the device where it was.
-
-        The process' random state is left as it was.
+        """Train to the end; the model comes back in eval mode where it was, and the process' random state as it was.
 
         Args:
             resume: go on from the state in `checkpoint_dir`, if there is one; else it is deleted.
@@ -122,22 +100,19 @@ class Trainer:
                     self._epoch()
                 return self._finish()
             except torch.OutOfMemoryError as error:
-                raise CompressError(
-                    f"{self.label}: out of memory on {self.device}; lower data.batch_size or use bf16"
-                ) from error
+                advice = "lower data.batch_size or use bf16"
+                raise CompressError(f"{self.label}: out of memory on {self.device}; {advice}") from error
             finally:
                 self.model.zero_grad(set_to_none=True)
                 self.model.to(home).to(memory_format=torch.contiguous_format)
 
     def _start(self, resume: bool) -> None:
         """Move everything to the device; take up the checkpoint, or clear the way for a new one."""
-        batches = len(self.loader)
         self.loader = placed(self.loader, self.device)
         self.test = None if self.test is None else placed(self.test, self.device)
-        self.updater = Updater(
-            self.model, self.step, self.config, device=self.device, seed=self.seed, batches=batches, masks=self.masks
-        )
-        self.reads = _reads(self.updater.engine.device)
+        where: dict[str, Any] = {"device": self.device, "seed": self.seed, "batches": len(self.loader)}
+        self.updater = Updater(self.model, self.step, self.config, masks=self.masks, **where)
+        self.losses = Losses(self.updater.engine.device)
         if self.path is not None:
             if resume and self.path.exists():
                 sweep(self.path.parent)
@@ -168,10 +143,10 @@ class Trainer:
         if here.batch == 0:
             self.step.begin_epoch(self.model, here.epoch)
         for batch in track(batches, name, total=len(self.loader) - here.batch):
-            self.pending.append(self.updater.update(batch, here.update))
+            self.losses.add(self.updater.update(batch, here.update))
             here.batch += 1
             here.update += 1
-            if len(self.pending) >= self.reads:
+            if self.losses.due:
                 self._settle()
             here.seconds = time.monotonic() - self.started
             if self.config.minutes is not None and here.seconds >= 60 * self.config.minutes:
@@ -182,10 +157,8 @@ class Trainer:
         self._close_epoch()
 
     def _settle(self) -> None:
-        """Read the losses of the last updates, all at once: reading one makes this process wait for the device."""
-        if not self.pending:
-            return
-        losses, self.pending = torch.stack(self.pending).tolist(), []
+        """Read the losses of the last updates."""
+        losses = self.losses.read()
         for update, loss in enumerate(losses, self.position.update - len(losses) + 1):
             if not math.isfinite(loss):
                 raise self._diverged(f"the loss is {loss}", update)
@@ -261,11 +234,11 @@ class Trainer:
         elif self.updater.result is not model:
             model.load_state_dict(self.updater.result.state_dict())
         if self.config.bn_recalibrate and norm_layers(model):
-            batches = self.loader.epoch(here.epoch)
-            recalibrate(model, batches, self.config.bn_recalibrate, self.updater.engine.device, self.task.forward)
+            batches, device = self.loader.epoch(here.epoch), self.updater.engine.device
+            recalibrate(model, batches, self.config.bn_recalibrate, device, self.task.forward)
         model.eval()
-        best_epoch = here.best_epoch if self.best is not None else None
-        return FitResult(here.epoch, here.seconds, here.history, here.stopped_by or "epochs", best_epoch)
+        best = here.best_epoch if self.best is not None else None
+        return FitResult(here.epoch, here.seconds, here.history, here.stopped_by or "epochs", best)
 
 
 def training_split(data: Data) -> Loader:
@@ -273,8 +246,3 @@ def training_split(data: Data) -> Loader:
     if data.train is None or len(data.train) == 0:
         raise InputError("there is no training data; name a data set in `data`")
     return data.train
-
-
-def _reads(device: torch.device) -> int:
-    """Return after how many updates the losses are read; at each reading a GPU catches up with this process."""
-    return 1 if device.type == "cpu" else 50

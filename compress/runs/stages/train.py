@@ -53,13 +53,6 @@ class Train(Training):
     changes_model = False
     makes_baseline = True
 
-    def check(self, config: TrainConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
-        """Yield what `Training` does, and that there is no model yet to learn from."""
-        yield from super().check(config, key, sections)
-        if config.needs_teacher:
-            name = config.step.name
-            yield (*key, "step", "name"), f"there is no other model yet to learn from; got {name}; allowed in finetune"
-
     def acts(self, config: TrainConfig | None, recipe: Recipe) -> Iterator[Act]:
         """Yield one act, in every run: without the section, the model is only measured."""
         yield Act(self, "dense", config)

@@ -45,7 +45,10 @@ def test_the_step_is_supervised_where_nothing_is_said() -> None:
 
 
 def test_a_step_that_needs_a_teacher_is_refused_where_there_is_none() -> None:
-    with pytest.raises(InputError, match=r"train\.step\.name: there is no other model yet.*got distilled"):
+    with pytest.raises(InputError, match=r"train\.step: there is no other model yet.*got distilled"):
         load_recipe("dimap_swin.yaml", {"train.step": {"name": "distilled"}})
+    search = {"search.evaluator.train.step": {"name": "distilled"}}
+    with pytest.raises(InputError, match=r"search\.evaluator\.train\.step: there is no other model yet"):
+        load_recipe("search_digits_nasnet_rl.yaml", search)
     with pytest.raises(InputError, match="step distilled needs a teacher"):
         recovered(FinetuneConfig(epochs=1, distill=KD))
