@@ -53,7 +53,8 @@ Trainer(model, step, data, config).run()
 assert 1.9 < step.temperature < 2.1 and step.temperature != 2.0
 
 with open("clipped.yaml", "w") as file:
-    file.write("{version: 1, name: clipped, model: {source: builtin, name: cifar_resnet20}, data: {name: none}, clip: {}}")
+    model = "{source: builtin, name: cifar_resnet20}"
+    file.write(f"{{version: 1, name: clipped, model: {model}, data: {{name: none}}, clip: {{}}}}")
 report = compress.run("clipped.yaml").report
 assert [stage["name"] for stage in report["stages"]] == ["dense", "clip"]
 assert "weights clipped" in open("runs/clipped/report.html").read()
