@@ -16,14 +16,16 @@ def modes_kept(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module, mode in modes:
-            module.training = mode
+            if module.training is not mode:
+                module.training = mode
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Run the block with all of `model` in evaluation mode."""
     with modes_kept(model):
-        model.eval()
+        if any(module.training for module in model.modules()):
+            model.eval()
         yield
 
 

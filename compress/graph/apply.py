@@ -49,10 +49,11 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         memo[id(_module(model, name))] = PassThrough()
     for module in model.modules():
         for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
+            if type(value) is OrderedDict:
+                if not value:
+                    memo[id(value)] = OrderedDict()  # of hooks: a dozen for each module, and slow to copy otherwise
+            elif isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach()  # computed from parameters (an old weight norm's): cannot be copied
-            elif type(value) is OrderedDict and not value:
-                memo[id(value)] = OrderedDict()  # hooks: a dozen for each module, and slow to copy in the general way
     try:
         small = copy.deepcopy(model, memo)
     except TypeError as error:  # a lock, a file, a stream among its attributes

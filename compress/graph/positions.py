@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from math import prod
 
 import numpy as np
@@ -34,7 +34,7 @@ class _Varying:
     """Positions that differ between the indices of another axis (heads that keep different units): (owner, n)."""
 
     owner: Axis
-    table: Tensor
+    table: Indices
 
 
 @dataclass
@@ -48,23 +48,23 @@ class Positions:
 
     graph: Graph
     kept: Mapping[str, Tensor]
-    _found: dict[Dim, Tensor | _Varying | None] = field(default_factory=dict)
+    _found: dict[Dim, Indices | _Varying | None] = field(default_factory=dict)
     _shapes: dict[Dims, tuple[int, ...]] = field(default_factory=dict)
     _samples: dict[Dims, Sample | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         groups = {group.name: group for group in self.graph.groups}
-        self._units: dict[Axis, Tensor] = {}
-        self._tables: dict[Axis, tuple[Axis, Tensor]] = {}
+        self._units: dict[Axis, Indices] = {}
+        self._tables: dict[Axis, tuple[Axis, Indices]] = {}
         for axis, name in self.graph.record.names.items():
             units = self.kept.get(name)
             if units is None or name not in groups or len(units) == axis.size:
                 continue
             order, owner = groups[name].order, self.graph.record.owners.get(axis)
             if order is None or owner is None:
-                self._units[axis] = units.sort().values
+                self._units[axis] = np.sort(units.cpu().numpy())
             else:
-                self._tables[axis] = owner, order[:, units].sort(dim=1).values
+                self._tables[axis] = owner, np.sort(order[:, units].cpu().numpy(), axis=1)
 
     def narrowed(self, dims: Dims) -> bool:
         """Return whether any of these dimensions loses positions."""
@@ -80,7 +80,7 @@ class Positions:
     def index(self, dim: Dim) -> Tensor | None:
         """Return the positions of the dense dimension that stay, in order; None where that has no one answer."""
         found = self._of(dim)
-        return found if isinstance(found, Tensor) else None
+        return torch.from_numpy(found) if isinstance(found, np.ndarray) else None
 
     def sample(self, dims: Dims) -> Sample | None:
         """Return some elements of a tensor; None where it has none or which dense element is which cannot be told."""
@@ -97,10 +97,12 @@ class Positions:
         return self._tables[axis][1].shape[1] if axis in self._tables else axis.size
 
     def _drawn(self, dims: Dims) -> Sample | None:
-        shape = self.shape(dims)
+        shape, whole = self.shape(dims), tuple(axes.dim_size(dim) for dim in dims)
         if 0 in shape:
             return None
-        narrow = _coordinates(shape)
+        narrow, places = _drawn_from(shape)
+        if shape == whole:
+            return Sample(places, places)
         dense: list[Indices] = []
         for dim, at in zip(dims, narrow, strict=True):
             found = self._of(dim)
@@ -108,44 +110,44 @@ class Positions:
                 heads = self._coordinate(found.owner, dims, narrow)
                 if heads is None:
                     return None
-                dense.append(found.table.numpy()[heads, at])
+                dense.append(found.table[heads, at])
             elif found is None:
                 return None
             else:
-                dense.append(found.numpy()[at])
-        return Sample(_places(narrow, shape), _places(dense, tuple(axes.dim_size(dim) for dim in dims)))
+                dense.append(found[at])
+        return Sample(places, torch.from_numpy(np.ravel_multi_index(tuple(dense), whole)))
 
-    def _coordinate(self, axis: Axis, dims: Dims, narrow: list[Indices]) -> Indices | None:
+    def _coordinate(self, axis: Axis, dims: Dims, narrow: tuple[Indices, ...]) -> Indices | None:
         """Return the dense index along `axis` of each element, read from the dimension that `axis` is a factor of."""
         for dim, at in zip(dims, narrow, strict=True):
             if len(dim) == 1 and axis in dim[0]:
                 found = self._of(dim)
-                if isinstance(found, Tensor):
+                if isinstance(found, np.ndarray):
                     inner = axes.segment_size(dim[0][dim[0].index(axis) + 1 :])
-                    along: Indices = found.numpy()[at] // inner % axis.size
+                    along: Indices = found[at] // inner % axis.size
                     return along
         return None
 
-    def _of(self, dim: Dim) -> Tensor | _Varying | None:
+    def _of(self, dim: Dim) -> Indices | _Varying | None:
         if dim not in self._found:
             self._found[dim] = self._made(dim)
         return self._found[dim]
 
-    def _made(self, dim: Dim) -> Tensor | _Varying | None:
+    def _made(self, dim: Dim) -> Indices | _Varying | None:
         parts, offset = [], 0
         for segment in dim:
             part = self._segment(segment)
-            if not isinstance(part, Tensor):
+            if not isinstance(part, np.ndarray):
                 return part if len(dim) == 1 else None
             parts.append(part + offset)
             offset += axes.segment_size(segment)
-        return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.long)
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
 
-    def _segment(self, segment: Segment) -> Tensor | _Varying | None:
-        grid = torch.arange(axes.segment_size(segment)).reshape([axis.size for axis in segment])
+    def _segment(self, segment: Segment) -> Indices | _Varying | None:
+        grid = np.arange(axes.segment_size(segment)).reshape([axis.size for axis in segment])
         for place, axis in enumerate(segment):
             if axis in self._units:
-                grid = grid.index_select(place, self._units[axis])
+                grid = grid.take(self._units[axis], place)
         varying = [place for place, axis in enumerate(segment) if axis in self._tables]
         outside = [place for place in varying if self._tables[segment[place]][0] not in segment]
         for place in set(varying) - set(outside):
@@ -155,24 +157,33 @@ class Positions:
             shape = [1] * len(segment)
             shape[row], shape[place] = rows.shape
             rows = rows if row < place else rows.T
-            grid = torch.take_along_dim(grid, rows.reshape(shape), dim=place)
+            grid = np.take_along_axis(grid, rows.reshape(shape), place)
         if not outside:
             return grid.reshape(-1)
         if len(outside) > 1:
             return None
         owner, table = self._tables[segment[outside[0]]]
-        moved = grid.movedim(outside[0], 0)[table.reshape(-1)].unflatten(0, table.shape)
-        return _Varying(owner, moved.movedim(1, 1 + outside[0]).flatten(1))
+        moved = np.moveaxis(grid, outside[0], 0)[table]  # (n, kept, ...)
+        return _Varying(owner, np.moveaxis(moved, 1, 1 + outside[0]).reshape(len(table), -1))
 
 
-def _coordinates(shape: tuple[int, ...]) -> list[Indices]:
-    """Return the coordinates of SAMPLES elements: all of a small tensor, else some drawn at random.
+@lru_cache(4096)
+def _drawn_from(shape: tuple[int, ...]) -> tuple[tuple[Indices, ...], Tensor]:
+    """Return SAMPLES elements of a tensor, as coordinates (one array for each dimension) and counted row by row."""
+    if not shape:
+        return (), torch.zeros(SAMPLES, dtype=torch.long)
+    coordinates = _coordinates(shape)
+    return coordinates, torch.from_numpy(np.ravel_multi_index(coordinates, shape))
+
+
+def _coordinates(shape: tuple[int, ...]) -> tuple[Indices, ...]:
+    """Return all elements of a small tensor, else some drawn at random.
 
     Those are spread evenly along every dimension (a Latin hypercube), so that all of up to SAMPLES channels are seen.
     """
     if prod(shape) <= SAMPLES:
-        return list(np.unravel_index(np.arange(SAMPLES) % prod(shape), shape)) if shape else []
-    return [(_spread(place) * size).astype(np.int64) for place, size in enumerate(shape)]
+        return np.unravel_index(np.arange(SAMPLES) % prod(shape), shape)
+    return tuple((_spread(place) * size).astype(np.int64) for place, size in enumerate(shape))
 
 
 @cache
@@ -181,9 +192,3 @@ def _spread(place: int) -> npt.NDArray[np.float64]:
     draw = np.random.default_rng(place)
     parts: npt.NDArray[np.float64] = (draw.permutation(SAMPLES) + draw.random(SAMPLES)) / SAMPLES
     return parts
-
-
-def _places(coordinates: list[Indices], shape: tuple[int, ...]) -> Tensor:
-    if not shape:
-        return torch.zeros(SAMPLES, dtype=torch.long)
-    return torch.from_numpy(np.ravel_multi_index(tuple(coordinates), shape))

@@ -18,7 +18,6 @@ from compress.graph.products import Products
 
 Silenced = Literal["everything", "learned", "plain"]
 SILENCED: tuple[Silenced, ...] = ("everything", "learned", "plain")
-SMALL = 4096  # values
 _PLAIN = ("weight", "bias", "running_")
 
 
@@ -76,10 +75,11 @@ def silenced_in(model: nn.Module, plan: Plan, graph: Graph, silenced: Silenced) 
             stay = {dim: indices for dim, indices in dims.items() if goes(name, dim)} if name in named else {}
             if stay:
                 tensor, whole = named[name], named[name].data
-                tensor.data = stays.only(whole, stay)
+                tensor.data = only = stays.only(whole, stay)
                 swapped.append((tensor, whole))
-                left = {dim: stays.positions(indices, tensor.device) for dim, indices in stay.items()}
-                zeros[tensor.untyped_storage().data_ptr()] = tensor.data, left
+                if len(stay) > 1:
+                    left = {dim: stays.positions(indices, only.device) for dim, indices in stay.items()}
+                    zeros[only.untyped_storage().data_ptr()] = only, left
         yield Products(zeros)
     finally:
         for tensor, whole in reversed(swapped):
@@ -102,8 +102,11 @@ class _Stays:
 
     def only(self, value: Tensor, dims: Mapping[int, tuple[int, ...]]) -> Tensor:
         """Return a copy of a tensor that is zero outside of what stays in each of `dims`."""
-        multiplied = value.is_floating_point() and value.numel() > SMALL and math.isfinite(value.sum())
-        dtype = value.dtype if multiplied else torch.bool  # large tensors are multiplied, which is quicker
+        if len(dims) == 1:
+            ((dim, indices),) = dims.items()
+            return torch.where(self._mark(value, dim, indices, torch.bool), value, 0)
+        multiplied = value.is_floating_point() and math.isfinite(value.sum())  # which is quicker
+        dtype = value.dtype if multiplied else torch.bool
         mask = reduce(torch.mul, (self._mark(value, dim, indices, dtype) for dim, indices in dims.items()))
         return value * mask if multiplied else torch.where(mask, value, 0)
 
