@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -97,6 +98,8 @@ def _schema(kinds: tuple[type, ...]) -> type[Recipe]:
     for stage in (found := all_stages()):
         if hasattr(Recipe, stage.name) or stage.name in Recipe.model_fields:
             raise InputError(f"{stage.where} needs another name: recipes have a key or method that is called so")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", stage.name):
+            raise InputError(f"{stage.where} needs another name: allowed are small letters, digits and _")
     try:
         fields: dict[str, Any] = {
             stage.name: (_section_of(stage), Field(None, description=stage.description)) for stage in found

@@ -50,7 +50,7 @@ class Draft(Generic[T]):
 
     def located(self, problem: str) -> str:
         """Return a sentence that begins with a dotted key, `model.name: ...`, with the key's place before it."""
-        match = re.match(r"([a-z_]+(?:\.\w+)*): ", problem)
+        match = re.match(r"([a-z_]\w*(?:\.\w+)*): ", problem)
         if match is None or match[1].split(".")[0] not in self.schema.model_fields:
             return problem
         path = tuple(int(part) if part.isdigit() else part for part in match[1].split("."))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import dropwhile
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from compress.bundle import Bundle
@@ -177,5 +178,6 @@ def acts_of(recipe: Recipe) -> list[Act]:
 
 
 def compares(acts: Sequence[Act]) -> bool:
-    """Return whether an act makes another model of the first one, so that there are two to compare."""
-    return any(act.stage.changes_model for act in acts)
+    """Return whether an act makes another model of the baseline, so that there are two to compare."""
+    since = dropwhile(lambda act: not act.stage.makes_baseline, acts)
+    return any(act.stage.changes_model for act in since)

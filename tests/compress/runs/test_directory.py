@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from compress.core.errors import InputError
 from compress.runs.directory import RunDirectory
@@ -36,3 +37,12 @@ def test_a_search_may_be_resumed_elsewhere(interrupted: Path) -> None:
 def test_what_decides_the_trials_may_not_change(interrupted: Path, change: dict[str, Any], key: str) -> None:
     with pytest.raises(InputError, match=rf"another recipe: {key}"):
         check_same(recipe(**change), RunDirectory(interrupted))
+
+
+def test_keys_that_an_older_version_did_not_have_were_at_their_defaults(interrupted: Path) -> None:
+    values = yaml.safe_load((interrupted / "recipe.yaml").read_text())
+    del values["task"], values["search"]["keep"], values["train"]["ema"]
+    (interrupted / "recipe.yaml").write_text(yaml.safe_dump(values))
+    assert check_same(recipe(), RunDirectory(interrupted)) is None
+    with pytest.raises(InputError, match=r"another recipe: search\.keep differ"):
+        check_same(recipe(keep=3), RunDirectory(interrupted))

@@ -33,6 +33,8 @@ def test_every_shipped_recipe_is_valid(name: str, tmp_path: Path) -> None:
     if recipe.section("prune"):
         assert recipe.section("export") is not None
         assert recipe.section("latency") is not None
+    recipe.save(tmp_path / "resolved.yaml")
+    assert load_recipe(tmp_path / "resolved.yaml").sha256() == recipe.sha256()
 
 
 def test_a_resolved_recipe_reads_back_as_itself(tmp_path: Path) -> None:

@@ -161,6 +161,7 @@ def test_a_stage_after_the_export_may_leave_another_file(recipe: Path, tmp_path:
     [
         ("clip", {"order": 45}, "has no Config, description"),
         ("clip", {"order": 45, "Config": object(), "description": ""}, "Config that is no section of a recipe"),
+        ("Clip-2", {"order": 45, "Config": ClipConfig, "description": ""}, "needs another name: allowed are small"),
         ("seed", {"order": 45, "Config": ClipConfig, "description": ""}, "needs another name"),
     ],
 )
