@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import compress
 from compress.cli import app
-from compress.runs.catalog import names
+from compress.runs.catalog import listing
 from evaluators.cost import count_macs
 from search.config import SearchConfig
 
@@ -94,7 +94,7 @@ def test_every_recipe_and_space_is_in_a_table() -> None:
     tables = "\n".join(line for line in README.splitlines() if line.startswith("| `"))
     listed = tables.replace("{tiny,small,base}", "tiny") + tables.replace("{tiny,small,base}", "small")
     listed += tables.replace("{tiny,small,base}", "base")
-    assert [name for kind in ("recipes", "spaces") for name in names(kind) if f"`{name}`" not in listed] == []
+    assert [name for kind in ("recipes", "spaces") for name in listing(kind) if f"`{name}`" not in listed] == []
 
 
 def test_every_file_that_a_page_names_exists() -> None:

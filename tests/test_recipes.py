@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner
 
 from compress.cli import app
-from compress.runs.catalog import names
+from compress.runs.catalog import listing
 from compress.runs.recipe import load_recipe
 from compress.runs.stage import acts_of
 
-RECIPES = [name for name in names("recipes") if not name.startswith("paper/")]
+RECIPES = [name for name in listing("recipes") if not name.startswith("paper/")]
 FILES = {
     "nats_ss_cifar10_accuracy.csv": "bossnas/nats_ss_cifar10_accuracy.csv",
     "resnet56.safetensors": "weights/cifar10_resnet/resnet56.safetensors",

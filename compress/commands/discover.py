@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated
 
 import typer
@@ -11,7 +14,7 @@ from compress.commands.options import JsonFlag, QuietFlag, SetFlag, overrides_of
 from compress.core.atomic import write_text
 from compress.core.errors import InputError
 from compress.core.progress import set_quiet
-from compress.runs.catalog import KINDS, find_recipe, names
+from compress.runs.catalog import KINDS, find_recipe, listing
 
 
 def inspect(
@@ -49,14 +52,20 @@ def ls(
     glob: Annotated[str, typer.Argument(metavar="GLOB", help="Show only names that match, such as '*swin*'.")] = "*",
     json: JsonFlag = False,
 ) -> None:
-    """List what there is."""
-    found = names(kind, glob)
+    """List what there is: names, and on a terminal what they are."""
+    found = listing(kind, glob)
     if json:
-        print_json(found)
+        print_json(list(found))
         return
     if not found:
         raise InputError(f"no {kind} match {glob!r}")
-    print("\n".join(found))
+    if sys.stdout.isatty() and any(found.values()):
+        width = max(map(len, found))
+        room = shutil.get_terminal_size().columns - width - 2
+        shown = (f"{name:{width}}  {shorten(text, max(room, 20), placeholder='...')}" for name, text in found.items())
+        print("\n".join(line.rstrip() for line in shown))
+    else:  # one name a line, for other programs
+        print("\n".join(found))
 
 
 def cat(

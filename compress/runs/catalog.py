@@ -1,12 +1,15 @@
-"""Find out what there is: shipped recipes, and the names of models, spaces, criteria, losses, data sets, targets."""
+"""Find out what there is: shipped recipes, models, and everything that plugs in."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from compress.core.errors import InputError, did_you_mean
+from compress.core.registry import Registry
 
 
 def recipes_folder() -> Path:
@@ -39,29 +42,65 @@ def find_recipe(recipe: str | Path) -> Path:
     raise InputError(f"no such recipe; got {str(recipe)!r}; allowed: a path or one of {', '.join(names)}{near}")
 
 
+REGISTRIES: dict[str, tuple[str, ...]] = {
+    "spaces": ("spaces.registry:spaces",),
+    "strategies": ("search.strategies:strategies",),
+    "evaluators": ("evaluators.candidates.evaluator:evaluators",),
+    "executors": ("search.executors.executor:executors",),
+    "criteria": ("compress.criteria:weight_criteria", "compress.criteria:unit_criteria"),
+    "losses": ("compress.distill.losses:losses",),
+    "steps": ("compress.training.step:steps",),
+    "sources": ("spaces.zoo:sources",),
+}
+"""What plugs in, by the word of `compress ls`: where its registries are."""
+
+KINDS = ("recipes", "models", "datasets", "targets", *REGISTRIES)
+
+
+def registries(kind: str) -> list[Registry[Any]]:
+    """Return the registries of a kind of `REGISTRIES`."""
+    found = (place.partition(":") for place in REGISTRIES[kind])
+    return [getattr(import_module(module), attribute) for module, _, attribute in found]
+
+
+def listing(kind: str, glob: str = "*") -> dict[str, str]:
+    """Return name -> description (empty where none is at hand) of what there is of `kind` and matches `glob`.
+
+    Models match with their source (`timm:`) or without it. An unknown kind is an `InputError`.
+    """
+    if kind not in KINDS:
+        raise InputError(f"nothing is listed as {kind!r}; allowed {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
+    return {
+        name: description
+        for name, description in _all(kind)
+        if fnmatch.fnmatchcase(name, glob) or fnmatch.fnmatchcase(name.partition(":")[2], glob)
+    }
+
+
+def _all(kind: str) -> Iterator[tuple[str, str]]:
+    if kind == "recipes":
+        yield from ((name, _first_comment(recipes_folder() / name)) for name in shipped_recipes())
+    elif kind == "models":
+        yield from ((name, "") for name in _models())
+    elif kind == "datasets":
+        yield from ((name, "") for name in _data_sets())
+    elif kind == "targets":
+        yield from ((name, "") for name in _targets())
+    else:
+        found = {name: registry.summary(name) for registry in reversed(registries(kind)) for name in registry}
+        yield from sorted(found.items())
+
+
+def _first_comment(recipe: Path) -> str:
+    first = recipe.read_text(encoding="utf-8").partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
 def _models() -> list[str]:
     from spaces.zoo import sources
 
-    listed = (source for source in sources if source != "space")  # spaces are listed by themselves
-    return [f"{source}:{name}" for source in listed for name in sources.get(source)().names()]
-
-
-def _spaces() -> list[str]:
-    from spaces.registry import spaces
-
-    return spaces.names()
-
-
-def _criteria() -> list[str]:
-    from compress.criteria import unit_criteria, weight_criteria
-
-    return sorted({*weight_criteria, *unit_criteria})
-
-
-def _losses() -> list[str]:
-    from compress.distill.losses import losses
-
-    return losses.names()
+    named = (source for source in sources if source != "space")  # spaces are listed by themselves
+    return [f"{source}:{name}" for source in named for name in sources.get(source)().names()]
 
 
 def _data_sets() -> list[str]:
@@ -73,18 +112,6 @@ def _data_sets() -> list[str]:
     return sorted(get_args(kind.model_fields["name"].annotation)[0] for kind in kinds)
 
 
-def _strategies() -> list[str]:
-    from search.strategies import strategies
-
-    return strategies.names()
-
-
-def _stages() -> list[str]:
-    from compress.runs.stage import all_stages
-
-    return [stage.name for stage in all_stages()]
-
-
 def _targets() -> list[str]:
     from typing import get_args
 
@@ -92,30 +119,3 @@ def _targets() -> list[str]:
 
     here, *sections = get_args(Target)
     return sorted([*get_args(here), *(next(iter(section.model_fields)) for section in sections)])
-
-
-KINDS: dict[str, Callable[[], list[str]]] = {
-    "recipes": shipped_recipes,
-    "models": _models,
-    "spaces": _spaces,
-    "strategies": _strategies,
-    "criteria": _criteria,
-    "losses": _losses,
-    "datasets": _data_sets,
-    "targets": _targets,
-    "stages": _stages,
-}
-
-
-def names(kind: str, glob: str = "*") -> list[str]:
-    """Return the names of `kind` that match `glob`, with their source (`timm:`) or without it.
-
-    An unknown kind is an `InputError`.
-    """
-    if kind not in KINDS:
-        raise InputError(f"nothing is listed as {kind!r}; allowed {', '.join(KINDS)}{did_you_mean(kind, KINDS)}")
-    return [
-        name
-        for name in KINDS[kind]()
-        if fnmatch.fnmatchcase(name, glob) or fnmatch.fnmatchcase(name.partition(":")[2], glob)
-    ]

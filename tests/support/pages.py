@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from compress.runs.catalog import find_recipe, names
+from compress.runs.catalog import find_recipe, listing
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -52,7 +52,7 @@ def shipped(command: str) -> str | None:
     if words[0] != "compress" or words[1] not in RUNS or "--recipe" not in words:
         return None
     recipe = words[words.index("--recipe") + 1]
-    return recipe if recipe in names("recipes") else None
+    return recipe if recipe in listing("recipes") else None
 
 
 def of_recipe(recipe: str) -> list[str]:

@@ -12,6 +12,8 @@ import yaml
 from typer.testing import CliRunner
 
 from compress.cli import _COMMANDS, app
+from compress.commands.discover import ls
+from compress.runs.catalog import KINDS
 
 runner = CliRunner()
 
@@ -153,6 +155,18 @@ def test_eval_outside_a_run_asks_for_a_recipe(tmp_path: Path) -> None:
     assert "--recipe" in result.stderr
 
 
+def test_ls_tells_on_a_terminal_what_a_name_stands_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "50")
+    ls("sources", "t*")
+    assert capsys.readouterr().out.splitlines() == [
+        "timm         PyTorch image models; the part of...",
+        "torchvision  torchvision's classifiers; they...",
+    ]
+
+
 def test_ls_cat_cp_and_schema_show_what_there_is(tmp_path: Path) -> None:
     assert "dimap_swin.yaml" in invoke("ls").stdout.splitlines()
     assert "timm:swin_tiny_patch4_window7_224" in invoke("ls", "models", "*swin*").stdout.splitlines()
@@ -161,6 +175,8 @@ def test_ls_cat_cp_and_schema_show_what_there_is(tmp_path: Path) -> None:
     assert "digits" in invoke("ls", "datasets").stdout.split()
     assert invoke("ls", "targets").stdout.split() == ["command", "local", "ray"]
     assert invoke("ls", "models", "resnet50").stdout.split() == ["timm:resnet50", "torchvision:resnet50"]
+    for kind in KINDS:
+        assert invoke("ls", kind).stdout.splitlines() == json.loads(invoke("ls", kind, "--json").stdout), kind
     wrong = invoke("ls", "recipe")
     assert wrong.exit_code == 2
     assert "did you mean 'recipes'?" in wrong.stderr
