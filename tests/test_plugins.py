@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 ROOT = Path(__file__).parent.parent
 CRITERION = '''
 """A criterion, which imports the package whose registry it is in."""
@@ -53,6 +51,42 @@ class WidthSpace(Space):
         convs = [nn.Conv2d(task.in_chans, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)]
         return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, task.num_classes))
 '''
+STAGE = '''
+"""A stage: weights are clipped."""
+
+import torch
+from pydantic import Field
+
+from compress.core.config import Config
+from compress.runs.artifact import Artifact
+from compress.runs.measure import measured
+from compress.runs.stage import Stage, stages
+
+
+class ClipConfig(Config):
+    """How far weights may lie from 0."""
+
+    largest: float = Field(gt=0, description="largest magnitude of a weight")
+
+
+@stages.register("acme_clip")
+class Clip(Stage[ClipConfig]):
+    """Clip all weights."""
+
+    order = 45
+    Config = ClipConfig
+    description = "weights are clipped"
+
+    def run(self, artifact, config, context):
+        """Clip in place, measure and tell how many were changed."""
+        with torch.no_grad():
+            clipped = 0
+            for weight in artifact.loaded.model.parameters():
+                clipped += int((weight.abs() > config.largest).sum())
+                weight.clamp_(-config.largest, config.largest)
+        context.details["clipped"] = clipped
+        return Artifact(measured(artifact.loaded, context))
+'''
 RECIPE = """
 version: 1
 name: acme
@@ -60,6 +94,7 @@ model: {source: space, name: acme_width, kwargs: {arch: {width: 4}}}
 data: {name: digits, image_size: 8, limit_train: 100, limit_test: 50}
 train: {epochs: 1}
 prune: {kind: weights, criterion: acme_relative, sparsity: 0.5, modules: {convolutions: ["2.weight"]}}
+acme_clip: {largest: 0.05}
 """
 
 
@@ -83,31 +118,42 @@ def compress(arguments: list[str], environment: dict[str, str], cwd: Path) -> su
 
 
 def test_a_recipe_uses_what_another_package_brings(tmp_path: Path) -> None:
-    points = {"criterion": "acme.criterion", "space": "acme.space"}
-    environment = install(tmp_path, {"criterion": CRITERION, "space": SPACE}, points)
+    modules = {"criterion": CRITERION, "space": SPACE, "stage": STAGE}
+    environment = install(tmp_path, modules, {name: f"acme.{name}" for name in modules})
     (tmp_path / "acme.yaml").write_text(RECIPE)
     assert "acme_width" in json.loads(compress(["ls", "spaces", "--json"], environment, tmp_path).stdout)
     done = compress(["run", "--recipe", "acme.yaml", "--quiet", "--json"], environment, tmp_path)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads((tmp_path / "runs" / "acme" / "report.json").read_text())
     assert report["final"]["nonzero_params"] < report["baseline"]["nonzero_params"]
-    wrong = compress(["validate", "acme.yaml", "--set", "prune.criterion=acme_relativ"], environment, tmp_path)
-    assert wrong.returncode == 2 and "did you mean 'acme_relative'?" in wrong.stderr
+    (clip,) = (stage for stage in report["stages"] if stage["name"] == "acme_clip")
+    assert clip["clipped"] > 0
+    changes = ["prune.criterion=acme_relativ", "acme_clip.largest=0"]
+    wrong = compress(
+        ["validate", "acme.yaml", *(f"--set={change}" for change in changes)], environment, tmp_path
+    ).stderr.splitlines()
+    assert len(wrong) == 2 and "acme_clip.largest: out of range; got 0; allowed above 0" in "".join(wrong)
+    assert "did you mean 'acme_relative'?" in "".join(wrong)
 
 
-@pytest.mark.parametrize(
-    ("source", "says"),
-    [
-        ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
-        ("raise SystemExit('no licence')", "SystemExit: no licence"),
-        (CRITERION.replace("acme_relative", "magnitude"), "'magnitude' is taken by compress.criteria.magnitude"),
-        ("from spaces.registry import spaces\nspaces.register('x')(dict)", "space 'x' is <class 'dict'>, no subclass"),
-    ],
-)
-def test_a_broken_plug_in_is_one_sentence_that_names_its_package(tmp_path: Path, source: str, says: str) -> None:
-    environment = install(tmp_path, {"broken": source}, {"mine": "acme.broken"})
+BROKEN = {
+    "gone": ("import nothing_of_that_name", "ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+    "ends": ("raise SystemExit('no licence')", "SystemExit: no licence"),
+    "taken": (CRITERION.replace("acme_relative", "magnitude"), "'magnitude' is taken by compress.criteria.magnitude"),
+    "odd": (
+        "from spaces.registry import spaces\nspaces.register('x')(dict)",
+        "space 'x' is <class 'dict'>, no subclass",
+    ),
+}
+
+
+def test_a_broken_plug_in_is_one_sentence_that_names_its_package(tmp_path: Path) -> None:
+    modules = {name: source for name, (source, _) in BROKEN.items()}
+    environment = install(tmp_path, modules, {name: f"acme.{name}" for name in modules})
     done = compress(["validate", "dimap_swin.yaml"], environment, tmp_path)
-    (sentence,) = done.stderr.splitlines()
     assert done.returncode == 2 and done.stdout == ""
-    assert sentence.startswith("the plug-in 'mine' (acme.broken) of acme-plugins cannot be imported: ")
-    assert says in sentence
+    sentences = done.stderr.splitlines()
+    assert len(sentences) == len(BROKEN)
+    for sentence, (name, (_, says)) in zip(sentences, BROKEN.items(), strict=True):
+        assert sentence.startswith(f"the plug-in {name!r} (acme.{name}) of acme-plugins cannot be imported: ")
+        assert says in sentence

@@ -51,6 +51,8 @@ class Registry(Generic[T]):
         def enter(item: T) -> T:
             if self.base is not None and not (isinstance(item, type) and issubclass(item, self.base)):
                 raise TypeError(f"{self.kind} {names[0]!r} is {item!r}, no subclass of {self.base.__name__}")
+            if not any(f"{module_of(item)}.".startswith(f"{home}.") for home in self.homes):
+                self._load_homes()  # first, so that a third party that takes a name of ours is the one to be refused
             for name in names:
                 if name in self._items:
                     raise ValueError(f"{self.kind} {name!r} is taken by {module_of(self._items[name])}")
@@ -79,13 +81,17 @@ class Registry(Generic[T]):
 
     def load(self) -> None:
         """Import what registers here: the modules of the homes, and the plug-ins of third parties."""
-        if not self._loaded:
-            self._loaded = True  # what is imported now may ask this registry
-            for home in self.homes:
-                package = import_module(home)
-                for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
-                    import_module(f"{home}.{module.name}")
+        self._load_homes()
         load_plugins()
+
+    def _load_homes(self) -> None:
+        if self._loaded:
+            return
+        self._loaded = True  # what is imported now may ask this registry
+        for home in self.homes:
+            package = import_module(home)
+            for module in pkgutil.iter_modules(getattr(package, "__path__", [])):
+                import_module(f"{home}.{module.name}")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

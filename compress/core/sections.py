@@ -52,6 +52,8 @@ class OneOf:
             raise InputError(f'{where} needs the field `{self.key}: Literal["{name}"]`')
         try:
             return handler.generate_schema(config)
+        except InputError:
+            raise
         except Exception as error:  # pydantic and a third party's annotations may raise anything
             raise InputError(f"{where} cannot be a section of a recipe: {reason_of(error)}") from error
 

@@ -49,6 +49,7 @@ REGISTRIES: dict[str, tuple[str, ...]] = {
     "executors": ("search.executors.executor:executors",),
     "criteria": ("compress.criteria:weight_criteria", "compress.criteria:unit_criteria"),
     "losses": ("compress.distill.losses:losses",),
+    "stages": ("compress.runs.stage:stages",),
     "steps": ("compress.training.step:steps",),
     "sources": ("spaces.zoo:sources",),
 }
