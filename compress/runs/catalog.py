@@ -50,6 +50,7 @@ REGISTRIES: dict[str, tuple[str, ...]] = {
     "criteria": ("compress.criteria:weight_criteria", "compress.criteria:unit_criteria"),
     "losses": ("compress.distill.losses:losses",),
     "stages": ("compress.runs.stage:stages",),
+    "tasks": ("evaluators.tasks.task:tasks",),
     "steps": ("compress.training.step:steps",),
     "sources": ("spaces.zoo:sources",),
 }
@@ -88,8 +89,9 @@ def _all(kind: str) -> Iterator[tuple[str, str]]:
     elif kind == "targets":
         yield from ((name, "") for name in _targets())
     else:
-        found = {name: registry.summary(name) for registry in reversed(registries(kind)) for name in registry}
-        yield from sorted(found.items())
+        found = {name: registry for registry in reversed(registries(kind)) for name in registry}
+        for name in sorted(found, key=lambda name: (getattr(found[name].get(name), "order", 0), name)):  # stages have
+            yield name, found[name].summary(name)
 
 
 def _first_comment(recipe: Path) -> str:
