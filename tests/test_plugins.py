@@ -87,6 +87,60 @@ class Clip(Stage[ClipConfig]):
         context.details["clipped"] = clipped
         return Artifact(measured(artifact.loaded, context))
 '''
+TASK = '''
+"""A task: the probability of every class, by Brier's score."""
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+
+from evaluators.tasks.task import Meter, Metric, Task, TaskConfig, tasks
+
+BRIER = Metric("brier", "minimize", "Brier", "Brier score", worst=2.0)
+LOSS = Metric("loss", "minimize", "loss", "Loss", worst=2.0)
+
+
+@tasks.register("acme_brier")
+class BrierConfig(TaskConfig):
+    """Probabilities of the classes: models give logits (N, classes)."""
+
+    metrics: ClassVar[tuple[Metric, ...]] = (BRIER, LOSS)
+    name: Literal["acme_brier"] = "acme_brier"
+
+    def bind(self, num_outputs, input_size):
+        return Brier(num_outputs, input_size, self)
+
+    def outputs_of(self, outputs):
+        return outputs.shape[1] if outputs.ndim == 2 else None
+
+
+class Brier(Task):
+    """Squared distance of the probabilities from 1 for the right class and 0 for the others."""
+
+    def loss(self, outputs, batch, model=None):
+        return (outputs.softmax(1) - F.one_hot(batch.targets, outputs.shape[1])).square().sum(1).mean()
+
+    def tensor(self, outputs):
+        return outputs
+
+    def meter(self):
+        return Sum(self)
+
+
+class Sum(Meter):
+    """The mean over all samples."""
+
+    def __init__(self, task):
+        self.task, self.total, self.count = task, 0.0, 0
+
+    def update(self, outputs, batch):
+        self.total += float(self.task.loss(torch.as_tensor(outputs), batch)) * len(batch)
+        self.count += len(batch)
+
+    def compute(self):
+        return {"brier": self.total / self.count, "loss": self.total / self.count}
+'''
 ASKED = """
 from typer.testing import CliRunner
 from compress.cli import app
@@ -96,6 +150,7 @@ def asked(*words):
 
 assert "acme_relative" in asked("ls", "criteria").stdout.split()
 assert "acme_width" in asked("ls", "spaces").stdout.split()
+assert "acme_brier" in asked("ls", "tasks").stdout.split()
 assert "acme_clip" in asked("ls", "stages").stdout.split()
 wrong = asked("validate", "acme.yaml", "--set=prune.criterion=acme_relativ", "--set=acme_clip.largest=0")
 assert wrong.exit_code == 2 and len(wrong.stderr.splitlines()) == 2, wrong.stderr
@@ -105,6 +160,7 @@ assert "did you mean 'acme_relative'?" in wrong.stderr
 RECIPE = """
 version: 1
 name: acme
+task: {name: acme_brier}
 model: {source: space, name: acme_width, kwargs: {arch: {width: 4}}}
 data: {name: digits, image_size: 8, limit_train: 100, limit_test: 50}
 train: {epochs: 1}
@@ -133,13 +189,14 @@ def compress(arguments: list[str], environment: dict[str, str], cwd: Path) -> su
 
 
 def test_a_recipe_uses_what_another_package_brings(tmp_path: Path) -> None:
-    modules = {"criterion": CRITERION, "space": SPACE, "stage": STAGE}
+    modules = {"criterion": CRITERION, "space": SPACE, "task": TASK, "stage": STAGE}
     environment = install(tmp_path, modules, {name: f"acme.{name}" for name in modules})
     (tmp_path / "acme.yaml").write_text(RECIPE)
     done = compress(["run", "--recipe", "acme.yaml", "--quiet", "--json"], environment, tmp_path)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads((tmp_path / "runs" / "acme" / "report.json").read_text())
     assert report["final"]["nonzero_params"] < report["baseline"]["nonzero_params"]
+    assert 0 < report["stages"][-1]["metrics"]["brier"] < 2
     (details,) = (tmp_path / "runs" / "acme" / "stages").glob("*-acme_clip/details.json")
     assert json.loads(details.read_text())["clipped"] > 0
     found = subprocess.run([sys.executable, "-c", ASKED], env=environment, cwd=tmp_path, capture_output=True, text=True)

@@ -89,8 +89,10 @@ def _all(kind: str) -> Iterator[tuple[str, str]]:
     elif kind == "targets":
         yield from ((name, "") for name in _targets())
     else:
+        from compress.runs.stage import all_stages
+
         found = {name: registry for registry in reversed(registries(kind)) for name in registry}
-        for name in sorted(found, key=lambda name: (getattr(found[name].get(name), "order", 0), name)):  # stages have
+        for name in [stage.name for stage in all_stages()] if kind == "stages" else sorted(found):
             yield name, found[name].summary(name)
 
 
