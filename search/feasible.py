@@ -10,7 +10,7 @@ from compress.core.errors import InputError
 from spaces.architecture import Architecture
 
 if TYPE_CHECKING:
-    from search.runner import Judge
+    from search.judge import Judge
 
 DRAWS = 300
 STEPS = 60

@@ -18,7 +18,8 @@ from evaluators.datasets import Data, DataConfig, load_data
 from evaluators.tasks import DEFAULT, TaskConfig
 from search.config import PRUNERS, PrunerConfig, SearchConfig, SpaceConfig
 from search.feasible import check_constraints
-from search.runner import Judge, Runner
+from search.judge import Judge
+from search.runner import Runner
 from search.strategies import StrategyContext, make_sampler
 from search.study import architecture_of, open_study, sharing
 from spaces.registry import create, open_preset

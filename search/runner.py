@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +12,10 @@ from typing import Any
 from optuna import Study, Trial, TrialPruned
 from optuna.trial import FrozenTrial, TrialState
 
-from compress.core.errors import CompressError, InputError, did_you_mean
-from evaluators.candidates.evaluator import Evaluator, Metrics, Report, Stopped
-from evaluators.candidates.latency import LatencyMeter
+from compress.core.errors import CompressError
+from evaluators.candidates.evaluator import Metrics, Report
 from search.background import every
-from search.objective import ObjectiveConfig
+from search.judge import Judge, Outcome, evaluate
 from search.study import (
     BEAT_SECONDS,
     Sharing,
@@ -30,60 +28,9 @@ from search.study import (
     worker_name,
 )
 from spaces.architecture import Architecture
-from spaces.space import Space
 
 REFUSALS = 1000
 """So many architectures in a row that need no evaluation, and the search gives up."""
-
-
-@dataclass
-class Judge:
-    """Metrics of architectures, from the space, the evaluator and the latency meter together.
-
-    `also` are metrics that are wanted beside those of the objective.
-    """
-
-    space: Space
-    evaluator: Evaluator
-    objective: ObjectiveConfig
-    meter: LatencyMeter | None
-    seed: int
-    also: tuple[str, ...] = ()
-
-    @property
-    def wanted(self) -> Collection[str]:
-        """The metrics that objective and strategy need."""
-        return tuple(dict.fromkeys((*self.objective.metrics, *self.also)))
-
-    def check(self) -> None:
-        """Raise InputError for a metric of the objective that nothing here gives."""
-        known = {*self.evaluator.metrics, "macs", "params"} | ({"latency_ms"} if self.meter else set())
-        for name in self.wanted:
-            if name not in known:
-                hint = "; give search.latency" if name == "latency_ms" else did_you_mean(name, known)
-                allowed = ", ".join(sorted(known))
-                raise InputError(f"search.objective: nothing measures {name!r}; allowed: {allowed}{hint}")
-
-    def free(self, arch: Architecture) -> Metrics:
-        """Return the metrics that cost next to nothing."""
-        metrics = self.evaluator.free(arch)
-        if any(name in self.wanted and name not in metrics for name in ("macs", "params")):
-            metrics = {**{name: float(value) for name, value in self.space.cost(arch).items()}, **metrics}
-        if self.meter is not None and "latency_ms" in self.wanted:
-            metrics |= self.meter.free(arch)
-        return metrics
-
-    def full(self, arch: Architecture, free: Metrics, report: Report | None = None) -> Metrics:
-        """Return all wanted metrics of `arch`, given its free ones."""
-        metrics = dict(free)
-        if self.meter is not None and "latency_ms" in self.wanted and "latency_ms" not in metrics:
-            metrics["latency_ms"] = self.meter.measure(arch)
-            if self.objective.complaint(metrics) is not None:
-                return metrics  # too slow: not worth training
-        missing = [name for name in self.wanted if name not in metrics]
-        if missing:
-            metrics |= self.evaluator.evaluate(arch, missing, self.seed, report)
-        return metrics
 
 
 @dataclass(frozen=True)
@@ -103,24 +50,6 @@ class Asked:
     twin: int | None = None
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What came of an evaluation; `stopped` by the pruner, it has only the metrics that were free."""
-
-    metrics: Metrics
-    seconds: float
-    stopped: bool = False
-
-
-def evaluate(judge: Judge, arch: Architecture, free: Metrics, report: Report | None = None) -> Outcome:
-    """Return what `judge` says of `arch`."""
-    started = time.perf_counter()
-    try:
-        return Outcome(judge.full(arch, free, report), time.perf_counter() - started)
-    except Stopped:
-        return Outcome(free, time.perf_counter() - started, stopped=True)
-
-
 class Runner:
     """Works on a study until it has as many evaluated trials as planned.
 
@@ -135,7 +64,10 @@ class Runner:
         self.study, self.judge, self.trials = study, judge, trials
         self.sharing = sharing or Sharing()
         self._worker = worker_name()
-        self._known: dict[str, FrozenTrial] = {}
+        self._known: dict[Architecture, FrozenTrial] = {}
+        """The first trial that evaluated a network, by its canonical architecture."""
+        self._networks: dict[int, Architecture] = {}
+        """The canonical architecture of each trial looked at so far."""
         self._read: set[int] = set()
 
     def revive(self) -> int:
@@ -297,21 +229,25 @@ class Runner:
             if trial.number not in self._read and trial.state.is_finished():
                 self._read.add(trial.number)
                 if counts(trial):
-                    self._known.setdefault(self._key(architecture_of(trial)), trial)
-        return self._known.get(self._key(arch))
+                    self._known.setdefault(self._network(trial), trial)
+        return self._known.get(self.judge.space.canonical(arch))
 
     def _twin(self, trial: Trial, arch: Architecture, trials: Sequence[FrozenTrial]) -> int | None:
         """Return the number of a trial under way that evaluates the same network."""
-        key = self._key(arch)
+        network = self.judge.space.canonical(arch)
         for other in trials:
             if other.state == TrialState.RUNNING and "worker" in other.user_attrs and other.number != trial.number:
-                if self._key(architecture_of(other)) == key:
+                if self._network(other) == network:
                     return other.number
         return None
 
-    def _key(self, choices: Any) -> str:
-        space = self.judge.space
-        return json.dumps(dict(space.canonical(space.check(choices, drop_untaken=True))), sort_keys=True)
+    def _network(self, trial: FrozenTrial) -> Architecture:
+        """Return the canonical architecture of a trial whose choices are all taken."""
+        if trial.number not in self._networks:
+            space = self.judge.space
+            arch = space.check(architecture_of(trial), drop_untaken=True)
+            self._networks[trial.number] = space.canonical(arch)
+        return self._networks[trial.number]
 
     def _at_work(self, number: int) -> bool:
         trial = self._trials()[number]

@@ -69,14 +69,14 @@ class NasBenchMacro(Space):
         checked = self.check(arch)
         return "".join(str(OPERATIONS.index(checked.text(decision.name))) for decision in self.decisions)
 
-    def canonical(self, arch: Mapping[str, Choice]) -> Architecture:
+    def _canonical(self, arch: Architecture) -> Architecture:
         """Return the encoding with the identities at the end of each stage, where they change nothing."""
         found: list[str] = []
-        operations = self.operations(self.check(arch))
+        operations = self.operations(arch)
         for stage, depth in enumerate(self.config.depths):
             first, *rest = (operations[stage, layer] for layer in range(depth))
             found += [first, *sorted(rest, key=lambda name: name == "identity")]
-        return self.check(dict(zip((decision.name for decision in self.decisions), found, strict=True)))
+        return Architecture(dict(zip((decision.name for decision in self.decisions), found, strict=True)))
 
     def operations(self, arch: Mapping[str, Choice]) -> dict[tuple[int, int], str]:
         """Return the operation of each layer by (stage, layer), counted from 0."""

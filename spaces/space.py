@@ -45,6 +45,9 @@ class Preset:
     code: Any = None
 
 
+KEPT_FORMS = 4096
+"""Canonical forms that a space remembers."""
+
 Fill = Callable[[Decision], Choice]
 """Gives a decision a choice."""
 
@@ -63,7 +66,7 @@ class Space(ABC):
 
     A space is one file that registers a subclass with `@spaces.register(name)` of `spaces.registry`. The subclass has a
     `Config` with its options and implements `_decisions`, `_build` and, where it can, `_layers`, `_supernet`,
-    `from_code`, `to_code`.
+    `from_code`, `to_code`, `_canonical`.
     The public methods check architectures and fill in the task; the underscored ones get checked ones.
     """
 
@@ -82,6 +85,7 @@ class Space(ABC):
         self.config = config
         self.decisions: tuple[Decision, ...] = tuple(self._decisions())
         self._named = {decision.name: decision for decision in self.decisions}
+        self._canonical_forms: dict[Architecture, Architecture] = {}
 
     # What a subclass writes.
 
@@ -108,15 +112,28 @@ class Space(ABC):
         """Return the published code of `arch`; the choices themselves for a space without one."""
         return dict(arch)
 
-    def canonical(self, arch: Architecture) -> Architecture:
-        """Return the one encoding that all encodings of the same network share (up to the order of a sum)."""
-        return self.check(arch)
+    def _canonical(self, arch: Architecture) -> Architecture:
+        """Return what `canonical` does; a space where several encodings build the same network overrides this."""
+        return arch
 
     def input_size(self, arch: Architecture, img_size: int | None = None) -> int:
         """Return the image side in pixels that `arch` works on; spaces that search the resolution override this."""
         return img_size or self.default_task.img_size
 
     # Which architectures there are.
+
+    def canonical(self, arch: Mapping[str, Choice]) -> Architecture:
+        """Return the one encoding that all encodings of the same network share (up to the order of a sum).
+
+        It is kept for the architectures of late: the parts of a search each ask for it.
+        """
+        key = arch if isinstance(arch, Architecture) else self.check(arch)
+        found = self._canonical_forms.get(key)
+        if found is None:
+            if len(self._canonical_forms) >= KEPT_FORMS:
+                self._canonical_forms.clear()
+            found = self._canonical_forms[key] = self.check(self._canonical(self.check(key)))
+        return found
 
     @property
     def conditional(self) -> bool:

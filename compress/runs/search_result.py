@@ -12,8 +12,8 @@ from compress.bundle import open_model
 from compress.core.atomic import write_json, write_text
 from compress.runs.recipe import Recipe
 from search.config import SearchConfig
+from search.judge import Judge
 from search.outcome import Found, counts_by_state, history, hypervolume_course, importance
-from search.runner import Judge
 from spaces.space import Space
 from spaces.table import TableSpace
 from spaces.zoo import ModelConfig

@@ -92,9 +92,9 @@ class MnasNet(Space):
         """
         return to_strings(self, self.check(arch))
 
-    def canonical(self, arch: Mapping[str, Choice]) -> Architecture:
+    def _canonical(self, arch: Architecture) -> Architecture:
         """Return the encoding with the first factor of equal widths, and skip `none` where no shortcut fits."""
-        choices = dict(self.check(arch))
+        choices = dict(arch)
         channels = self.config.stem
         for stage, stride in enumerate(self.config.strides, 1):
             name = f"stage{stage}"
@@ -105,7 +105,7 @@ class MnasNet(Space):
             if choices[f"{name}.skip"] == "identity" and not fits:
                 choices[f"{name}.skip"] = "none"
             channels = out
-        return self.check(choices)
+        return Architecture(choices)
 
     def widths(self, stage: int) -> tuple[int, ...]:
         """Return the channels that each of the factors gives `stage` (from 1)."""

@@ -135,9 +135,8 @@ class MobileNetV3Space(Space):
         """Return the architecture whose weights contain those of all others."""
         return self.check({each.name: max(each.choices) for each in self.decisions}, drop_untaken=True)
 
-    def canonical(self, arch: Architecture) -> Architecture:
+    def _canonical(self, arch: Architecture) -> Architecture:
         """Return `arch` with each width and expansion replaced by the smallest that rounds to the same channels."""
-        arch = self.check(arch)
         found = dict(arch)
         rows = self.rows(arch)
         channels = rows.blocks[0][-1].out
@@ -148,7 +147,7 @@ class MobileNetV3Space(Space):
                 expands = self.config.expands or self.skeleton.expands
                 found[f"{name}.layer{layer}.expand"] = next(e for e in expands if round8(channels * e) == row.hidden)
                 channels = row.out
-        return self.check(found)
+        return Architecture(found)
 
     # Once-for-All's codes.
 

@@ -66,7 +66,7 @@ class NASNetSpace(Space):
         genotype = isinstance(value, Mapping) and set(CELLS) <= set(value)
         return self.check(self.from_code(value)) if genotype else super().parse(value)
 
-    def canonical(self, arch: Mapping[str, Choice]) -> Architecture:
+    def _canonical(self, arch: Architecture) -> Architecture:
         """Return the encoding that all share which differ in the order of blocks or of a block's slots only."""
         genotype, config = self.genotype(arch), self.config
         idle = config.operations[0]
@@ -77,7 +77,7 @@ class NASNetSpace(Space):
             )
             for kind in CELLS
         }
-        return self.check(Genotype(**cells).choices())
+        return Architecture(Genotype(**cells).choices())
 
     def draw(self, arch: Mapping[str, Choice] | None = None, img_size: int | None = None) -> str:
         """Return an SVG of the two cells, or of what a block and the network look like."""

@@ -21,7 +21,7 @@ from evaluators.candidates.evaluator import Stopped
 from evaluators.latency.measure import LatencyConfig, record
 from search.config import PrunerConfig
 from search.job import SearchJob
-from search.runner import Judge
+from search.judge import Judge
 from search.study import JOURNAL, open_study
 
 ray = pytest.importorskip("ray", reason="ray is not installed: pip install 'compress[ray]'")
@@ -249,11 +249,11 @@ def test_our_samplers_run_inside_optuna_search(cluster, tmp_path):
 def test_a_free_actor_goes_to_a_trial_for_which_none_is_being_started(monkeypatch, statuses, chosen):
     from ray.tune.experiment import Trial
 
-    from search.executors.ray.tune import Places
+    from search.executors.ray.driver import Places
 
     names = {"P": Trial.PENDING, "R": Trial.RUNNING, "T": Trial.TERMINATED}
     trials = [SimpleNamespace(status=names[each]) for each in statuses]
-    monkeypatch.setattr("search.executors.ray.tune._live", {"toy": SimpleNamespace(places=lambda: 3)})
+    monkeypatch.setattr("search.executors.ray.driver._live", {"toy": SimpleNamespace(places=lambda: 3)})
     found = Places("toy").choose_trial_to_run(SimpleNamespace(get_trials=lambda: trials))
     assert found is (None if chosen is None else trials[chosen])
 

@@ -11,10 +11,15 @@ from optuna.samplers import BaseSampler
 
 from compress.core.errors import CompressError, InputError
 from evaluators.candidates.evaluator import Evaluator, Stopped
+from search.config import SearchConfig
+from search.job import SearchJob
+from search.judge import Judge
 from search.objective import ObjectiveConfig
-from search.runner import Judge, Runner
+from search.runner import Runner
 from search.strategies.made_anew import MadeAnew
 from search.study import Sharing, open_study
+from spaces.architecture import Architecture
+from spaces.mobilenetv3.space import MobileNetV3Space
 from spaces.registry import create
 
 from .conftest import DECISIONS, top1
@@ -304,3 +309,23 @@ def test_trials_under_way_on_a_table_with_holes_are_told_apart(tmp_path):
     first = {each.arch: each.trial.number for each in reversed(asked)}
     assert {each.twin for each in asked} - {None} <= set(first.values())
     assert sum(each.twin is None for each in asked) == len(first) == 3
+
+
+def test_the_canonical_form_of_each_architecture_is_computed_once(monkeypatch, tmp_path):
+    """However often the search, the evaluator and the latency meter ask which network it is."""
+    config = {
+        "space": {"name": "mobilenetv3", "preset": "tiny"},
+        "strategy": {"name": "random"},
+        "objective": {"maximize": ["synflow"], "minimize": ["latency_ms"]},
+        "evaluator": {"kind": "proxy", "scores": ["synflow"]},
+        "latency": {"mode": "measured", "measure": {"runs": 3, "seconds": 0}},
+        "trials": 3,
+    }
+    job = SearchJob(SearchConfig.model_validate(config), None, None, "once", 0, "cpu", tmp_path)
+    counted: list[Architecture] = []
+    plain = MobileNetV3Space._canonical
+    monkeypatch.setattr(MobileNetV3Space, "_canonical", lambda self, arch: counted.append(arch) or plain(self, arch))
+    trials = work(job.open())
+    proposed = {tuple(trial.params.items()) for trial in trials}
+    assert states(trials) == ["COMPLETE"] * 3 and len(proposed) == 3
+    assert len(counted) == 3

@@ -16,7 +16,8 @@ import optuna
 from evaluators.candidates.evaluator import Evaluator, Metrics, Report
 from search.config import SearchConfig
 from search.job import SearchJob
-from search.runner import Asked, Judge, Outcome, Runner
+from search.judge import Judge, Outcome
+from search.runner import Asked, Runner
 from search.strategies import make_sampler, strategies
 from spaces.architecture import Architecture
 from spaces.registry import create

@@ -14,9 +14,10 @@ from optuna.trial import TrialState
 
 from compress.core.errors import InputError
 from evaluators.candidates.evaluator import Evaluator, Metrics
+from search.judge import Judge
 from search.objective import ObjectiveConfig
 from search.outcome import best
-from search.runner import Judge, Runner
+from search.runner import Runner
 from search.strategies.adaptation import Network
 from search.strategies.netadapt import NetAdaptSampler, NetAdaptStrategy
 from search.strategies.sampler import Params

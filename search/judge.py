@@ -1,0 +1,82 @@
+"""What an architecture is worth to a search: metrics of the space, the evaluator and the latency meter together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from compress.core.errors import InputError, did_you_mean
+from evaluators.candidates.evaluator import Evaluator, Metrics, Report, Stopped
+from evaluators.candidates.latency import LatencyMeter
+from search.objective import ObjectiveConfig
+from spaces.architecture import Architecture
+from spaces.space import Space
+
+
+@dataclass
+class Judge:
+    """Metrics of architectures, from the space, the evaluator and the latency meter together.
+
+    `also` are metrics that are wanted beside those of the objective.
+    """
+
+    space: Space
+    evaluator: Evaluator
+    objective: ObjectiveConfig
+    meter: LatencyMeter | None
+    seed: int
+    also: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> Collection[str]:
+        """The metrics that objective and strategy need."""
+        return tuple(dict.fromkeys((*self.objective.metrics, *self.also)))
+
+    def check(self) -> None:
+        """Raise InputError for a metric of the objective that nothing here gives."""
+        known = {*self.evaluator.metrics, "macs", "params"} | ({"latency_ms"} if self.meter else set())
+        for name in self.wanted:
+            if name not in known:
+                hint = "; give search.latency" if name == "latency_ms" else did_you_mean(name, known)
+                allowed = ", ".join(sorted(known))
+                raise InputError(f"search.objective: nothing measures {name!r}; allowed: {allowed}{hint}")
+
+    def free(self, arch: Architecture) -> Metrics:
+        """Return the metrics that cost next to nothing."""
+        metrics = self.evaluator.free(arch)
+        if any(name in self.wanted and name not in metrics for name in ("macs", "params")):
+            metrics = {**{name: float(value) for name, value in self.space.cost(arch).items()}, **metrics}
+        if self.meter is not None and "latency_ms" in self.wanted:
+            metrics |= self.meter.free(arch)
+        return metrics
+
+    def full(self, arch: Architecture, free: Metrics, report: Report | None = None) -> Metrics:
+        """Return all wanted metrics of `arch`, given its free ones."""
+        metrics = dict(free)
+        if self.meter is not None and "latency_ms" in self.wanted and "latency_ms" not in metrics:
+            metrics["latency_ms"] = self.meter.measure(arch)
+            if self.objective.complaint(metrics) is not None:
+                return metrics  # too slow: not worth training
+        missing = [name for name in self.wanted if name not in metrics]
+        if missing:
+            metrics |= self.evaluator.evaluate(arch, missing, self.seed, report)
+        return metrics
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an evaluation; `stopped` by the pruner, it has only the metrics that were free."""
+
+    metrics: Metrics
+    seconds: float
+    stopped: bool = False
+
+
+def evaluate(judge: Judge, arch: Architecture, free: Metrics, report: Report | None = None) -> Outcome:
+    """Return what `judge` says of `arch`."""
+    started = time.perf_counter()
+    try:
+        return Outcome(judge.full(arch, free, report), time.perf_counter() - started)
+    except Stopped:
+        return Outcome(free, time.perf_counter() - started, stopped=True)
