@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import compress
 from compress.cli import app
 from compress.distill.losses import losses
+from compress.testing.steps import check_training_step
 from compress.training.config import TrainConfig
 from compress.training.step import StepContext
 from compress.training.trainer import Trainer
@@ -51,6 +52,7 @@ model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
 model(next(data.train.batches()).inputs)
 Trainer(model, step, data, config).run()
 assert 1.9 < step.temperature < 2.1 and step.temperature != 2.0
+check_training_step(config.step)
 
 with open("clipped.yaml", "w") as file:
     model = "{source: builtin, name: cifar_resnet20}"

@@ -86,6 +86,9 @@ class TrainingStep(nn.Module):
         """
         raise NotImplementedError
 
+    def after_update(self, model: nn.Module, update: int) -> None:
+        """Do what is due once the optimiser has made its step, before masks and the run's average see the weights."""
+
     def begin_epoch(self, model: nn.Module, epoch: int) -> None:
         """Do what is due before the first update of `epoch` (from 0)."""
 

@@ -96,6 +96,7 @@ class Updater:
                 self._forward, self._optimizer, max_norm=self.config.clip_grad, error_if_nonfinite=False
             )
         self._optimizer.step()
+        self.step.after_update(self.model, number)
         if self.keeper is not None:
             self.keeper.after_step(self.optimizer)
         if self.ema is not None:

@@ -62,8 +62,6 @@ class Searching(TrainingStep):
         self.mean.lerp_(logits.detach().mean(0), 0.1)
         with torch.no_grad():
             target = self.average(images)
-            for own, other in zip(self.average.parameters(), model.parameters(), strict=True):
-                own.lerp_(other, 0.1)
         second = F.mse_loss(self.projector(logits - self.mean), target)
         self.engine.backward(second)
         return (first + second).detach()
@@ -75,6 +73,11 @@ class Searching(TrainingStep):
             logits = model(batch.inputs)
         self.engine.backward(F.cross_entropy(logits / self.temperature, batch.targets))
         self.engine.apply(self.warmer)
+
+    @torch.no_grad()
+    def after_update(self, model: nn.Module, update: int) -> None:
+        for own, other in zip(self.average.parameters(), model.parameters(), strict=True):
+            own.lerp_(other, 0.1)
 
     def begin_epoch(self, model: nn.Module, epoch: int) -> None:
         self.epochs += 1
