@@ -27,8 +27,7 @@ from scipy.stats import kendalltau, spearmanr
 
 from evaluators.candidates.evaluator import EvaluatorContext
 from evaluators.candidates.proxies import SCORES, ProxyConfig, Ranks, Score
-from evaluators.datasets import load_data
-from evaluators.datasets.config import NpzConfig
+from evaluators.datasets.npz import NpzConfig
 from evaluators.tasks import DEFAULT
 from spaces.registry import create
 from spaces.table import Table
@@ -65,7 +64,7 @@ def score(
 ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, float]]:
     """Return the scores of the networks by name, and the mean seconds that each score took."""
     space = create("nas_bench_macro")
-    data = load_data(NpzConfig(name="npz", path=images, batch_size=batch), DEFAULT, seed=seed)
+    data = NpzConfig(name="npz", path=images, batch_size=batch).load(DEFAULT, seed=seed)
     found: dict[str, list[float]] = {name: [] for name in SCORES}
     seconds = dict.fromkeys(SCORES, 0.0)
     with tempfile.TemporaryDirectory() as folder:

@@ -21,7 +21,7 @@ from compress.core.problems import validated
 from compress.graph.apply import apply
 from compress.graph.known import Known
 from compress.graph.plan import Plan
-from evaluators.datasets import Data, DataConfig, DataFacts, Preprocessing, describe, load_data
+from evaluators.datasets import Data, DataConfig, DataFacts, Preprocessing
 from evaluators.tasks import DEFAULT, TaskConfig
 from spaces.checkpoint import LoadReport, refuse_infinite
 from spaces.checkpoint_file import read_safetensors
@@ -166,14 +166,14 @@ def open_model(model: ModelConfig, data: DataConfig | None = None, seed: int = 0
     The model takes the data's number of classes; image size and channels are the recipe's, else the model's where it
     has its own, else the images'. Raises InputError for whatever does not fit.
     """
-    facts = describe(data) if data is not None else DataFacts(None, None, None)
+    facts = data.describe() if data is not None else DataFacts(None, None, None)
     # sources without sizes of their own take that of the images where the recipe says none
     own = not model.from_source.sized and model.input_size is None
     wishes = facts if own else DataFacts(None, getattr(data, "image_size", None), getattr(data, "channels", None))
     if model.input_size is not None:
         _takes_images(facts.num_classes, model.input_size)
     built = build_model(model, facts.num_classes, wishes.image_size, wishes.channels, seed)
-    found = load_data(data, task, built.pretrained_cfg, seed=seed) if data is not None else None
+    found = data.load(task, built.pretrained_cfg, seed=seed) if data is not None else None
     preprocessing = found.preprocessing if found else Preprocessing.of_model(built.pretrained_cfg, built.input_size)
     if preprocessing.input_size != built.input_size:
         check_forward(built.module, preprocessing.input_size, model.name, facts.num_classes)

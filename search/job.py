@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 
 from compress.core.errors import InputError
 from evaluators.candidates.evaluator import EvaluatorContext
-from evaluators.datasets import Data, DataConfig, load_data
+from evaluators.datasets import Data, DataConfig
 from evaluators.tasks import DEFAULT, TaskConfig
 from search.config import PRUNERS, PrunerConfig, SearchConfig, SpaceConfig
 from search.feasible import check_constraints
@@ -111,7 +111,7 @@ class SearchJob:
     def _data(self, space: Space) -> Data | None:
         if self.data is None:
             return None
-        return load_data(self.data, self.task, None, image_size=space.default_task.img_size, seed=self.seed)
+        return self.data.load(self.task, None, image_size=space.default_task.img_size, seed=self.seed)
 
 
 def make_space(config: SpaceConfig, model: ModelConfig | None = None) -> Space:

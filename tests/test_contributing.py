@@ -26,7 +26,7 @@ from compress.testing.steps import check_training_step
 from compress.training.config import TrainConfig
 from compress.training.step import StepContext
 from compress.training.trainer import Trainer
-from evaluators.datasets import DigitsConfig, load_data
+from evaluators.datasets.digits import DigitsConfig
 from evaluators.tasks import DEFAULT
 from search.strategies import make_sampler
 from search.strategies.one_step import OneStepStrategy
@@ -46,7 +46,7 @@ one, two = torch.zeros(2, 3), torch.ones(2, 3)
 assert losses.get("mse")(weight=0.5).combine(one, two, torch.tensor(1.0)) == 1.5
 
 config = TrainConfig(epochs=1, step={"name": "tempered", "start": 2.0})
-data = load_data(DigitsConfig(name="digits", limit_train=64, limit_test=8, batch_size=16), DEFAULT)
+data = DigitsConfig(name="digits", limit_train=64, limit_test=8, batch_size=16).load(DEFAULT)
 step = config.make_step(StepContext(config, data), seed=0)
 model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
 model(next(data.train.batches()).inputs)

@@ -49,6 +49,7 @@ REGISTRIES: dict[str, tuple[str, ...]] = {
     "executors": ("search.executors.executor:executors",),
     "criteria": ("compress.criteria:weight_criteria", "compress.criteria:unit_criteria"),
     "losses": ("compress.distill.losses:losses",),
+    "datasets": ("evaluators.datasets:datasets",),
     "stages": ("compress.runs.stage:stages",),
     "tasks": ("evaluators.tasks.task:tasks",),
     "steps": ("compress.training.step:steps",),
@@ -56,7 +57,7 @@ REGISTRIES: dict[str, tuple[str, ...]] = {
 }
 """What plugs in, by the word of `compress ls`: where its registries are."""
 
-KINDS = ("recipes", "models", "datasets", "targets", *REGISTRIES)
+KINDS = ("recipes", "models", "targets", *REGISTRIES)
 
 
 def registries(kind: str) -> list[Registry[Any]]:
@@ -84,8 +85,6 @@ def _all(kind: str) -> Iterator[tuple[str, str]]:
         yield from ((name, _first_comment(recipes_folder() / name)) for name in shipped_recipes())
     elif kind == "models":
         yield from ((name, "") for name in _models())
-    elif kind == "datasets":
-        yield from ((name, "") for name in _data_sets())
     elif kind == "targets":
         yield from ((name, "") for name in _targets())
     else:
@@ -106,15 +105,6 @@ def _models() -> list[str]:
 
     named = (source for source in sources if source != "space")  # spaces are listed by themselves
     return [f"{source}:{name}" for source in named for name in sources.get(source)().names()]
-
-
-def _data_sets() -> list[str]:
-    from typing import get_args
-
-    from evaluators.datasets import DataConfig
-
-    kinds = get_args(get_args(DataConfig)[0])
-    return sorted(get_args(kind.model_fields["name"].annotation)[0] for kind in kinds)
 
 
 def _targets() -> list[str]:

@@ -13,7 +13,7 @@ from compress.core.environment import choose_device, on_device
 from compress.core.errors import InputError, is_out_of_memory, reason_of
 from compress.core.onnx_parts import together
 from compress.runs.recipe import Recipe
-from evaluators.datasets import Data, Loader, load_data
+from evaluators.datasets import Data, Loader
 from evaluators.tasks.evaluation import evaluate
 from spaces.zoo import ModelConfig
 
@@ -58,7 +58,7 @@ def _fitting(recipe: Recipe, data: Data, classifier: OnnxClassifier) -> Loader:
     mean, std = (_for_channels(values, channels) for values in (known.mean, known.std))
     hint = known.to_dict() | {"input_size": wanted, "mean": mean, "std": std, "fixed_input_size": True}
     config = recipe.data.model_copy(update={"image_size": None, "channels": channels, "mean": mean, "std": std})
-    found = load_data(config, recipe.task, hint, seed=recipe.seed)
+    found = config.load(recipe.task, hint, seed=recipe.seed)
     assert found is not None and found.test is not None
     return found.test
 

@@ -176,8 +176,8 @@ def check_sections(sections: dict[str, Any]) -> Iterator[Finding]:
         yield from check_model(model)
     elif "model" in sections and all(sections.get(stage.name, ...) is None for stage in every if stage.finds_model):
         yield ("model",), "missing; name the model to start from, or a search that finds one"
-    if data is not None and data.name in ("npz", "imagefolder", "torchvision") and not getattr(data, "download", False):
-        yield from _check_path(("data", "path"), data.path)
+    for key, path in data.paths() if data is not None else ():
+        yield from _check_path(("data", key), path)
     for stage in every:
         section = sections.get(stage.name)
         for index, config in enumerate(as_list(section)):

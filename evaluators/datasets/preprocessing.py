@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from compress.core.errors import InputError
 
 if TYPE_CHECKING:
-    from evaluators.datasets.config import _Images
+    from evaluators.datasets.images import Images
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
@@ -55,7 +55,7 @@ class Preprocessing:
 
 
 def choose(
-    config: _Images,
+    config: Images,
     hint: Mapping[str, Any],
     sides: tuple[int, ...],
     native_channels: int,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from compress.bundle import open_model
-from evaluators.datasets import NpzConfig
+from evaluators.datasets.npz import NpzConfig
 from evaluators.tasks.evaluation import evaluate
 from spaces.zoo import ModelConfig
 

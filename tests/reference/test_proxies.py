@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from evaluators.candidates.evaluator import EvaluatorContext
 from evaluators.candidates.proxies import ProxyConfig
-from evaluators.datasets import DigitsConfig, load_data
+from evaluators.datasets.digits import DigitsConfig
 from evaluators.tasks import DEFAULT
 from spaces.registry import create
 
@@ -25,7 +25,7 @@ def test_scores_rank_networks_as_training_does(shared_data: Path, tmp_path: Path
     with gzip.open(table, "rt") as file:
         rows = random.Random(0).sample(list(csv.DictReader(file)), NETWORKS)
     space = create("nas_bench_macro")
-    data = load_data(DigitsConfig(name="digits", batch_size=32), DEFAULT, seed=0)
+    data = DigitsConfig(name="digits", batch_size=32).load(DEFAULT, seed=0)
     evaluator = ProxyConfig(batch=16).make(EvaluatorContext(space, data, "cpu", 0, tmp_path))
     names = ("macs", "synflow", "naswot")
     scores = [evaluator.evaluate(space.parse(row["arch"]), names, 0) for row in rows]

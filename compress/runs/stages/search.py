@@ -58,7 +58,7 @@ class Search(Stage[SearchConfig]):
         if config.tensorboard:
             writer_class()
         recipe, place = context.recipe, context.directory
-        data = None if recipe.data.name == "none" else recipe.data
+        data = None if recipe.data.absent else recipe.data
         run, model, task = context.run.resolve(), artifact.model, recipe.task
         job = SearchJob(config, data, model, recipe.name, recipe.seed, context.device, run, task)
         judge = job.judge()

@@ -29,7 +29,7 @@ class Training(Stage[TrainConfig]):
     def check(self, config: TrainConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
         """Yield that there is nothing to train on."""
         data = sections.get("data")
-        if data is not None and data.name == "none":
+        if data is not None and data.absent:
             yield key, "needs images, but data.name is none; leave the section out or name a data set"
 
     def cannot_grow(self, key: str, was: int, config: TrainConfig, finished: bool) -> str | None:

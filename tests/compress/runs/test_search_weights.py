@@ -17,7 +17,7 @@ from compress.runs.pipeline import run
 from compress.runs.recipe import load_recipe
 from evaluators.candidates.networks import accuracy
 from evaluators.candidates.train import TrainEvaluator
-from evaluators.datasets.config import NpzConfig
+from evaluators.datasets.npz import NpzConfig
 from search.job import SearchJob
 from spaces.registry import create, open_preset
 from spaces.zoo import ModelConfig

@@ -13,7 +13,7 @@ from compress.core.errors import CompressError, InputError
 from evaluators.candidates.evaluator import EvaluatorContext
 from evaluators.candidates.finetune import FinetuneEvaluator, FinetuneEvaluatorConfig, Updates
 from evaluators.candidates.networks import build
-from evaluators.datasets import DigitsConfig, load_data
+from evaluators.datasets.digits import DigitsConfig
 from evaluators.tasks import DEFAULT
 from evaluators.tasks.evaluation import evaluate
 from spaces.architecture import Architecture
@@ -32,7 +32,7 @@ def space() -> ChannelSpace:
 
 
 def evaluator(space: Any, folder: Path, **options: Any) -> FinetuneEvaluator:
-    data = load_data(DigitsConfig(name="digits", image_size=8, limit_train=300, batch_size=40), DEFAULT, seed=0)
+    data = DigitsConfig(name="digits", image_size=8, limit_train=300, batch_size=40).load(DEFAULT, seed=0)
     settings = {"seed_train": QUICK, "steps": 3, **options}
     found = FinetuneEvaluatorConfig.model_validate(settings).make(EvaluatorContext(space, data, "cpu", 0, folder))
     assert isinstance(found, FinetuneEvaluator)

@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from compress.core.errors import InputError
 from evaluators.candidates.evaluator import EvaluatorContext
 from evaluators.candidates.proxies import SCORES, ProxyConfig, ProxyEvaluator, Ranks
-from evaluators.datasets import DigitsConfig, load_data
+from evaluators.datasets.digits import DigitsConfig
 from evaluators.tasks import DEFAULT
 from spaces.registry import open_preset
 from spaces.space import Space
@@ -26,7 +26,7 @@ def space() -> Space:
 
 
 def context(space: Space, folder: Path) -> EvaluatorContext:
-    data = load_data(DigitsConfig(name="digits", image_size=16, limit_train=100, batch_size=20), DEFAULT, seed=0)
+    data = DigitsConfig(name="digits", image_size=16, limit_train=100, batch_size=20).load(DEFAULT, seed=0)
     return EvaluatorContext(space, data, "cpu", 0, folder)
 
 

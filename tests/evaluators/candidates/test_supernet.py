@@ -12,7 +12,7 @@ from compress.core.batch_norm import recalibrate
 from compress.core.errors import InputError
 from evaluators.candidates.evaluator import EvaluatorContext
 from evaluators.candidates.supernet import SupernetEvaluator, SupernetEvaluatorConfig
-from evaluators.datasets import DigitsConfig, load_data
+from evaluators.datasets.digits import DigitsConfig
 from evaluators.tasks import DEFAULT
 from evaluators.tasks.evaluation import evaluate
 from spaces.registry import create, open_preset
@@ -20,7 +20,7 @@ from spaces.space import Space
 
 
 def context(space: Space, folder: Path) -> EvaluatorContext:
-    data = load_data(DigitsConfig(name="digits", image_size=16, limit_train=200, batch_size=40), DEFAULT, seed=0)
+    data = DigitsConfig(name="digits", image_size=16, limit_train=200, batch_size=40).load(DEFAULT, seed=0)
     return EvaluatorContext(space, data, "cpu", 0, folder)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from compress.core.errors import InputError
 from evaluators.candidates.evaluator import EvaluatorContext, Metrics, Stopped
 from evaluators.candidates.train import TrainEvaluator, TrainEvaluatorConfig
-from evaluators.datasets import DigitsConfig, load_data
+from evaluators.datasets.digits import DigitsConfig
 from evaluators.tasks import DEFAULT
 from evaluators.tasks.evaluation import evaluate
 from spaces.registry import open_preset
@@ -29,7 +29,7 @@ def space() -> Space:
 
 
 def evaluator(space: Space, folder: Path, train: Mapping[str, Any] = QUICK, **options: Any) -> TrainEvaluator:
-    data = load_data(DigitsConfig(name="digits", image_size=24, limit_train=300, batch_size=60), DEFAULT, seed=0)
+    data = DigitsConfig(name="digits", image_size=24, limit_train=300, batch_size=60).load(DEFAULT, seed=0)
     config = TrainEvaluatorConfig.model_validate({"train": train, **options})
     found = config.make(EvaluatorContext(space, data, "cpu", 0, folder))
     assert isinstance(found, TrainEvaluator)
@@ -96,7 +96,7 @@ def test_kept_weights_are_those_that_were_judged(space: Space, tmp_path: Path) -
     arch = space.sample(random.Random(5))
     model = space.build(space.canonical(arch), 10, 3)
     model.load_state_dict(load_file(ours.weights_path(arch, 0)))
-    data = load_data(DigitsConfig(name="digits", image_size=space.input_size(arch), limit_train=300), DEFAULT, seed=0)
+    data = DigitsConfig(name="digits", image_size=space.input_size(arch), limit_train=300).load(DEFAULT, seed=0)
     from evaluators.datasets.holdout import with_holdout
 
     assert data is not None

@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
 from compress.core.errors import InputError
-from evaluators.datasets import Data, DataFacts, Loader, Preprocessing, describe, load_data
+from evaluators.datasets import Data, DataFacts, Loader, Preprocessing
 from evaluators.datasets import DataConfig as DataConfigType
 from evaluators.datasets.arrays import balanced
 from evaluators.datasets.batch import Batch
@@ -23,7 +23,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "input_
 
 
 def opened(hint: dict[str, Any] | None = None, model_size: int | None = None, seed: int = 0, **config: Any) -> Data:
-    data = load_data(adapter.validate_python(config), DEFAULT, hint, model_size, seed)
+    data = adapter.validate_python(config).load(DEFAULT, hint, model_size, seed)
     assert data is not None
     return data
 
@@ -89,7 +89,7 @@ def test_digits_fit_the_recipe() -> None:
     images, labels = batch.inputs, batch.targets
     assert images.shape == (128, 1, 16, 16) and images.dtype == torch.float32 and labels.dtype == torch.int64
     assert (data.task.num_outputs, data.in_chans, data.image_size) == (10, 1, 16)
-    assert describe(adapter.validate_python({"name": "digits"})) == DataFacts(10, 32, 3)
+    assert adapter.validate_python({"name": "digits"}).describe() == DataFacts(10, 32, 3)
 
 
 def test_pixels_are_resized_then_normalised_with_the_models_statistics() -> None:
@@ -193,7 +193,7 @@ def test_grey_images_feed_colour_models_and_the_reverse(tmp_path: Path, arrays: 
     images = next(iter(split(data.test).batches())).inputs
     pixels = images * torch.tensor(IMAGENET["std"]).view(3, 1, 1) + torch.tensor(IMAGENET["mean"]).view(3, 1, 1)
     assert images.shape[1] == 3 and torch.allclose(pixels[:, 0], pixels[:, 2], atol=1e-5)
-    assert describe(adapter.validate_python({"name": "npz", "path": str(tmp_path / "data.npz")})) == DataFacts(3, 8, 1)
+    assert adapter.validate_python({"name": "npz", "path": str(tmp_path / "data.npz")}).describe() == DataFacts(3, 8, 1)
     data = opened(name="npz", path=npz(tmp_path, arrays), channels=1)
     assert next(iter(split(data.test).batches())).inputs.shape[1] == 1
 
@@ -295,7 +295,7 @@ def test_image_folder_is_read_with_the_models_preprocessing(folder: Path) -> Non
     hint = IMAGENET | {"input_size": (3, 32, 32), "interpolation": "bicubic", "crop_pct": 0.9}
     data = opened(hint, name="imagefolder", path=str(folder), workers=0, batch_size=4)
     assert data.class_names == ["cat", "dog"] and data.task.num_outputs == 2
-    facts = describe(adapter.validate_python({"name": "imagefolder", "path": str(folder)}))
+    facts = adapter.validate_python({"name": "imagefolder", "path": str(folder)}).describe()
     assert (facts.num_classes, facts.image_size) == (2, None)
     assert data.preprocessing == Preprocessing((3, 32, 32), IMAGENET["mean"], IMAGENET["std"], "bicubic", 0.9)  # type: ignore[arg-type]
     assert split(data.train).num_samples == 10 and len(split(data.train)) == 2
@@ -368,7 +368,7 @@ def test_hugging_face_set_is_read_through_timm(folder: Path, tmp_path_factory: p
 
 def test_none_is_no_data() -> None:
     config = adapter.validate_python({"name": "none", "image_size": 64})
-    assert load_data(config, DEFAULT) is None and describe(config) == DataFacts(None, 64, None)
+    assert config.load(DEFAULT) is None and config.describe() == DataFacts(None, 64, None)
 
 
 @pytest.mark.parametrize(

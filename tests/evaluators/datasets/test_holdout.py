@@ -9,14 +9,15 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from compress.core.errors import InputError
-from evaluators.datasets import Data, DigitsConfig, Preprocessing, load_data
+from evaluators.datasets import Data, Preprocessing
+from evaluators.datasets.digits import DigitsConfig
 from evaluators.datasets.holdout import resized, with_holdout
 from evaluators.datasets.loaders import ArrayLoader, FileLoader, ImageFiles
 from evaluators.tasks import DEFAULT
 
 
 def digits(**options: object) -> Data:
-    data = load_data(DigitsConfig(name="digits", **options), DEFAULT, seed=0)  # type: ignore[arg-type]
+    data = DigitsConfig(name="digits", **options).load(DEFAULT, seed=0)  # type: ignore[arg-type]
     assert data is not None
     return data
 

@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from compress.core.errors import InputError
-from evaluators.datasets import Data, DataConfig, load_data
+from evaluators.datasets import Data, DataConfig
 from evaluators.datasets.decoding import read
 from evaluators.tasks import DEFAULT
 
@@ -35,8 +35,10 @@ def set_of(root: Path, *, image: str | None = None, **config: Any) -> Data:
             (root / part / "a" / "black.png").unlink()
             (root / part / "a" / image).write_bytes((root / image).read_bytes())
     settings = {"image_size": 16, "crop_pct": 1, "mean": [0], "std": [1], "workers": 0} | config
-    data = load_data(
-        TypeAdapter[Any](DataConfig).validate_python({"name": "imagefolder", "path": str(root), **settings}), DEFAULT
+    data = (
+        TypeAdapter[Any](DataConfig)
+        .validate_python({"name": "imagefolder", "path": str(root), **settings})
+        .load(DEFAULT)
     )
     assert data is not None
     return data
@@ -282,7 +284,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, rows: list[tuple[bytes, int]]) -> Data:
         "std": [1],
         "workers": 0,
     }
-    data = load_data(TypeAdapter[Any](DataConfig).validate_python(config), DEFAULT)
+    data = TypeAdapter[Any](DataConfig).validate_python(config).load(DEFAULT)
     assert data is not None
     return data
 

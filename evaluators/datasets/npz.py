@@ -1,0 +1,120 @@
+"""NumPy archives."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from compress.core.errors import InputError
+from evaluators.datasets.arrays import Arrays, ArraySet
+from evaluators.datasets.dataset import datasets
+from evaluators.datasets.decoding import reason
+
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+@datasets.register("npz")
+class NpzConfig(Arrays):
+    """A NumPy archive with x_train, y_train, x_test, y_test; images uint8, (N, H, W, C) or (N, H, W)."""
+
+    name: Literal["npz"]
+    path: str = Field(min_length=1, description="the .npz file")
+    num_classes: int | None = Field(None, ge=2, description="classes; null: counted from the labels")
+
+    def paths(self) -> Iterator[tuple[str, str]]:
+        """Yield the file."""
+        yield "path", self.path
+
+    def open(self) -> ArraySet:
+        """Read the archive and check it."""
+        path = Path(self.path).expanduser()
+        if not path.is_file():
+            raise InputError(f"data.path: there is no file {self.path!r}; an .npz with {', '.join(KEYS)} is needed")
+        return _npz(str(path), path.stat().st_mtime_ns, self.num_classes)
+
+
+@functools.lru_cache(maxsize=1)
+def _npz(path: str, modified: int, num_classes: int | None) -> ArraySet:
+    """Read an archive; `modified` makes a changed file a new one for the cache."""
+    arrays = _read_npz(path)
+    for split in ("train", "test"):
+        _check_images(f"data.path: {path!r}: x_{split}", arrays[f"x_{split}"])
+        _check_labels(f"data.path: {path!r}: y_{split}", arrays[f"y_{split}"], len(arrays[f"x_{split}"]))
+    train, test = (arrays[f"x_{s}"].reshape(*arrays[f"x_{s}"].shape[:3], -1) for s in ("train", "test"))
+    if train.shape[1:] != test.shape[1:]:
+        raise InputError(f"data.path: {path!r}: x_train holds images of {train.shape[1:]}, x_test of {test.shape[1:]}")
+    classes = _count_classes(f"data.path: {path!r}", arrays["y_train"], arrays["y_test"], num_classes)
+    return ArraySet(
+        torch.from_numpy(train),
+        torch.from_numpy(arrays["y_train"].astype(np.int64)),
+        torch.from_numpy(test),
+        torch.from_numpy(arrays["y_test"].astype(np.int64)),
+        [str(n) for n in range(classes)],
+    )
+
+
+def _read_npz(path: str) -> dict[str, np.ndarray[Any, Any]]:
+    try:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError(f"data.path: {path!r} is a single array; an .npz with {', '.join(KEYS)} is needed")
+        with archive:
+            absent = [key for key in KEYS if key not in archive.files]
+            if absent:
+                raise InputError(f"data.path: {path!r} has no {absent[0]!r}; needed: {', '.join(KEYS)}")
+            return {key: archive[key] for key in KEYS}
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise nearly anything
+        raise InputError(f"data.path: {path!r} cannot be read as an .npz of plain arrays ({reason(error)})") from error
+
+
+def _check_images(where: str, images: np.ndarray[Any, Any]) -> None:
+    allowed = "uint8 of shape (N, H, W, 3), (N, H, W, 1) or (N, H, W)"
+    if images.dtype != np.uint8:
+        raise InputError(f"{where} is {images.dtype}; allowed: {allowed}")
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape:
+        first = images.ndim == 4 and images.shape[1] in (1, 3)
+        hint = "; the channels come last: np.moveaxis(x, 1, -1)" if first else ""
+        raise InputError(f"{where} has the shape {images.shape}; allowed: {allowed}{hint}")
+
+
+def _check_labels(where: str, labels: np.ndarray[Any, Any], images: int) -> None:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise InputError(f"{where} is {labels.dtype} of shape {labels.shape}; allowed: integers of shape (N,)")
+    if len(labels) != images:
+        raise InputError(f"{where} holds {len(labels)} labels for {images} images; one for each is needed")
+    if labels.min() < 0:
+        raise InputError(f"{where} holds the label {labels.min()}; allowed: 0 and up")
+
+
+def _count_classes(where: str, train: np.ndarray[Any, Any], test: np.ndarray[Any, Any], num_classes: int | None) -> int:
+    """Return the number of classes; without the recipe's word every class must occur in both splits."""
+    highest = int(max(train.max(), test.max()))
+    if num_classes is not None:
+        if highest >= num_classes:
+            raise InputError(f"{where} holds the label {highest}; allowed: 0 to {num_classes - 1} (data.num_classes)")
+        return num_classes
+    for key, own, other_key, other in (("y_train", train, "y_test", test), ("y_test", test, "y_train", train)):
+        lonely = np.setdiff1d(own, other)
+        if lonely.size:
+            raise InputError(
+                f"{where}: {key} holds the label {lonely[-1]}, {other_key} does not; "
+                "give data.num_classes if that is meant"
+            )
+    present = np.unique(train)
+    gaps = np.flatnonzero(present != np.arange(len(present)))
+    if gaps.size:
+        raise InputError(
+            f"{where}: labels go up to {highest} but no image is of class {gaps[0]}; "
+            "give data.num_classes if that is meant"
+        )
+    if highest < 1:
+        raise InputError(f"{where}: all labels are {highest}; at least two classes are needed")
+    return highest + 1
