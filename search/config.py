@@ -14,9 +14,10 @@ from optuna.pruners import (
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from compress.core.config import Config
-from compress.core.errors import did_you_mean
+from compress.core.errors import InputError, did_you_mean
 from evaluators.candidates.evaluator import EvaluatorConfig
 from evaluators.candidates.latency import SearchLatency
+from evaluators.tasks import TaskConfig
 from search.arguments import check_arguments
 from search.executors.executor import ExecutorConfig
 from search.executors.local import LocalExecutor
@@ -103,15 +104,26 @@ class SearchConfig(Config):
                 "pruner stops candidates in the middle of their training; it needs evaluator.kind: train with "
                 f"train.evaluate_every of at least 1; got kind: {self.evaluator.kind}"
             )
-        watched = next((name for name in self.objective.metrics if name in ("top1", "top5", "loss")), None)
+        return self
+
+    def check_pruner(self, task: TaskConfig) -> None:
+        """Raise InputError where the objective holds no metric of `task` that the pruner can watch on the way."""
+        if self.pruner is None:
+            return
+        ways = {metric.name: metric.direction for metric in task.metrics}
+        watched = next((name for name in self.objective.metrics if name in ways), None)
         up = self.objective.directions == ("maximize",)
         grows = up and self.objective.weights.get(watched or "", 1.0) > 0
-        if watched is None or (up if watched == "loss" else not grows):
-            raise ValueError(
-                "pruner compares candidates by top1 or top5 (maximized) or loss (minimized) on the way; "
+        if watched is None or (up if ways[watched] == "minimize" else not grows):
+            told = (
+                f"{' or '.join(names)} ({way}d)"
+                for way in ("maximize", "minimize")
+                if (names := [name for name, own in ways.items() if own == way])
+            )
+            raise InputError(
+                f"search: pruner compares candidates by {' or '.join(told)} on the way; "
                 f"got objective {', '.join(self.objective.names)}"
             )
-        return self
 
     @model_validator(mode="after")
     def _strategy_takes_as_many(self) -> SearchConfig:

@@ -54,6 +54,7 @@ class SearchJob:
     def judge(self) -> Judge:
         """Return what gives architectures their metrics; raises InputError where the parts do not fit together."""
         self.config.executor.check()
+        self.config.check_pruner(self.task)
         space = make_space(self.config.space, self.model)
         data = self._data(space)
         if data is not None:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from compress.core.config import Config
 from compress.core.errors import InputError
+from evaluators.tasks import DEFAULT
 
 Direction = Literal["maximize", "minimize"]
 
@@ -52,7 +53,7 @@ class Reward(Config):
 class ObjectiveConfig(Config):
     """What a search is after: one metric, a reward, a weighted sum, or several metrics at once (a Pareto front)."""
 
-    maximize: list[str] = Field(["top1"], description="metrics that should be large")
+    maximize: list[str] = Field([DEFAULT.metrics[0].name], description="metrics that should be large")
     minimize: list[str] = Field([], description="metrics that should be small")
     weights: dict[str, float] = Field({}, description="one objective instead: the sum of these metrics times weights")
     reward: Reward | None = Field(None, description="MnasNet's soft constraint on the one maximised metric")

@@ -139,8 +139,9 @@ def evaluate(
     if json:
         print_json(found)
         return
-    top5 = "" if found["top5"] is None else f"  top-5 {found['top5']:.2f}"
-    print(f"{bundle}  top-1 {found['top1']:.2f}{top5}  loss {found['loss']:.4f}  {found['images']} images")
+    measured = ((metric, found[metric.name]) for metric in loaded.task.metrics)
+    figures = [f"{metric.label} {value:.{metric.digits}f}" for metric, value in measured if value is not None]
+    print("  ".join([str(bundle), *figures, f"{found['images']} images"]))
 
 
 def _recipe_beside(bundle: Path) -> Path:

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.core.formatting import MISSING, count, file_size, signed, three_digits, times
 from compress.report.results import Run, read_run
-from compress.report.schema import Record
 from compress.report.summary import sizes
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from evaluators.tasks import Metric
 
-class ComparedRun(Record):
+
+@dataclass(frozen=True)
+class ComparedRun:
     """One run in a comparison; what it did not measure is None.
 
     `macs` and `params` are those of the tensors; `macs_change` and `params_change` (percent) count only nonzero weights
-    where masks are in place. `top1_change` is in points, `latency_ratio` baseline ÷ final.
+    where masks are in place. `value` is the task's main metric, `change` how it differs from the baseline's;
+    `latency_ratio` is baseline ÷ final.
     """
 
     run: str
     name: str
     model: str | None
-    top1: float | None
-    top1_change: float | None
+    metric: Metric
+    value: float | None
+    change: float | None
     macs: float | None
     nonzero_macs: float | None
     macs_change: float | None
@@ -55,19 +60,28 @@ def compare_runs(run_dirs: Sequence[Path]) -> list[ComparedRun]:
 
 
 def comparison_json(rows: Sequence[ComparedRun]) -> list[dict[str, Any]]:
-    """Return the rows as plain values for JSON."""
-    return [row.model_dump(mode="json") for row in rows]
+    """Return the rows as plain values for JSON; the main metric under its own name, such as accuracy_change."""
+    return [dict(_json(row)) for row in rows]
+
+
+def _json(row: ComparedRun) -> Iterator[tuple[str, Any]]:
+    names = {"value": row.metric.name, "change": f"{row.metric.name}_change"}
+    for key, value in asdict(row).items():
+        if key != "metric":
+            yield names.get(key, key), value
 
 
 def _compared(run: Run) -> ComparedRun:
     baseline, final, ratio = run.report.compared, run.report.final, run.report.latency_ratio
-    points = final.top1 - baseline.top1 if final.top1 is not None and baseline.top1 is not None else None
+    main = run.report.main
+    before, after = baseline.value(main.name), final.value(main.name)
     return ComparedRun(
         run=run.shown_path,
         name=run.report.name,
         model=run.model,
-        top1=final.top1,
-        top1_change=points,
+        metric=main,
+        value=after,
+        change=None if before is None or after is None else after - before,
         macs=final.macs,
         nonzero_macs=final.nonzero_macs,
         macs_change=_change(*sizes(baseline, final, "macs")),
@@ -105,8 +119,10 @@ def comparison_table(rows: Sequence[ComparedRun]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    lines = [_TITLES, *(_cells(row) for row in rows)]
-    shown = [index for index in range(len(_TITLES)) if any(line[index] for line in lines[1:])]
+    labels = tuple(dict.fromkeys(row.metric.label for row in rows))
+    titles = ("run", *labels, *_TITLES)
+    lines = [titles, *(_cells(row, labels) for row in rows)]
+    shown = [index for index in range(len(titles)) if any(line[index] for line in lines[1:])]
     grid = [[line[index] or MISSING for index in shown] for line in lines]
     if len(rows) <= _RUNS_AS_COLUMNS:
         grid = [list(line) for line in zip(*grid, strict=True)]
@@ -120,18 +136,18 @@ def comparison_table(rows: Sequence[ComparedRun]) -> Table:
     return table
 
 
-_TITLES = ("run", "top-1", "MACs", "params", "ONNX", "p50 ms", "ratio", "efficiency")
+_TITLES = ("MACs", "params", "ONNX", "p50 ms", "ratio", "efficiency")
 _RUNS_AS_COLUMNS = 4
 
 
-def _cells(row: ComparedRun) -> tuple[str, ...]:
-    """Return the printed cells of a row, empty where not measured."""
+def _cells(row: ComparedRun, labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the printed cells of a row, empty where not measured; one for each of the `labels` of main metrics."""
     macs, macs_mark = _effective(row.macs, row.nonzero_macs)
     params, params_mark = _effective(row.params, row.nonzero_params)
     busy = "!" if row.contended else ""
     return (
         row.run,
-        "" if row.top1 is None else f"{row.top1:.2f}{_in_brackets(row.top1_change, 2)}",
+        *(_main(row) if label == row.metric.label else "" for label in labels),
         "" if macs is None else f"{_whole(count(macs))}{macs_mark}{_in_brackets(row.macs_change, 0, ' %')}",
         "" if params is None else f"{_whole(count(params))}{params_mark}{_in_brackets(row.params_change, 0, ' %')}",
         "" if row.onnx_bytes is None else _whole(file_size(row.onnx_bytes)),
@@ -139,6 +155,11 @@ def _cells(row: ComparedRun) -> tuple[str, ...]:
         "" if row.latency_ratio is None else times(row.latency_ratio),
         "" if row.efficiency is None else f"{row.efficiency:.2f}",
     )
+
+
+def _main(row: ComparedRun) -> str:
+    digits = row.metric.digits
+    return "" if row.value is None else f"{row.value:.{digits}f}{_in_brackets(row.change, digits)}"
 
 
 def _whole(text: str) -> str:

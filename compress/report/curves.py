@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.core import svg
 from compress.report.plot import Plot, Points
 
-# Per chart: its title, and per line its label and its key in the events.
-_CHARTS = (("loss", {"training": "loss", "test": "test_loss"}), ("top-1, %", {"test": "top1"}))
+if TYPE_CHECKING:
+    from evaluators.tasks import Metric
+
 _STYLES = {"training": "line-whole", "test": "line-part"}
 
 
@@ -23,17 +24,17 @@ class CurveSet:
     charts: tuple[str, ...]
 
 
-def training_curves(events: Iterable[Mapping[str, Any]]) -> list[CurveSet]:
-    """Return a set of charts per stage that trained, named like its directory; of an epoch run twice the last counts.
+def training_curves(events: Iterable[Mapping[str, Any]], main: Metric) -> list[CurveSet]:
+    """Return a set of charts (the loss, the `main` metric) per stage that trained, named like its directory.
 
-    An event of an epoch tells its `stage` and that stage's `number` in the run.
+    Of an epoch run twice the last counts. An event of an epoch tells its `stage` and that stage's `number` in the run.
     """
     stages: dict[str, dict[float, Mapping[str, Any]]] = {}
     for event in events:
         epoch, number = _number(event.get("epoch")), _number(event.get("number"))
         if event.get("event") == "epoch" and epoch is not None and number is not None:
             stages.setdefault(f"{number:02.0f}-{event.get('stage')}", {})[epoch] = event
-    sets = [CurveSet(stage, tuple(_charts(stage, epochs))) for stage, epochs in stages.items()]
+    sets = [CurveSet(stage, tuple(_charts(stage, epochs, main))) for stage, epochs in stages.items()]
     return [found for found in sets if found.charts]
 
 
@@ -42,8 +43,11 @@ def _number(value: Any) -> float | None:
     return float(value) if is_number else None
 
 
-def _charts(stage: str, epochs: Mapping[float, Mapping[str, Any]]) -> Iterable[str]:
-    for title, lines in _CHARTS:
+def _charts(stage: str, epochs: Mapping[float, Mapping[str, Any]], main: Metric) -> Iterable[str]:
+    charts = {"loss": {"training": "loss", "test": "test_loss"}}  # per chart its lines, and their keys in the events
+    if main.name != "loss":
+        charts[f"{main.label}, {main.unit}" if main.unit else main.label] = {"test": main.name}
+    for title, lines in charts.items():
         found = {label: _points(epochs, key) for label, key in lines.items()}
         drawn = {label: points for label, points in found.items() if points}
         if drawn:

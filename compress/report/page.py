@@ -10,7 +10,7 @@ from compress.report.bars import BarSet, kept_chart, width_charts
 from compress.report.curves import training_curves
 from compress.report.histogram import latency_chart
 from compress.report.results import Run, read_run
-from compress.report.schema import Details
+from compress.report.schema import Details, Report
 from compress.report.search import search_part
 from compress.report.sensitivity import SensitivityTable, sensitivity_table
 from compress.report.summary import summarise
@@ -55,6 +55,7 @@ def render(run: Run) -> str:
     )
     columns, stages = stage_table(run.report)
     rows = model_rows(run.report)
+    removals = [_removal(name, details, run.report) for name, details in run.details.items()]
     return environment.get_template("report.html.j2").render(
         run=run,
         report=run.report,
@@ -67,9 +68,9 @@ def render(run: Run) -> str:
         latency_chart=latency_chart(run.samples),
         stage_columns=columns,
         stage_rows=stages,
-        removals=[removal for name, details in run.details.items() if (removal := _removal(name, details)).shown],
-        searches=[search_part(found.search, run.pictures) for found in run.details.values() if found.search],
-        curves=training_curves(run.events),
+        removals=[removal for removal in removals if removal.shown],
+        searches=[search_part(each.search, run.pictures, run.report) for each in run.details.values() if each.search],
+        curves=training_curves(run.events, run.report.main),
         environment=environment_rows(run.report.environment),
     )
 
@@ -94,7 +95,7 @@ class Removal:
         return bool(self.facts or self.kept or self.widths or self.skipped or details.notes or details.sensitivity)
 
 
-def _removal(stage: str, details: Details) -> Removal:
+def _removal(stage: str, details: Details, report: Report) -> Removal:
     parts = (("By stage", details.stages), ("By module", details.modules))
     return Removal(
         stage=stage,
@@ -104,5 +105,5 @@ def _removal(stage: str, details: Details) -> Removal:
         widths=width_charts(details.layers),
         skipped=skipped_by_reason(details),
         misaligned={layer.name for layer in misaligned(details)},
-        sensitivity=sensitivity_table(details.sensitivity),
+        sensitivity=sensitivity_table(details.sensitivity, report.main),
     )

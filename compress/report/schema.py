@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from compress.core.problems import under, validated
+
+if TYPE_CHECKING:
+    from evaluators.tasks import Metric
 
 
 def _finite(value: Any) -> Any:
     """Count NaN and infinities as not measured."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def is_figure(value: Any) -> bool:
+    """Whether `value` is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _empty_if_null(value: Any) -> Any:
@@ -46,11 +55,10 @@ class Latency(Record):
 
 
 class Metrics(Record):
-    """METRICS of one model; what was not measured is None."""
+    """METRICS of one model; what was not measured is None. The metrics of its task are further keys, see `value`."""
 
-    top1: Number = None
-    top5: Number = None
-    loss: Number = None
+    model_config = ConfigDict(extra="allow", frozen=True)
+
     params: Number = None
     nonzero_params: Number = None
     macs: Number = None
@@ -59,6 +67,19 @@ class Metrics(Record):
     onnx_parity_max_rel: Number = None
     latency_ms: Annotated[Latency, BeforeValidator(_empty_if_null)] = Latency()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _figures(cls, values: Any) -> Any:
+        """Pass over whatever else is no figure."""
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if key in cls.model_fields or is_figure(value)}
+
+    def value(self, name: str) -> float | None:
+        """Return the metric `name` of the task; None where it was not measured."""
+        value: float | None = (self.model_extra or {}).get(name)
+        return value
+
 
 class LatencyRatio(Record):
     """Baseline time divided by final time, from interleaved blocks."""
@@ -66,6 +87,14 @@ class LatencyRatio(Record):
     median: Number = None
     ci95: tuple[Number, Number] | None = None
     blocks: Number = None
+
+
+class TaskReport(Record):
+    """What the models of a run are for, and the figure that they are chosen by."""
+
+    name: str
+    main_metric: str
+    direction: Literal["maximize", "minimize"]
 
 
 class StageReport(Record):
@@ -85,10 +114,28 @@ class Report(Record):
     seed: int | None = None
     environment: Annotated[dict[str, Any], BeforeValidator(_empty_if_null)] = Field(default_factory=dict)
     stages: list[StageReport] = Field(default_factory=list)
+    task: TaskReport | None = None
     baseline: Annotated[Metrics, BeforeValidator(_empty_if_null)]
     final: Annotated[Metrics, BeforeValidator(_empty_if_null)]
     latency_ratio: Annotated[LatencyRatio, BeforeValidator(_empty_if_null)] = LatencyRatio()
     efficiency: Number = None
+
+    @cached_property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of the run's task, the main one first; of a task that is not installed here, that one alone."""
+        from evaluators.tasks import DEFAULT, Metric, tasks  # slow: torch
+
+        if self.task is None:  # version 0.1.0 knew one task
+            return DEFAULT.metrics
+        if self.task.name in tasks:
+            return tasks.get(self.task.name).metrics
+        name = self.task.main_metric
+        return (Metric(name, self.task.direction, name, name),)
+
+    @property
+    def main(self) -> Metric:
+        """The metric that models are chosen by."""
+        return self.metrics[0]
 
     @property
     def alone(self) -> bool:
@@ -134,7 +181,7 @@ class Predicted(Record):
 
 
 class Sensitivity(Record):
-    """One narrowing of a sensitivity scan: of which group, the share of units removed, and how far top-1 fell."""
+    """One narrowing of a sensitivity scan: of which group, the share removed, how much worse the main metric got."""
 
     group: str
     kind: str

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from compress.report.bars import BarSet, share_chart
-from compress.report.schema import Best, Evaluated, SearchDetails
+from compress.report.schema import Best, Evaluated, Report, SearchDetails
 from compress.report.search_charts import figure, hypervolume_chart, progress_chart, trade_offs
 
 _SHOWN_DECISIONS = 16
@@ -25,7 +25,7 @@ class SearchPart:
     pictures: list[tuple[str, str]]
 
 
-def search_part(search: SearchDetails, pictures: Sequence[str]) -> SearchPart:
+def search_part(search: SearchDetails, pictures: Sequence[str], report: Report) -> SearchPart:
     """Return the section; `pictures` are drawings of the best architectures as SVG markup, of which it shows a few."""
     complete = [entry for entry in search.history if entry.values]
     columns = list(dict.fromkeys(name for best in search.best for name in best.metrics))
@@ -33,7 +33,7 @@ def search_part(search: SearchDetails, pictures: Sequence[str]) -> SearchPart:
     drawn = zip(search.best, pictures[:_SHOWN_PICTURES], strict=False)
     return SearchPart(
         facts=_facts(search),
-        charts=list(_charts(search, complete)),
+        charts=list(_charts(search, complete, report)),
         importance=share_chart("Share of each decision", decisions) if decisions else None,
         columns=columns,
         rows=[_row(best, columns) for best in search.best],
@@ -63,7 +63,7 @@ def _reference(search: SearchDetails) -> str:
     return ", ".join(f"{name} {figure(value)}" for name, value in named)
 
 
-def _charts(search: SearchDetails, complete: Sequence[Evaluated]) -> Iterator[tuple[str, str]]:
+def _charts(search: SearchDetails, complete: Sequence[Evaluated], report: Report) -> Iterator[tuple[str, str]]:
     if not complete:
         return
     yield "Every evaluation, and the best so far.", progress_chart(search, complete)
@@ -72,7 +72,7 @@ def _charts(search: SearchDetails, complete: Sequence[Evaluated]) -> Iterator[tu
             f"What the front dominates after each evaluation, up to the worst of each seen: {_reference(search)}.",
             hypervolume_chart(search.hypervolume.course),
         )
-    for aim, cost, chart in trade_offs(search, complete):
+    for aim, cost, chart in trade_offs(search, complete, report.metrics):
         yield f"Every evaluation; the large dots were kept. Line: the best {aim} at each {cost}.", chart
 
 

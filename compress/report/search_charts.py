@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from compress.core import svg
 from compress.core.formatting import count, three_digits
 from compress.report.plot import Plot, Points
 from compress.report.schema import Evaluated, SearchDetails
 
+if TYPE_CHECKING:
+    from evaluators.tasks import Metric
+
 _COSTS = ("latency_ms", "macs", "params")
+_WAYS = dict.fromkeys(_COSTS, "minimize")
 
 
 def progress_chart(search: SearchDetails, complete: Sequence[Evaluated]) -> str:
@@ -37,21 +42,28 @@ def hypervolume_chart(course: Sequence[float]) -> str:
     return svg.markup(plot.drawing)
 
 
-def trade_offs(search: SearchDetails, complete: Sequence[Evaluated]) -> list[tuple[str, str, str]]:
-    """Return (metric, other metric, chart) for the first metric of the objective against the others and each cost."""
+def trade_offs(
+    search: SearchDetails, complete: Sequence[Evaluated], metrics: Sequence[Metric]
+) -> list[tuple[str, str, str]]:
+    """Return (metric, other metric, chart) for the first metric of the objective against the others and each cost.
+
+    `metrics` are the task's; the main one stands in where the objective is no metric that was measured.
+    """
     measured = [
         name
-        for name in dict.fromkeys((*search.objective, "top1", *_COSTS))
+        for name in dict.fromkeys((*search.objective, metrics[0].name, *_COSTS))
         if sum(name in entry.metrics for entry in complete) > 1
     ]
     if not measured:
         return []
     aim, *others = measured
     wanted = [name for name in others if name in search.objective or name in _COSTS]
-    return [(aim, other, _scatter(search, complete, aim, other)) for other in wanted]
+    ways = {**_WAYS, **{metric.name: metric.direction for metric in metrics}}
+    ways |= dict(zip(search.objective, search.directions, strict=False))
+    return [(aim, other, _scatter(search, complete, aim, other, ways)) for other in wanted]
 
 
-def _scatter(search: SearchDetails, complete: Sequence[Evaluated], aim: str, cost: str) -> str:
+def _scatter(search: SearchDetails, complete: Sequence[Evaluated], aim: str, cost: str, ways: Mapping[str, str]) -> str:
     shown = [entry for entry in complete if aim in entry.metrics and cost in entry.metrics]
     chosen = {best.trial for best in search.best}
     points: Points = [(entry.metrics[cost], entry.metrics[aim]) for entry in shown]
@@ -61,16 +73,15 @@ def _scatter(search: SearchDetails, complete: Sequence[Evaluated], aim: str, cos
         for entry, (x, y) in zip(shown, points, strict=True)
     ]
     _dots(plot, points, titles)
-    _steps(plot, _front(points, _sign(search, cost), _sign(search, aim)))
+    _steps(plot, _front(points, _sign(ways, cost), _sign(ways, aim)))
     kept = [place for place, entry in enumerate(shown) if entry.number in chosen]
     _dots(plot, [points[place] for place in kept], [titles[place] for place in kept], "part", 4.0)
     return svg.markup(plot.drawing)
 
 
-def _sign(search: SearchDetails, name: str) -> int:
-    """Return 1 for a metric that should be large, -1 for one that should be small."""
-    known = dict(zip(search.objective, search.directions, strict=False))
-    return -1 if known.get(name, "minimize" if name in (*_COSTS, "loss") else "maximize") == "minimize" else 1
+def _sign(ways: Mapping[str, str], name: str) -> int:
+    """Return 1 for a metric that should be large, as one that is not known, -1 for one that should be small."""
+    return -1 if ways.get(name) == "minimize" else 1
 
 
 def _front(points: Points, across: int, up: int) -> Points:

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TYPE_CHECKING
 
 from compress.core.formatting import MISSING, signed
 from compress.report.schema import Sensitivity
 
+if TYPE_CHECKING:
+    from evaluators.tasks import Metric
+
 
 @dataclass(frozen=True)
 class SensitivityTable:
-    """Titles of the columns, and a row for every group: its name, its unit, and the change of top-1 in each column."""
+    """Titles of the columns, and a row for every group: its name, its unit, and the change of `metric` in each."""
 
+    metric: Metric
     columns: list[str]
     rows: list[tuple[str, str, list[str]]]
 
 
-def sensitivity_table(scanned: Sequence[Sensitivity]) -> SensitivityTable | None:
-    """Return the table, the groups that lose most first; None where nothing was scanned.
+def sensitivity_table(scanned: Sequence[Sensitivity], metric: Metric) -> SensitivityTable | None:
+    """Return the table of `metric`, the groups that lose most first; None where nothing was scanned.
 
     A column holds the scans of each group in order of their ratio. Groups of few units lose other shares than were
     asked for; then the cell tells its own.
@@ -33,14 +38,17 @@ def sensitivity_table(scanned: Sequence[Sensitivity]) -> SensitivityTable | None
     shares = [median(rows[place].ratio for rows in groups.values() if place < len(rows)) for place in range(width)]
     ordered = sorted(groups.items(), key=lambda item: -max(row.drop for row in item[1]))
     return SensitivityTable(
+        metric=metric,
         columns=[f"{_percent(share)} removed" for share in shares],
-        rows=[(group, kind, _cells(rows, shares)) for (group, kind), rows in ordered],
+        rows=[(group, kind, _cells(rows, shares, metric)) for (group, kind), rows in ordered],
     )
 
 
-def _cells(rows: Sequence[Sensitivity], shares: Sequence[float]) -> list[str]:
+def _cells(rows: Sequence[Sensitivity], shares: Sequence[float], metric: Metric) -> list[str]:
+    worse = -1 if metric.direction == "maximize" else 1
     cells = [
-        signed(-row.drop, 2) + ("" if _percent(row.ratio) == _percent(share) else f" (at {_percent(row.ratio)})")
+        signed(worse * row.drop, metric.digits)
+        + ("" if _percent(row.ratio) == _percent(share) else f" (at {_percent(row.ratio)})")
         for row, share in zip(rows, shares, strict=False)
     ]
     return cells + [MISSING] * (len(shares) - len(cells))

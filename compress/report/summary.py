@@ -13,8 +13,9 @@ from compress.report.schema import Metrics, Report, parse
 def summary_line(report: dict[str, Any], run_dir: Path | str | None = None, model: str | None = None) -> str:
     """Return a run's summary, in which what was not measured is left out.
 
-    `swin_base  MACs 15.5→7.4 G (−52 %)  params 88→42 M  top-1 83.5→83.3  latency 58→37 ms (1.55×, efficiency 0.74)
-    runs/dimap_swin` (one line). Where masks leave zeros in the tensors, MACs and parameters are the nonzero ones.
+    `swin_base  MACs 15.5→7.4 G (−52 %)  params 88→42 M  METRIC 83.5→83.3  latency 58→37 ms (1.55×, efficiency 0.74)
+    runs/dimap_swin` (one line), METRIC the label of the task's main one. Where masks leave zeros in the tensors, MACs
+    and parameters are the nonzero ones.
 
     Args:
         report: the contents of report.json; a foreign schema is an InputError.
@@ -37,7 +38,7 @@ def summarise(report: Report, run_dir: Path | str | None = None, model: str | No
         model or report.name,
         _macs(baseline, final),
         _counts("params", *sizes(baseline, final, "params")),
-        _top1(baseline, final),
+        _main(report),
         _latency(report),
         str(run_dir or f"runs/{report.name}"),
     ]
@@ -70,11 +71,13 @@ def _counts(name: str, label: str, before: float | None, after: float | None) ->
     return f"{label}{name} {count(after) if before is None else arrow_with_prefix(before, after)}"
 
 
-def _top1(baseline: Metrics, final: Metrics) -> str:
-    if final.top1 is None:
+def _main(report: Report) -> str:
+    """Return the main metric of both models, with one digit less than in tables."""
+    main, digits = report.main, max(0, report.main.digits - 1)
+    before, after = report.compared.value(main.name), report.final.value(main.name)
+    if after is None:
         return ""
-    before = "" if baseline.top1 is None else f"{baseline.top1:.1f}→"
-    return f"top-1 {before}{final.top1:.1f}"
+    return f"{main.label} {'' if before is None else f'{before:.{digits}f}→'}{after:.{digits}f}"
 
 
 def ratio_of_cpu_times(report: Report) -> bool:

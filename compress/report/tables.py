@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compress.core.formatting import (
     MISSING,
@@ -21,6 +21,9 @@ from compress.core.formatting import (
 )
 from compress.report.schema import Details, Layer, Metrics, Report
 from compress.report.summary import masked, ratio_of_cpu_times, sizes
+
+if TYPE_CHECKING:
+    from evaluators.tasks import Metric
 
 ALIGNED_KINDS = ("channels", "mlp")
 
@@ -45,32 +48,18 @@ class MetricRow:
     group: str
 
 
-def _points(before: float, after: float) -> str:
-    return f"{signed(after - before, 2)} points"
-
-
 def _ratio(before: float, after: float) -> str:
     return percent_change(before, after) if before else MISSING
-
-
-def _difference(before: float, after: float) -> str:
-    return signed(after - before, 4)
 
 
 def _none(before: float, after: float) -> str:
     return ""
 
 
-def _percent(value: float) -> str:
-    return f"{value:.2f} %"
-
-
 _Show = Callable[[float], str]
 _Compare = Callable[[float, float], str]
-_ROWS: tuple[tuple[str, str, str, _Show, _Compare], ...] = (
-    ("top1", "Top-1 accuracy", "Accuracy", _percent, _points),
-    ("top5", "Top-5 accuracy", "Accuracy", _percent, _points),
-    ("loss", "Loss", "Accuracy", lambda value: f"{value:.4f}", _difference),
+_Row = tuple[str, str, str, _Show, _Compare]
+_ROWS: tuple[_Row, ...] = (
     ("params", "Parameters", "Size", count, _ratio),
     ("nonzero_params", "Nonzero parameters", "Size", count, _ratio),
     ("macs", "MACs", "Size", count, _ratio),
@@ -94,7 +83,7 @@ _ROWS: tuple[tuple[str, str, str, _Show, _Compare], ...] = (
 def model_rows(report: Report) -> list[MetricRow]:
     """Return a row for every metric that at least one of the two models has."""
     rows = []
-    for key, label, group, show, compare in _ROWS:
+    for key, label, group, show, compare in (*map(_row_of, report.metrics), *_ROWS):
         before, after = _value(report.baseline, key), _value(report.final, key)
         if before is None and after is None:
             continue
@@ -107,6 +96,16 @@ def model_rows(report: Report) -> list[MetricRow]:
     return rows
 
 
+def _row_of(metric: Metric) -> _Row:
+    return (
+        metric.name,
+        metric.title,
+        "Accuracy",
+        metric.show,
+        lambda before, after: metric.show_change(after - before),
+    )
+
+
 def title_of_one(report: Report) -> str:
     """Return what the model of a run that compares nothing is called."""
     return "What was found" if any(stage.name == "search" for stage in report.stages) else "The model"
@@ -115,7 +114,7 @@ def title_of_one(report: Report) -> str:
 def _value(metrics: Metrics, key: str) -> Any:
     value: Any = metrics
     for part in key.split("."):
-        value = getattr(value, part)
+        value = getattr(value, part, None)  # a metric of the task may be absent
     return value
 
 
@@ -143,15 +142,17 @@ class Tile:
 def tiles(report: Report) -> list[Tile]:
     """Return the few figures that tell how the run went; only measured ones."""
     if report.alone:
-        return list(_tiles_of_one(report.final))
+        return list(_tiles_of_one(report.main, report.final))
     found = []
     for name, label in (("macs", "MACs"), ("params", "parameters")):
         prefix, before, after = sizes(report.baseline, report.final, name)
         if before and after is not None:
             found.append(Tile(percent_change(before, after), f"{prefix}{label}", f"{count(before)} → {count(after)}"))
-    before, after = report.baseline.top1, report.final.top1
+    main = report.main
+    before, after = report.baseline.value(main.name), report.final.value(main.name)
     if before is not None and after is not None:
-        found.append(Tile(signed(after - before, 2), "points of top-1", f"{before:.2f} % → {after:.2f} %"))
+        label = f"{main.change_unit or 'change'} of {main.label}"
+        found.append(Tile(signed(after - before, main.digits), label, f"{main.show(before)} → {main.show(after)}"))
     ratio, interval = report.latency_ratio.median, _interval(report)
     if ratio is not None:
         detail = f"{times(interval[0])} to {times(interval[1])} (95 %)" if interval else "baseline ÷ final time"
@@ -161,13 +162,14 @@ def tiles(report: Report) -> list[Tile]:
     return found
 
 
-def _tiles_of_one(metrics: Metrics) -> Iterator[Tile]:
+def _tiles_of_one(main: Metric, metrics: Metrics) -> Iterator[Tile]:
     if metrics.macs is not None:
         yield Tile(count(metrics.macs), "MACs", "for one image")
     if metrics.params is not None:
         yield Tile(count(metrics.params), "parameters", "")
-    if metrics.top1 is not None:
-        yield Tile(_percent(metrics.top1), "top-1", "")
+    value = metrics.value(main.name)
+    if value is not None:
+        yield Tile(main.show(value), main.label, "")
     if metrics.latency_ms.p50 is not None:
         batch = metrics.latency_ms.batch
         yield Tile(milliseconds(metrics.latency_ms.p50), "median latency", "" if batch is None else f"batch {batch:g}")
@@ -236,8 +238,6 @@ class StageRow:
 
 
 _STAGE_COLUMNS: tuple[tuple[str, str, _Show], ...] = (
-    ("top1", "Top-1", _percent),
-    ("loss", "Loss", lambda value: f"{value:.4f}"),
     ("params", "Parameters", count),
     ("nonzero_params", "Nonzero", count),
     ("macs", "MACs", count),
@@ -249,7 +249,8 @@ _STAGE_COLUMNS: tuple[tuple[str, str, _Show], ...] = (
 def stage_table(report: Report) -> tuple[list[str], list[StageRow]]:
     """Return (column titles, rows) of the stages; a column that no stage has is left out."""
     stages = report.stages
-    columns = [column for column in _STAGE_COLUMNS if any(_is_number(stage.metrics.get(column[0])) for stage in stages)]
+    known = (*_main_columns(report), *_STAGE_COLUMNS)
+    columns = [column for column in known if any(_is_number(stage.metrics.get(column[0])) for stage in stages)]
     rows = []
     for stage in stages:
         values = [(stage.metrics.get(key), show) for key, _, show in columns]
@@ -257,6 +258,13 @@ def stage_table(report: Report) -> tuple[list[str], list[StageRow]]:
         seconds = MISSING if stage.seconds is None else duration(stage.seconds)
         rows.append(StageRow(stage.name, seconds, figures))
     return [title for _, title, _ in columns], rows
+
+
+def _main_columns(report: Report) -> Iterator[tuple[str, str, _Show]]:
+    """Yield the columns of the main metric and the loss."""
+    for metric in report.metrics:
+        if metric is report.main or metric.name == "loss":
+            yield metric.name, metric.label[:1].upper() + metric.label[1:], metric.show
 
 
 def skipped_by_reason(details: Details) -> list[tuple[str, list[str]]]:

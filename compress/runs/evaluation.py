@@ -21,7 +21,7 @@ FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(do
 
 
 def evaluate_file(path: Path, recipe: Recipe, device: str = "auto") -> dict[str, Any]:
-    """Return top1, top5, loss and the number of images; preprocessing is the bundle's, for ONNX the recipe's model's.
+    """Return the task's metrics and the number of images; preprocessing is the bundle's, for ONNX the recipe's model's.
 
     Images get the size and the channels that an ONNX file fixes.
 

@@ -12,12 +12,17 @@ from compress.core.progress import say
 from compress.export.exporters import ExportConfig
 from compress.export.exporters import export as export_onnx
 from compress.runs.context import Context
+from evaluators.tasks import TaskConfig
 from evaluators.tasks.evaluation import evaluate
 
-METRICS = (
-    "top1", "top5", "loss", "params", "nonzero_params", "macs", "nonzero_macs",
-    "onnx_bytes", "onnx_parity_max_rel", "latency_ms",
+COSTS = (
+    "params", "nonzero_params", "macs", "nonzero_macs", "onnx_bytes", "onnx_parity_max_rel", "latency_ms"
 )  # fmt: skip
+
+
+def metrics_of(task: TaskConfig) -> tuple[str, ...]:
+    """Return the keys of METRICS, see the contract: the task's own, and those of every model."""
+    return (*(metric.name for metric in task.metrics), *COSTS)
 
 
 def measured(bundle: Bundle, context: Context) -> Bundle:
@@ -26,7 +31,7 @@ def measured(bundle: Bundle, context: Context) -> Bundle:
     if context.data is not None and context.data.test is not None:
         with on_device(bundle.model, context.device):
             accuracy = dict(evaluate(bundle.model, context.data.test, context.data.task, context.device))
-    metrics = {**dict.fromkeys(METRICS), **accuracy, **bundle.costs()}
+    metrics = {**dict.fromkeys(metrics_of(context.recipe.task)), **accuracy, **bundle.costs()}
     return replace(bundle, metrics=metrics)
 
 
@@ -43,4 +48,4 @@ def exported(bundle: Bundle, config: ExportConfig, path: Path, context: Context)
 
 def with_metrics(bundle: Bundle, **metrics: Any) -> Bundle:
     """Return the bundle with further metrics."""
-    return replace(bundle, metrics={**dict.fromkeys(METRICS), **bundle.metrics, **metrics})
+    return replace(bundle, metrics={**bundle.metrics, **metrics})

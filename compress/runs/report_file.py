@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.runs.measure import METRICS
+from compress.runs.measure import metrics_of
 from compress.runs.recipe import Recipe
 from compress.runs.stage import Act, compares
 
@@ -21,6 +21,7 @@ def report_of(
         first = next(record for act, record in zip(acts, records, strict=True) if act.stage.makes_baseline)
         baseline = {**first["metrics"], "latency_ms": last.get("baseline_latency_ms")}
     ratio = last.get("latency_ratio")
+    keys, main = metrics_of(recipe.task), recipe.task.metrics[0]
     return {
         "schema": 1,
         "name": recipe.name,
@@ -31,8 +32,9 @@ def report_of(
             {"name": record["name"], "seconds": round(record["seconds"], 3), "metrics": record["metrics"]}
             for record in records
         ],
-        "baseline": {key: baseline.get(key) for key in METRICS},
-        "final": {key: final.get(key) for key in METRICS},
+        "task": {"name": recipe.task.name, "main_metric": main.name, "direction": main.direction},
+        "baseline": {key: baseline.get(key) for key in keys},
+        "final": {key: final.get(key) for key in keys},
         "latency_ratio": None if ratio is None else {key: ratio[key] for key in ("median", "ci95", "blocks")},
         "efficiency": _efficiency(ratio, baseline.get("macs"), final.get("macs")),
     }

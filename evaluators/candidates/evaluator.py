@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spaces.zoo import ModelConfig
 
 Metrics = dict[str, float]
-"""Metric name (top1, loss, params, macs, latency_ms, ...) to value; accuracies are 0-100, latencies milliseconds."""
+"""Metric name (the task's, params, macs, latency_ms, ...) to value; accuracies are 0-100, latencies milliseconds."""
 
 Report = Callable[[int, float], bool]
 """Told (step, value so far); True means: stop, this trial is not worth going on with."""

@@ -23,7 +23,7 @@ class TabularConfig(EvaluatorBase):
     kind: Literal["tabular"] = "tabular"
     path: str | None = Field(None, description="the csv file; null: that of the space `table`, which brings its own")
     code: str | None = Field(None, description="with path: the column with the space's published code")
-    metrics: dict[str, str] = Field(description="metric (such as top1) -> column, known once a trial is evaluated")
+    metrics: dict[str, str] = Field(description="metric -> column, known once a trial is evaluated")
     costs: dict[str, str] = Field({}, description="metric (such as macs) -> column, known before anything is evaluated")
 
     def make(self, context: EvaluatorContext) -> Evaluator:

@@ -25,7 +25,7 @@ AUXILIARY_WEIGHTS = {"GoogLeNetOutputs": 0.3, "InceptionOutputs": 0.4}
 TOP1 = Metric("top1", "maximize", "top-1", "Top-1 accuracy", "%", "points")
 TOP5 = Metric("top5", "maximize", "top-5", "Top-5 accuracy", "%", "points")
 # its worst is where float32 cannot tell the right class's probability from 0
-LOSS = Metric("loss", "minimize", "loss", "Loss", worst=87.3)
+LOSS = Metric("loss", "minimize", "loss", "Loss", digits=4, worst=87.3)
 
 
 @tasks.register("classification")

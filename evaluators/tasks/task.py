@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError
+from compress.core.formatting import signed
 from compress.core.registry import Registry
 from compress.core.sections import OneOf
 from evaluators.datasets.batch import Batch
@@ -34,6 +35,7 @@ class Metric:
         title: what a report calls it.
         unit: after a value, such as "%".
         change_unit: after a difference of two values, such as "points".
+        digits: after the decimal point, in tables; lines show one less.
         worst: what a model counts as whose outputs are not finite.
     """
 
@@ -43,11 +45,20 @@ class Metric:
     title: str
     unit: str = ""
     change_unit: str = ""
+    digits: int = 2
     worst: float = 0.0
 
     def better(self, value: float, other: float | None) -> bool:
         """Return whether `value` is better than `other`; anything is better than None."""
         return other is None or (value > other if self.direction == "maximize" else value < other)
+
+    def show(self, value: float) -> str:
+        """Return a value as tables have it, such as `83.47 %`."""
+        return f"{value:.{self.digits}f} {self.unit}".rstrip()
+
+    def show_change(self, change: float) -> str:
+        """Return a difference as tables have it, such as `+0.21 points`."""
+        return f"{signed(change, self.digits)} {self.change_unit}".rstrip()
 
 
 class TaskConfig(Config):

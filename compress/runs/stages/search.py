@@ -15,6 +15,7 @@ from compress.runs.context import Context
 from compress.runs.recipe_file import Finding
 from compress.runs.search_result import search_record, strategy_summary, winner, write_best
 from compress.runs.stage import Stage, all_stages, stages
+from evaluators.tasks import DEFAULT
 from search.config import SearchConfig
 from search.job import SearchJob, make_space
 from search.outcome import best, counts_by_state
@@ -41,7 +42,11 @@ class Search(Stage[SearchConfig]):
         return config.space.name != "table"
 
     def check(self, config: SearchConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
-        """Yield each later section that would need a network, where a table is searched."""
+        """Yield each later section that would need a network, where a table is searched; what no pruner can watch."""
+        try:
+            config.check_pruner(sections.get("task", DEFAULT))
+        except InputError as error:
+            yield key, error.problems[0].removeprefix("search: ")
         if self.leaves_model(config):
             return
         for stage in all_stages():

@@ -10,6 +10,9 @@ from compress.report.curves import training_curves
 from compress.report.histogram import latency_chart
 from compress.report.plot import Plot
 from compress.report.schema import Kept, Layer, Samples
+from evaluators.tasks import DEFAULT
+
+MAIN = DEFAULT.metrics[0]
 
 
 def _rects(chart: str, style: str) -> list[dict[str, str]]:
@@ -104,7 +107,7 @@ def _event(epoch: int, **values: Any) -> dict[str, Any]:
 
 def test_curves_take_the_last_of_an_epoch_run_twice_and_skip_what_was_not_evaluated() -> None:
     events = [_event(1, loss=2.0, top1=50.0), _event(2, loss=9.0), _event(2, loss=1.0), _event(3, loss=float("nan"))]
-    (found,) = training_curves(events)
+    (found,) = training_curves(events, MAIN)
     loss, top1 = found.charts
     assert found.stage == "03-finetune" and "polyline" in top1
     line = ElementTree.fromstring(loss).find("polyline")
@@ -115,8 +118,12 @@ def test_curves_take_the_last_of_an_epoch_run_twice_and_skip_what_was_not_evalua
 
 def test_each_stage_has_curves_of_its_own() -> None:
     events = [{**_event(1, loss=9.0), "number": 5}, _event(1, loss=2.0), {**_event(1, loss=1.0), "stage": "dense"}]
-    assert [found.stage for found in training_curves(events)] == ["05-finetune", "03-finetune", "03-dense"]
+    assert [found.stage for found in training_curves(events, MAIN)] == [
+        "05-finetune",
+        "03-finetune",
+        "03-dense",
+    ]
 
 
 def test_curves_are_absent_for_a_log_without_epochs() -> None:
-    assert training_curves([{"event": "start"}, {"event": "epoch", "epoch": None}, {"epoch": 3}]) == []
+    assert training_curves([{"event": "start"}, {"event": "epoch", "epoch": None}, {"epoch": 3}], MAIN) == []

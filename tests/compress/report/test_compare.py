@@ -22,8 +22,8 @@ def test_rows_hold_the_figures_of_each_report_in_the_order_given(long_run: Path,
     assert [row.name for row in rows] == ["resnet56_masks", "dimap_swin"]
     report = json.loads((long_run / "report.json").read_text())
     assert rows[1].macs == report["final"]["macs"] and rows[1].latency_p50 == report["final"]["latency_ms"]["p50"]
-    assert rows[1].top1_change == pytest.approx(-0.212)
-    assert rows[0].macs_change == pytest.approx(100 * (60.1 / 126.9 - 1)) and rows[0].top1 is None
+    assert rows[1].change == pytest.approx(-0.212)
+    assert rows[0].macs_change == pytest.approx(100 * (60.1 / 126.9 - 1)) and rows[0].value is None
 
 
 def test_rows_are_plain_json(long_run: Path, short_run: Path) -> None:

@@ -70,3 +70,11 @@ def test_summary_of_a_directory_names_the_model_and_the_directory(long_run: Path
 def test_summary_refuses_another_schema() -> None:
     with pytest.raises(InputError, match="schema"):
         summary_line(json.loads(json.dumps(_report() | {"schema": 2})))
+
+
+def test_the_main_metric_of_another_task_takes_its_place_even_where_that_task_is_not_installed() -> None:
+    report = _report(top1=None, rmse=0.0312) | {
+        "task": {"name": "depth", "main_metric": "rmse", "direction": "minimize"}
+    }
+    report["baseline"] |= {"top1": None, "rmse": 0.5}
+    assert "  params 88→42 M  rmse 0.5→0.0  latency" in summary_line(report)

@@ -22,8 +22,9 @@ from compress.core.atomic import check_writable, write_text
 from compress.core.errors import CompressError, Diverged, InputError, in_one_line, is_out_of_memory
 from compress.runs import runner
 from compress.runs.artifact import Artifact
-from compress.runs.measure import METRICS
+from compress.runs.measure import metrics_of
 from compress.runs.stage import stages
+from evaluators.tasks import DEFAULT
 from spaces.shapes import check_forward
 
 MODEL = """
@@ -81,7 +82,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _passed(stage: Any, artifact: Artifact, config: Any, context: Any) -> Artifact:
-    return Artifact(replace(artifact.loaded, metrics=dict.fromkeys(METRICS)))
+    return Artifact(replace(artifact.loaded, metrics=dict.fromkeys(metrics_of(DEFAULT))))
 
 
 def invoke(*flags: str) -> Any:

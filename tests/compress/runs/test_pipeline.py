@@ -24,6 +24,7 @@ from compress.report.results import read_run
 from compress.runs.pipeline import run
 from compress.runs.recipe import load_recipe
 from evaluators.datasets import Preprocessing
+from evaluators.tasks import DEFAULT
 from spaces.zoo import ModelConfig
 
 METRICS = {
@@ -61,9 +62,10 @@ def test_report_json_has_the_schema_of_the_contract(finished_run: Path) -> None:
     report = report_of(finished_run)
     assert report.keys() == {
         "schema", "name", "recipe_sha256", "seed", "environment", "stages", "baseline", "final", "latency_ratio",
-        "efficiency",
+        "efficiency", "task",
     }  # fmt: skip
     assert report["schema"] == 1
+    assert report["task"] == {"name": "classification", "main_metric": "top1", "direction": "maximize"}
     for metrics in (report["baseline"], report["final"]):
         assert metrics.keys() == METRICS
         assert metrics["latency_ms"].keys() >= {"p10", "p50", "p90", "p99", "min", "cpu_p50", "runs", "threads"}
@@ -77,7 +79,7 @@ def test_every_epoch_is_drawn_once_in_the_curves_of_its_stage(finished_run: Path
     assert [(event["stage"], event["number"], event["epoch"]) for event in events] == [
         ("dense", 1, 1), ("dense", 1, 2), ("finetune", 3, 1), ("finetune", 3, 2)
     ]  # fmt: skip
-    for curve in training_curves(events):
+    for curve in training_curves(events, DEFAULT.metrics[0]):
         lines = [line for chart in curve.charts for line in re.findall(r'points="([^"]*)"', chart)]
         assert [len(line.split()) for line in lines] == [2, 2, 2], "loss in training and test, top-1 in test"
         assert f"<h3>{curve.stage}</h3>" in (finished_run / "report.html").read_text()
@@ -132,7 +134,7 @@ def test_a_budget_in_steps_is_fine_tuned_between_and_met(quick: dict[str, Any], 
     assert {row["ratio"] for row in details["sensitivity"]} >= {0.5}
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<h3>Sensitivity</h3>") == 2 and page.count(details["sensitivity"][0]["group"]) >= 2
-    curves = training_curves(read_run(tmp_path / "out").events)
+    curves = training_curves(read_run(tmp_path / "out").events, DEFAULT.metrics[0])
     assert [curve.stage for curve in curves] == ["01-dense", "03-finetune", "05-finetune"]
     bundle = Bundle.load(result.directory)
     with torch.no_grad():

@@ -138,7 +138,7 @@ def test_one_model_has_one_column_and_a_line_without_arrows(network: RunResult) 
     for word in ("Baseline", "Both models", "both models", "×", "±0"):
         assert word not in text.split("<main>")[1].split('id="stages"')[0]
     (row,) = compare_runs([network.directory])
-    assert row.macs is not None and row.macs_change is None and row.top1_change is None and row.latency_ratio is None
+    assert row.macs is not None and row.macs_change is None and row.change is None and row.latency_ratio is None
 
 
 def test_without_a_package_for_tensorboard_nothing_is_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
