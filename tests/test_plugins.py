@@ -196,7 +196,9 @@ def test_a_recipe_uses_what_another_package_brings(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads((tmp_path / "runs" / "acme" / "report.json").read_text())
     assert report["final"]["nonzero_params"] < report["baseline"]["nonzero_params"]
-    assert 0 < report["stages"][-1]["metrics"]["brier"] < 2
+    assert report["task"] == {"name": "acme_brier", "main_metric": "brier", "direction": "minimize"}
+    assert 0 < report["final"]["brier"] < 2 and "top1" not in report["final"]
+    assert f"  Brier {report['baseline']['brier']:.1f}→" in done.stderr
     (details,) = (tmp_path / "runs" / "acme" / "stages").glob("*-acme_clip/details.json")
     assert json.loads(details.read_text())["clipped"] > 0
     found = subprocess.run([sys.executable, "-c", ASKED], env=environment, cwd=tmp_path, capture_output=True, text=True)
