@@ -84,6 +84,11 @@ def overrides_of(pairs: list[str] | None, seed: int | None = None) -> dict[str, 
     return split_overrides(pairs or []) | ({} if seed is None else {"seed": seed})
 
 
+def on_ray(address: str | None) -> dict[str, Any]:
+    """Return what `--ray-address` stands for as dotted key -> value."""
+    return {} if address is None else {"search.executor.kind": "ray", "search.executor.address": address}
+
+
 def print_json(value: Any) -> None:
     """Print `value` as JSON on standard output."""
     import json

@@ -19,6 +19,7 @@ from compress.commands.options import (
     ResumeFlag,
     SeedFlag,
     SetFlag,
+    on_ray,
     overrides_of,
     print_json,
 )
@@ -59,8 +60,7 @@ def run_stages(
     from compress.runs.pipeline import run as run_recipe
     from compress.runs.recipe import load_recipe
 
-    cluster = {} if ray_address is None else {"search.executor.kind": "ray", "search.executor.address": ray_address}
-    loaded = load_recipe(recipe, overrides_of(pairs, seed) | cluster)
+    loaded = load_recipe(recipe, overrides_of(pairs, seed) | on_ray(ray_address))
     if section is not None and loaded.section(section) is None:
         raise InputError(f"{recipe}  {section}: the recipe has no such section; add one, or use `compress run`")
     words = ["compress", command, "--recipe", recipe]

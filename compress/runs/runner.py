@@ -13,7 +13,7 @@ from typing import Any
 from compress.bundle import Bundle, open_model
 from compress.core.atomic import replacing, write_json
 from compress.core.environment import environment, settle_threads
-from compress.core.errors import NotWritten, reason_of
+from compress.core.errors import CompressError, NotWritten, reason_of
 from compress.core.progress import say
 from compress.report import write_report
 from compress.runs.artifact import Artifact
@@ -75,8 +75,9 @@ class Runner:
     def _opened(self, artifact: Artifact, first: Act) -> Artifact:
         """Return the artifact with its model built, and fit the data to it; `first` is the act that needs it."""
         self.act = "opening model and data"
-        model = artifact.model or self.recipe.given_model
-        opened = open_model(model, self.recipe.data, self.recipe.seed, self.recipe.task)
+        if artifact.model is None:
+            raise CompressError(f"{first.stage.where} needs a model, and the stages before it have left no bundle")
+        opened = open_model(artifact.model, self.recipe.data, self.recipe.seed, self.recipe.task)
         if opened.load_report is not None:
             say(opened.load_report.summary())
         settle_threads(opened.bundle.costs()["macs"] * getattr(self.recipe.data, "batch_size", 1))
@@ -123,6 +124,8 @@ class Runner:
         started = time.monotonic()
         with folder_unless_empty(place):
             artifact = act.stage.run(artifact, act.config, context)
+        if not isinstance(artifact, Artifact):
+            raise CompressError(f"{act.stage.where} gave back {type(artifact).__name__}, which is no Artifact")
         if artifact.bundle is not None:
             step = {"stage": act.name, **({} if act.config is None else act.config.model_dump(mode="json"))}
             artifact.bundle.provenance = [*artifact.bundle.provenance, step]

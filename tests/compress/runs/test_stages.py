@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from compress.bundle import Bundle
 from compress.cli import app
 from compress.commands.stages import STAGE_COMMANDS
 from compress.core.config import Config
-from compress.core.errors import InputError
+from compress.core.errors import CompressError, InputError
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.dry_run import dry_run
@@ -157,6 +158,18 @@ def test_a_stage_after_the_export_may_leave_another_file(recipe: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
+    ("left", "problem"),
+    [(None, "gave back NoneType, which is no Artifact"), (Artifact(), "needs a model, and the stages before it have")],
+)
+def test_a_stage_that_leaves_no_model_is_not_passed_over(
+    left: Any, problem: str, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: None
+) -> None:
+    monkeypatch.setattr(Clip, "run", lambda *_: left)
+    with pytest.raises(CompressError, match=rf"the stage '(clip|export)' \(.*\) {problem}"):
+        compress.run(recipe, out=tmp_path / "run", device="cpu")
+
+
+@pytest.mark.parametrize(
     ("name", "parts", "problem"),
     [
         ("clip", {"order": 45}, "has no Config, description"),
@@ -177,6 +190,15 @@ def test_a_stage_that_cannot_be_one_is_named(name: str, parts: dict[str, Any], p
 def test_every_command_of_a_stage_is_one_of_a_registered_stage() -> None:
     assert {command.stage for command in STAGE_COMMANDS} <= set(stages)
     assert CliRunner().invoke(app, ["ls", "stages"]).stdout.split() == [stage.name for stage in all_stages()]
+
+
+def test_what_runs_recipes_knows_no_section_by_name() -> None:
+    root, names = Path(compress.__file__).parent, "|".join(stages)
+    files = [
+        root / "runs" / f"{name}.py" for name in "recipe estimate dry_run pipeline runner resume report_file".split()
+    ]
+    for file in (*files, root / "commands" / "run.py"):
+        assert re.findall(rf"""recipe\.({names})\b|["']({names})["']""", file.read_text()) == [], file
 
 
 def test_acts_are_numbered_from_the_search_on_and_a_table_leaves_nothing_to_act_on() -> None:
