@@ -112,8 +112,8 @@ def importance(study: Study) -> dict[str, float]:
     if len(complete) < 10 or len({trial.values[0] for trial in complete}) < 2:
         return {}
     loss = None if len(study.directions) == 1 else (lambda trial: _losses(trial, _signs(study))[0])
-    with warnings.catch_warnings():  # that a target is taken as a loss, which it is
-        warnings.simplefilter("ignore", UserWarning)
+    with warnings.catch_warnings():  # that a target is taken as a loss, which it is, and in Optuna 4 of a new feature
+        warnings.simplefilter("ignore")
         shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(), target=loss)
     return {name: float(share) for name, share in shares.items()}
 

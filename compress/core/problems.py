@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -273,6 +274,11 @@ def _choices(node: dict[str, Any]) -> list[Any]:
     return list(node.get("enum") or ([node["const"]] if "const" in node else []))
 
 
+def _number(limit: float) -> float:
+    """Return a whole limit without a decimal point, which versions of pydantic add and leave out."""
+    return int(limit) if math.isfinite(limit) and limit == int(limit) else limit
+
+
 def _limits(node: dict[str, Any]) -> str:
-    limits = " and ".join(text.format(node[key]) for key, text in _LIMITS.items() if key in node)
+    limits = " and ".join(text.format(_number(node[key])) for key, text in _LIMITS.items() if key in node)
     return re.sub(r"\bat least 1 (entries|characters)", "not empty", limits)

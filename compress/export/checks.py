@@ -28,14 +28,17 @@ class Check:
 
 
 class Flat(nn.Module):
-    """A module for exporters: tensors in, a tuple of tensors out, and inputs of its own where it changes them."""
+    """A module for exporters: a tuple of tensors in and out, and inputs of its own where it changes them.
+
+    One tuple: torch 2.9's exporter to programs fails on a forward pass that takes any number of tensors.
+    """
 
     def __init__(self, module: nn.Module, example: Inputs) -> None:
         super().__init__()
         self.module = module
         self.example = [example]  # in a list, where no exporter looks for constants
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Call the module with `tensors` in the places that the example has them."""
         left = iter(tensors)
         return tuple(tensors_in(call(self.module, mapped(self.example[0], lambda _: next(left)))))

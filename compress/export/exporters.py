@@ -196,7 +196,8 @@ def _attempt(
 def _write(name: str, module: nn.Module, traced: Inputs, checks: list[Check], file: Path, config: ExportConfig) -> None:
     """Call the exporter on `traced`; of batch 2 where it is dynamic, since older versions of torch keep 1 constant."""
     inputs, outputs = list(checks[0].inputs), list(checks[0].expected)
-    args = tuple(mapped(list(tensors_in(traced)), Tensor.clone))  # tracing may change them
+    tensors = tuple(mapped(list(tensors_in(traced)), Tensor.clone))  # tracing may change them
+    args: tuple[Any, ...] = (tensors,) if isinstance(module, Flat) else tensors
     common: dict[str, Any] = {
         "opset_version": config.opset, "input_names": inputs, "output_names": outputs, "verbose": False,
     }  # fmt: skip
@@ -204,10 +205,10 @@ def _write(name: str, module: nn.Module, traced: Inputs, checks: list[Check], fi
         shapes: Any = None
         if config.dynamic_batch:
             batch = torch.export.Dim("batch")
-            each = tuple({0: batch} for _ in args)
+            each = tuple({0: batch} for _ in tensors)
             shapes = (each,) if isinstance(module, Flat) else each
-        tensors = [value for value in module.state_dict().values() if isinstance(value, Tensor)]
-        size = sum(each.numel() * each.element_size() for each in tensors)
+        weights = [value for value in module.state_dict().values() if isinstance(value, Tensor)]
+        size = sum(each.numel() * each.element_size() for each in weights)
         torch.onnx.export(
             module, args, file, dynamo=True, dynamic_shapes=shapes, external_data=size > 1_000_000_000, **common
         )
