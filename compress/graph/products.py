@@ -30,7 +30,8 @@ class Products:
         if name == "convolution" and not args[6] and args[8] == 1:
             weight, bias = args[1:3]
             stay = self._stay(weight)
-            if len(stay) == 2 and weight[0].numel() >= LEAST:
+            plain = args[0].is_contiguous() and weight.is_contiguous()  # other layouts live on in what comes out
+            if plain and len(stay) == 2 and weight[0].numel() >= LEAST:
                 values, part = args[0].index_select(1, stay[1]), _part(weight, stay)
                 own = None if bias is None else bias.index_select(0, stay[0])
                 return _spread(func(values, part, own, *args[3:], **kwargs), 1, stay[0], len(weight), bias)

@@ -12,6 +12,7 @@ Dims = list[Dim]
 LAYOUT = frozenset((
     "view", "_unsafe_view", "_reshape_alias", "view_copy", "clone", "contiguous", "detach", "alias", "expand",
     "expand_copy", "permute", "permute_copy", "transpose", "t", "squeeze", "unsqueeze", "_to_copy", "as_strided",
+    "as_strided_",
     "lift_fresh", "lift_fresh_copy", "reshape", "slice", "select", "split", "split_with_sizes", "unbind",
     "_local_scalar_dense", "unsafe_split", "unsafe_chunk", "chunk", "empty", "empty_like", "new_empty",
     "empty_strided", "new_empty_strided",

@@ -62,6 +62,7 @@ def test_a_silenced_weight_multiplies_only_what_stays_and_gives_the_same(kind, s
             found = layer(x)
     torch.testing.assert_close(found, expected)
     assert counting.sizes == [left]
+    assert found.stride() == expected.stride()
 
 
 @pytest.mark.parametrize(
@@ -70,9 +71,10 @@ def test_a_silenced_weight_multiplies_only_what_stays_and_gives_the_same(kind, s
         lambda x, w: F.conv_transpose2d(x, w),
         lambda x, w: F.conv2d(x.repeat(1, 2, 1, 1), w, groups=2),
         lambda x, w: F.conv2d(x, w[:, :, 1:, 1:]),
+        lambda x, w: F.conv2d(x.contiguous(memory_format=torch.channels_last), w),
         lambda x, w: F.linear(x.mean((2, 3))[:, :33], w[:, :, 0, 0].t()[:, :33]),
     ],
-    ids=["transposed", "grouped", "a part of the weight", "a view of the weight"],
+    ids=["transposed", "grouped", "a part of the weight", "channels last", "a view of the weight"],
 )
 def test_other_uses_of_a_silenced_weight_run_as_they_are(run):
     torch.manual_seed(0)
@@ -84,3 +86,4 @@ def test_other_uses_of_a_silenced_weight_run_as_they_are(run):
         with _Counting(products):
             found = run(x, layer.weight)
     assert torch.equal(found, expected)
+    assert found.stride() == expected.stride()
