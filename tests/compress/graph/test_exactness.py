@@ -260,6 +260,30 @@ class Shuffled(nn.Module):
         return self.fc(torch.nn.functional.dropout(self.b(x), 0.3).mean((2, 3)))
 
 
+class ChannelsLast(nn.Module):
+    """Tensors whose channels lie last in memory, as after a layer norm over them: some kernels then go other ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.inner = nn.Conv2d(3, 70, 3), nn.LayerNorm(70)
+        self.b, self.pool, self.norm = nn.Conv2d(70, 40, 3), nn.AdaptiveAvgPool2d(1), nn.LayerNorm(40)
+        self.fc = nn.Linear(40, 5)
+
+    def forward(self, x):
+        x = self.inner(self.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.fc(self.norm(self.pool(self.b(x)).flatten(1)))
+
+
+def test_every_operation_is_compared_in_other_memory_layouts():
+    model, x = ChannelsLast().eval(), torch.randn(1, 3, 10, 10)
+    graph = build_graph(model, x)
+    kept = {group.name: torch.arange(1, group.size, 2) for group in graph.groups}
+    exact = Exactness(model, x)
+    assert {len(units) for units in kept.values()} == {35, 20}
+    assert exact.fault(graph, kept) is None
+    assert exact.complete
+
+
 class Routed(nn.Module):
     """Takes one of two layers, as the input says."""
 
