@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 import compress
 from compress.cli import app
 from compress.distill.losses import losses
+from compress.testing.stages import check_stage
 from compress.testing.steps import check_training_step
 from compress.training.config import TrainConfig
 from compress.training.step import StepContext
@@ -57,6 +58,7 @@ check_training_step(config.step)
 with open("clipped.yaml", "w") as file:
     model = "{source: builtin, name: cifar_resnet20}"
     file.write(f"{{version: 1, name: clipped, model: {model}, data: {{name: none}}, clip: {{}}}}")
+check_stage("clip", {"limit": 2.5}, data={"name": "none"})
 report = compress.run("clipped.yaml").report
 assert [stage["name"] for stage in report["stages"]] == ["dense", "clip"]
 assert "weights clipped" in open("runs/clipped/report.html").read()
