@@ -29,6 +29,7 @@ NOT_HERE = {
     "pytest": "this is one of its tests",
     "ruff": "the run of CI does it",
     "bash .ci/run": "this is part of it",
+    "bash .ci/lowest": "the run of CI does it in another environment",
 }
 """Beginnings of the commands that are not run here, and why; those that run a shipped recipe: see test_recipes."""
 
