@@ -103,14 +103,14 @@ class Teacher:
         self.model = model
 
     def prepare(self, engine: Engine) -> None:
-        """Move the model to where the student learns; it stays there."""
+        """Move the model to where the student learns, in evaluation mode; it stays like that."""
         self.engine = engine
-        engine.placed(self.model)
+        engine.placed(self.model).eval()
 
     @torch.no_grad()
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """Return what the model gives for `inputs` at the run's precision; it gets copies, which it may change."""
-        if self.model.training:  # before the first call, or where someone else trains it
+        if self.model.training:  # someone else has trained it since
             self.model.eval()
         with self.engine.autocast():
             return self.model(*each_tensor(inputs, torch.clone), **each_tensor(named, torch.clone))

@@ -218,12 +218,13 @@ def test_passes_run_backward_one_by_one_add_up(precision: str) -> None:
 def test_a_teacher_takes_no_gradient_and_renews_no_statistics() -> None:
     model = tiny_model().train()
     before = copy.deepcopy(model)
+    model.training = False  # and its batch norm is not
     teacher = Teacher(model)
     teacher.prepare(Engine("cpu"))
     images = torch.randn(6, 3, 8, 8, requires_grad=True)
-    for mode in (True, False):
-        model.train(mode)
+    for again in (True, False):
         assert not teacher(images).requires_grad
+        model.train(again)
     assert equal(model, before)
 
 
