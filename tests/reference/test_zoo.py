@@ -6,13 +6,13 @@ import sys
 
 import pytest
 import torch
-from norms import enliven
 
 from compress.bundle import open_model
 from compress.graph.apply import apply
 from compress.prune.bundles import shrunk
 from compress.prune.structure import Setting, plan_structure, prunable
 from compress.prune.structure_config import StructureConfig
+from compress.testing.spaces import enliven
 from spaces.zoo import ModelConfig
 
 MODELS = [

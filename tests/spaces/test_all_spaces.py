@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -13,15 +12,23 @@ from typing import Any
 
 import pytest
 import torch
-from norms import enliven
 from scipy import stats
 from torch import Tensor, nn
 
 from compress.core.errors import InputError
-from evaluators.cost import count_macs, count_params
+from compress.testing.spaces import (
+    check_canonical,
+    check_codes,
+    check_cost,
+    check_draws,
+    check_moves,
+    check_network,
+    check_supernet,
+    enliven,
+)
 from spaces.architecture import Architecture
 from spaces.registry import create, spaces
-from spaces.space import Space, Task, drawn_by
+from spaces.space import Space, Task
 from spaces.supernet import Supernet
 
 FEW = 6
@@ -146,37 +153,24 @@ def test_every_space_is_checked_here() -> None:
 
 @parametrised(CASES)
 def test_architectures_survive_json_and_published_codes(case: Case) -> None:
-    space = space_of(case)
     for arch in samples(case, ARCHITECTURES):
-        assert space.check(dict(arch)) == arch
-        assert space.parse(json.loads(json.dumps(space.to_dict(arch)))) == arch
-        assert space.parse(json.loads(arch.to_json())) == arch
-        code = json.loads(json.dumps(space.to_code(arch)))
-        assert space.canonical(space.parse(code)) == space.canonical(arch)
+        check_codes(space_of(case), arch)
 
 
 @parametrised(CASES)
 def test_canonical_form_is_one_encoding_of_the_same_network(case: Case) -> None:
-    space = space_of(case)
     for arch in samples(case, ARCHITECTURES):
-        canonical = space.canonical(arch)
-        assert space.canonical(canonical) == canonical == space.check(dict(canonical))
-        assert space.cost(canonical, *task_of(case)) == space.cost(arch, *task_of(case))
+        check_canonical(space_of(case), arch, task_of(case))
 
 
 @parametrised(CASES)
 def test_counts_what_it_lists_and_draws_it_uniformly(case: Case) -> None:
     space = space_of(case)
     count = space.count()
-    if count > ENOUGH_TO_LIST:
-        assert len(set(samples(case, ARCHITECTURES))) == ARCHITECTURES
-        return
-    listed = list(space)
-    assert len(listed) == len(set(listed)) == count
-    drawn = samples(case, 50 * count if count < 500 else 10 * count)
-    frequencies = [drawn.count(arch) for arch in listed] if count < 500 else None
-    assert set(drawn) <= set(listed)
-    assert frequencies is None or stats.chisquare(frequencies).pvalue > 1e-4
+    check_draws(space, samples(case, ARCHITECTURES), ENOUGH_TO_LIST)
+    if count < 500:
+        drawn = samples(case, 50 * count)
+        assert stats.chisquare([drawn.count(arch) for arch in space]).pvalue > 1e-4
 
 
 def walk(case: Case, steps: int) -> None:
@@ -190,11 +184,7 @@ def walk(case: Case, steps: int) -> None:
 
 @parametrised(CASES)
 def test_mutations_and_neighbours_stay_in_the_space(case: Case) -> None:
-    walk(case, 200)
-    space = space_of(case)
-    (arch,) = samples(case, 1)
-    near = list(itertools.islice(space.neighbours(arch), 300))
-    assert near and arch not in near and all(space.check(dict(each)) == each for each in near)
+    check_moves(space_of(case), steps=200, parts=ARCHITECTURES)
 
 
 @pytest.mark.slow
@@ -203,53 +193,17 @@ def test_a_hundred_thousand_mutations_never_leave_a_space(case: Case) -> None:
     walk(case, -(-MUTATIONS // len(CASES)))
 
 
-@parametrised(CASES)
-def test_any_part_of_any_combination_is_completed_to_an_architecture(case: Case) -> None:
-    space, generator = space_of(case), random.Random(0)
-    distributions = space.distributions()
-    for _ in range(ARCHITECTURES):
-        drawn = {name: generator.choice(each.choices) for name, each in distributions.items()}
-        part = {name: choice for name, choice in drawn.items() if generator.random() < 0.5}
-        arch = space.complete(part, drawn_by(generator))
-        assert space.check(dict(arch)) == arch
-        assert all(arch[name] == part[name] for name in arch.keys() & part.keys())
-        assert space.complete(arch, drawn_by(generator)) == arch
-
-
-@parametrised(CASES)
-def test_any_combination_of_the_distributions_is_legal(case: Case) -> None:
-    pytest.importorskip("optuna")
-    space, generator = space_of(case), random.Random(0)
-    distributions = space.distributions()
-    for _ in range(ARCHITECTURES):
-        drawn = {name: generator.choice(each.choices) for name, each in distributions.items()}
-        assert space.check(drawn, drop_untaken=True).items() <= drawn.items()
-
-
 @many
 @parametrised(CASES)
 def test_predicted_cost_is_that_of_the_built_network(case: Case, count: int) -> None:
-    space = space_of(case)
     for arch in samples(case, count):
-        with torch.device("meta"):
-            network = space.build(arch, *task_of(case)).eval()
-            found = {"params": count_params(network)[0], "macs": count_macs(network, images_for(case, arch, 1))}
-        assert space.cost(arch, *task_of(case)) == found, arch
-        rows = space.layers(arch, *task_of(case))
-        assert rows is None or sum(row.macs for row in rows) == found["macs"]
+        check_cost(space_of(case), arch, task_of(case))
 
 
 @parametrised(CASES)
 def test_networks_are_plain_modules_that_map_images_to_logits(case: Case) -> None:
-    space = space_of(case)
     for arch in samples(case, 2):
-        network = space.build(arch, *task_of(case))
-        assert not any(isinstance(module, Supernet) for module in network.modules())
-        assert not any(isinstance(value, Space) for module in network.modules() for value in vars(module).values())
-        logits = logits_of(network(images_for(case, arch)))
-        assert logits.shape == (4, case.task.num_classes)
-        logits.square().sum().backward()
-        assert all(parameter.grad is not None for parameter in network.parameters())
+        check_network(space_of(case), arch, task_of(case))
 
 
 @many
@@ -257,13 +211,7 @@ def test_networks_are_plain_modules_that_map_images_to_logits(case: Case) -> Non
 def test_the_active_supernet_computes_what_the_extracted_network_computes(case: Case, count: int, double: None) -> None:
     net = supernet_of(case)
     for arch in samples(case, count):
-        images = images_for(case, arch)
-        net.activate(arch)
-        alone = net.eval().extract()
-        with torch.no_grad():
-            assert_close(net(images), alone(images), 1e-6)
-            expected = logits_of(alone.train()(images))
-            assert_close(logits_of(net.train()(images)), expected, 1e-6)
+        check_supernet(net, arch, images_for(case, arch))
 
 
 @parametrised(CASES)

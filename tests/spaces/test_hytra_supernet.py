@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from norms import enliven
 from torch import Tensor
 
 from compress.core.errors import InputError
+from compress.testing.spaces import enliven
 from spaces.hytra import HyTra
 from spaces.hytra.block import Block
 from spaces.hytra.supernet import HyTraSupernet

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from norms import enliven
 
 from compress.export.exporters import ExportConfig, export
+from compress.testing.spaces import enliven
 from evaluators.cost import count_macs, count_params
 from spaces.registry import create
 from spaces.space import Space

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from norms import enliven
 from torch import Tensor, nn
 
+from compress.testing.spaces import enliven
 from spaces.nasnet import NASNetSpace
 from spaces.nasnet.supernet import NASNetSupernet
 from spaces.registry import create

@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from norms import enliven
 from torch import Tensor, nn
 
 from compress.core.errors import InputError
+from compress.testing.spaces import enliven
 from evaluators.cost import count_macs, count_params
 from spaces.architecture import Architecture
 from spaces.nats_size import NATSSizeSpace

@@ -7,7 +7,6 @@ import time
 import pytest
 import timm
 import torch
-from norms import enliven
 from torch import nn
 
 from compress.core.errors import InputError
@@ -16,6 +15,7 @@ from compress.graph.build import build_graph
 from compress.graph.check import checked
 from compress.graph.plan import Plan, make_plan
 from compress.graph.tracer import Limits, trace
+from compress.testing.spaces import enliven
 from evaluators.cost import count_macs
 
 SWIN = dict(img_size=32, patch_size=2, window_size=4, embed_dim=32, depths=(2, 2), num_heads=(2, 4), num_classes=10)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from norms import enliven
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from compress.graph.fold import foldable_pairs
 from compress.graph.graph import Graph, Group
 from compress.graph.plan import make_plan
 from compress.prune.merge import MergeConfig, MergeResult, fold_all, merge_units, mergeable
+from compress.testing.spaces import enliven
 
 MODELS = {
     "resnet18": ({"zero_init_last": False}, 64),

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from channel_cases import CIFAR, MODELS, channels, images, samples
-from norms import enliven
 from torch import nn
 
 from compress.core.errors import InputError
+from compress.testing.spaces import enliven
 
 DENSE = """
 import torch

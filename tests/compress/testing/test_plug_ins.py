@@ -1,0 +1,256 @@
+"""The checks pass for what is shipped, and say in a sentence what is wrong with a plug-in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from compress.criteria import WeightCriterion, unit_criteria, weight_criteria
+from compress.distill.losses import LossConfig, losses
+from compress.testing.criteria import check_unit_criterion, check_weight_criterion
+from compress.testing.datasets import check_dataset
+from compress.testing.evaluators import check_evaluator
+from compress.testing.losses import check_loss
+from compress.testing.spaces import check_space
+from compress.testing.strategies import Rungs, check_strategy
+from compress.testing.tasks import check_task
+from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext
+from evaluators.candidates.proxies import ProxyConfig
+from evaluators.datasets import Data
+from evaluators.datasets.batch import Batch
+from evaluators.datasets.digits import DigitsConfig
+from evaluators.datasets.none import NoneConfig
+from evaluators.tasks import DEFAULT
+from evaluators.tasks.classification import Classification
+from search.strategies import StrategyBase, StrategyContext
+from search.strategies.regularized_evolution import RegularizedEvolutionStrategy
+from search.strategies.sampler import SpaceSampler
+from spaces.registry import create
+
+
+@pytest.mark.parametrize("name", list(weight_criteria))
+def test_shipped_weight_criteria_pass(name: str) -> None:
+    check_weight_criterion(name)
+
+
+@pytest.mark.parametrize("name", list(unit_criteria))
+def test_shipped_unit_criteria_pass(name: str) -> None:
+    check_unit_criterion(name)
+
+
+@pytest.mark.parametrize("name", list(losses))
+def test_shipped_losses_pass(name: str) -> None:
+    check_loss(losses.get(name)())
+
+
+def test_a_shipped_space_passes_in_one_call() -> None:
+    check_space("nats_size")
+    check_space("nas_bench_macro", {"stem": 4, "depths": (2, 2, 2)})
+
+
+def test_a_shipped_strategy_evaluator_task_and_data_set_pass(tmp_path: Path) -> None:
+    check_strategy(RegularizedEvolutionStrategy(population=5, sample=2))
+    context = EvaluatorContext(create("nats_size"), None, "cpu", 0, tmp_path)
+    check_evaluator(ProxyConfig(scores=["params"]), context)
+    check_dataset(DigitsConfig(name="digits", limit_train=40, limit_test=20, batch_size=8))
+    check_dataset(NoneConfig(name="none"))
+    check_task(DEFAULT.bind(7, (3, 8, 8)), *judged())
+
+
+def judged() -> tuple[Batch, Any]:
+    """A batch of images and a model of seven classes."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3 * 8 * 8, 7, generator=generator).requires_grad_()
+    batch = Batch(torch.randn(8, 3, 8, 8, generator=generator), torch.arange(8) % 7)
+    return batch, lambda part: part.inputs.flatten(1) @ weight
+
+
+class Signed(WeightCriterion):
+    """Forgets the magnitude."""
+
+    def scores(self, weight: Tensor, generator: torch.Generator) -> Tensor:
+        return weight
+
+
+class Restless(WeightCriterion):
+    """Draws from a generator of its own."""
+
+    def scores(self, weight: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.rand(weight.shape)
+
+
+class Generous(Signed):
+    """Removes nothing."""
+
+    def scores(self, weight: Tensor, generator: torch.Generator) -> Tensor:
+        return weight.abs()
+
+    def keep(self, weights: Any, remove: int, generator: torch.Generator) -> list[Tensor]:
+        return [torch.ones_like(weight, dtype=torch.bool) for weight in weights]
+
+
+@pytest.fixture
+def registered() -> Iterator[Any]:
+    """Enter criteria for the time of a test."""
+    names = {"weights": weight_criteria, "units": unit_criteria}
+
+    def enter(kind: str, criterion: Any) -> str:
+        names[kind].names()  # type: ignore[attr-defined]
+        names[kind]._items["wrong"] = criterion  # type: ignore[attr-defined]
+        return "wrong"
+
+    yield enter
+    for registry in names.values():
+        registry._items.pop("wrong", None)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "says"),
+    [
+        (Signed, "criterion wrong gives scores below 0"),
+        (Restless, "criterion wrong gives other scores with the same generator"),
+        (Generous, "criterion wrong removes 0 weights where 1 are asked"),
+    ],
+)
+def test_a_wrong_weight_criterion_is_caught(registered: Any, criterion: Any, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        check_weight_criterion(registered("weights", criterion))
+
+
+def _without_a_group(model: nn.Module, groups: Any, data: Any) -> dict[str, Tensor]:
+    return {group.name: torch.ones(group.size).double() for group in groups[1:]}
+
+
+def _with_gradients(model: nn.Module, groups: Any, data: Any) -> dict[str, Tensor]:
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    return {group.name: torch.ones(group.size).double() for group in groups}
+
+
+@pytest.mark.parametrize(
+    ("criterion", "says"), [(_without_a_group, "no score for each of"), (_with_gradients, "leaves gradients behind")]
+)
+def test_a_wrong_unit_criterion_is_caught(registered: Any, criterion: Any, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        check_unit_criterion(registered("units", criterion))
+
+
+class Deaf(LossConfig):
+    loss: Literal["deaf"] = "deaf"
+
+    def combine(self, student: Tensor, teacher: Tensor, label_loss: Tensor) -> Tensor:
+        return label_loss
+
+
+class Several(Deaf):
+    def combine(self, student: Tensor, teacher: Tensor, label_loss: Tensor) -> Tensor:
+        return (student - teacher).square()
+
+
+@pytest.mark.parametrize(("kind", "says"), [(Deaf, "gives the student no gradient"), (Several, "no finite scalar")])
+def test_a_wrong_loss_is_caught(kind: type[LossConfig], says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        check_loss(kind())
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong", "says"),
+    [
+        ("cost", lambda *_: {"params": 1, "macs": 1}, r"predicts {'params': 1, 'macs': 1}"),
+        ("mutate", lambda arch, generator: arch, r"a mutation of .* changes nothing"),
+        ("to_code", lambda arch: "012012", r"the code 012012 is of another architecture"),
+        ("count", lambda: 3, r"counts 3 architectures and lists"),
+        ("build", lambda *_: nn.Identity(), r"the network has {'params': 0, 'macs': 0}"),
+    ],
+)
+def test_a_wrong_space_is_caught(monkeypatch: pytest.MonkeyPatch, method: str, wrong: Any, says: str) -> None:
+    space = create("nas_bench_macro", {"stem": 4, "depths": (2, 2, 2)})
+    monkeypatch.setattr(space, method, wrong)
+    with pytest.raises(AssertionError, match=says):
+        check_space(space)
+
+
+class Stubborn(StrategyBase):
+    """Proposes by the global generator."""
+
+    name: Literal["stubborn"] = "stubborn"
+
+    def sampler(self, context: StrategyContext) -> Any:
+        class Sampler(SpaceSampler):
+            def propose(self, finished: Any, running: Any, choices: Any, generator: Any) -> Any:
+                return {name: random.choice(options) for name, options in choices.items()}
+
+        return Sampler(context.distributions, seed=context.seed)
+
+
+def test_a_wrong_strategy_is_caught() -> None:
+    with pytest.raises(AssertionError, match="proposes other architectures for the same seed"):
+        check_strategy(Stubborn())
+
+
+class Moody(EvaluatorBase):
+    kind: Literal["moody"] = "moody"
+
+    def make(self, context: EvaluatorContext) -> Evaluator:
+        class Random(Evaluator):
+            metrics = ("top1",)
+
+            def evaluate(self, arch: Any, wanted: Any, seed: int, report: Any = None) -> Any:
+                return {"top1": random.random()}
+
+        return Random()
+
+
+def test_a_wrong_evaluator_is_caught(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"evaluator moody gives .* for one architecture"):
+        check_evaluator(Moody(), EvaluatorContext(Rungs(Rungs.Config()), None, "cpu", 0, tmp_path))
+
+
+class Shrunk(DigitsConfig):
+    """Says it has more classes than there are."""
+
+    def describe(self) -> Any:
+        return type(super().describe())(11, 32, 3)
+
+
+class Stuck(DigitsConfig):
+    """Every epoch is the first."""
+
+    def load(self, *arguments: Any, **options: Any) -> Data:
+        data = super().load(*arguments, **options)
+        assert data.train is not None
+        first = data.train.epoch
+        data.train.epoch = lambda epoch, start=0: first(0, start)  # type: ignore[method-assign]
+        return data
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"), [(Shrunk, "describes 11 classes and opens 10"), (Stuck, "all epochs are the same")]
+)
+def test_a_wrong_data_set_is_caught(kind: type[DigitsConfig], says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        check_dataset(kind(name="digits", limit_train=40, limit_test=20, batch_size=8))
+
+
+class Forgetful(Classification):
+    def meter(self) -> Any:
+        meter = super().meter()
+        update = meter.update
+
+        def last(outputs: Any, batch: Batch) -> None:
+            vars(meter).update(total=0, top1=0, top5=0, loss=0.0)
+            update(outputs, batch)
+
+        meter.update = last  # type: ignore[method-assign]
+        return meter
+
+
+def test_a_wrong_task_is_caught() -> None:
+    with pytest.raises(AssertionError, match=r"of one batch and .* of the same samples in two"):
+        check_task(Forgetful(7, (3, 8, 8)), *judged())
