@@ -267,12 +267,6 @@ class Space(ABC):
                 taken[decision.name] = decision.choices[decision.index(choice)]
         return self._remember(Architecture(taken))
 
-    def ray_search_space(self) -> dict[str, Any]:
-        """Return every decision as a Ray Tune domain; give what Ray draws to `check(drop_untaken=True)`."""
-        from ray import tune
-
-        return {decision.name: tune.choice(list(decision.choices)) for decision in self.decisions}
-
     # What an architecture is.
 
     def task(self, num_classes: int | None = None, in_chans: int | None = None, img_size: int | None = None) -> Task:

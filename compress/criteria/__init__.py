@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 from torch import Generator, Tensor
 
 from compress.core.registry import Registry
-from compress.criteria.base import UnitCriterion
 from compress.criteria.exact_selection import keep_largest
+from compress.criteria.unit_criterion import UnitCriterion
 
 Allocation = Literal["module", "global", "uniform"]
 

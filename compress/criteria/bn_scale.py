@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from compress.core.errors import InputError
 from compress.criteria import unit_criteria
-from compress.criteria.base import ScoringData, UnitSums, mean_normalised, named_tensors
+from compress.criteria.unit_criterion import ScoringData, UnitSums, mean_normalised, named_tensors
 from compress.graph.graph import Group, Slice
 
 

@@ -34,8 +34,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from compress.criteria import Allocation, WeightCriterion, unit_criteria, weight_criteria
-from compress.criteria.base import ScoringData, energies, matrices, per_cost
 from compress.criteria.exact_selection import between, bin_edges, histogram, keep_above
+from compress.criteria.unit_criterion import ScoringData, energies, matrices, per_cost
 from compress.graph.graph import Group
 
 _SLACK = 1e-9  # relative; far above float64 rounding of the sums, far below the width of a bin

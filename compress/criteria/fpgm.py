@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.criteria import unit_criteria
-from compress.criteria.base import ScoringData, matrices, mean_normalised, named_tensors
+from compress.criteria.unit_criterion import ScoringData, matrices, mean_normalised, named_tensors
 from compress.graph.graph import Group, Slice
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.modes import evaluating
-from compress.criteria.base import matrices
+from compress.criteria.unit_criterion import matrices
 from compress.graph.graph import Group
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.criteria import Allocation, unit_criteria, weight_criteria
-from compress.criteria.base import ScoringData, energies, matrices
 from compress.criteria.dimap import Dimap, relative_energy
+from compress.criteria.unit_criterion import ScoringData, energies, matrices
 from compress.graph.graph import Group
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from compress.criteria import WeightCriterion, unit_criteria, weight_criteria
-from compress.criteria.base import ScoringData
+from compress.criteria.unit_criterion import ScoringData
 from compress.graph.graph import Group
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.criteria import unit_criteria
-from compress.criteria.base import ScoringData, named_tensors
+from compress.criteria.unit_criterion import ScoringData, named_tensors
 from compress.graph.graph import Graph, Group
 
 

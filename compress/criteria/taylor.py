@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.criteria import unit_criteria
-from compress.criteria.base import ScoringData, UnitSums, matrices, mean_normalised, per_cost
 from compress.criteria.gradients import differentiable, gradients, touched
+from compress.criteria.unit_criterion import ScoringData, UnitSums, matrices, mean_normalised, per_cost
 from compress.graph.graph import Group
 
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from compress.core.tensors import Inputs, call, mapped, tensors_in
 from compress.graph import axes
 from compress.graph.axes import Dim
+from compress.graph.kept_positions import Positions
 from compress.graph.lockstep import OVER_A_WIDTH, Following, Pass
-from compress.graph.positions import Positions
-from compress.graph.products import Products
+from compress.graph.silenced_products import Products
 from compress.graph.trace import Step
 
 _COUNTING = frozenset((

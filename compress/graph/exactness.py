@@ -22,10 +22,10 @@ from compress.core.tensors import Inputs, call, mapped
 from compress.graph.apply import apply
 from compress.graph.dense_run import observed
 from compress.graph.graph import Graph, inside
+from compress.graph.kept_positions import Positions
 from compress.graph.lockstep import Pass
 from compress.graph.narrow_run import Comparing, Disagreement, Fault
 from compress.graph.plan import Plan, make_plan
-from compress.graph.positions import Positions
 from compress.graph.silence import SILENCED, Silenced, is_constant, learned, passed_through, perturbed, silenced_in
 from compress.graph.trace import Step
 from compress.graph.watch import watched

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.core.tensors import tensors_in
-from compress.graph.positions import Positions
+from compress.graph.kept_positions import Positions
 from compress.graph.trace import LAYOUT, Step
 
 _UNINITIALISED = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")

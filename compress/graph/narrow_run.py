@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from compress.core.tensors import tensors_in
+from compress.graph.kept_positions import Positions
 from compress.graph.lockstep import Following, Pass
-from compress.graph.positions import Positions
 from compress.graph.trace import Step
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from compress.graph.apply import PassThrough
 from compress.graph.graph import Graph
 from compress.graph.plan import Plan
-from compress.graph.products import Products
+from compress.graph.silenced_products import Products
 
 Silenced = Literal["everything", "learned", "plain"]
 SILENCED: tuple[Silenced, ...] = ("everything", "learned", "plain")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from compress.criteria.base import matrices, named_tensors
+from compress.criteria.unit_criterion import matrices, named_tensors
 from compress.graph.graph import Group, Slice
 
 Rule = Literal["mean_in_sum_out", "sum_in_mean_out"]

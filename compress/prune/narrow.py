@@ -16,7 +16,7 @@ from compress.bundle import Bundle
 from compress.core.batch_norm import norm_layers, recalibrate
 from compress.core.environment import on_device
 from compress.core.errors import InputError
-from compress.criteria.base import Batches
+from compress.criteria.unit_criterion import Batches
 from compress.export.exporters import ExportConfig
 from compress.export.exporters import export as export_onnx
 from compress.graph.apply import apply

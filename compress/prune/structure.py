@@ -18,8 +18,8 @@ from compress.core.errors import InputError
 from compress.core.problems import validated
 from compress.core.tensors import Inputs, tensors_in
 from compress.core.wrappers import unwrapped
-from compress.criteria.base import Batches, ScoringData
 from compress.criteria.score import score_units
+from compress.criteria.unit_criterion import Batches, ScoringData
 from compress.graph.apply import apply
 from compress.graph.cost_model import CostModel
 from compress.graph.exactness import Exactness

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from compress.core.config import Config
 from compress.core.sections import NameOf
 from compress.criteria import unit_criteria
-from compress.criteria.base import CriterionOptions
+from compress.criteria.unit_criterion import CriterionOptions
 from compress.prune.budget import BudgetConfig
 
 Unit = Literal["channels", "heads", "head_dims", "mlp"]

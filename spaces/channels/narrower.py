@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from compress.criteria.base import Batches, ScoringData
 from compress.criteria.score import score_units
+from compress.criteria.unit_criterion import Batches, ScoringData
 from compress.graph.apply import apply
 from compress.graph.build import build_graph
 from compress.graph.check import checked

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compress.criteria.base import named_tensors
+from compress.criteria.unit_criterion import named_tensors
 from compress.graph.graph import Graph
 
 

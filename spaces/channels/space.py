@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError
-from compress.criteria.base import Batches, ScoringData
 from compress.criteria.score import score_units
+from compress.criteria.unit_criterion import Batches, ScoringData
 from compress.graph.apply import apply
 from compress.graph.build import build_graph
 from compress.graph.check import checked

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from compress.criteria.base import Batches
+from compress.criteria.unit_criterion import Batches
 from compress.graph.graph import Graph, evaluate
 from compress.graph.watch import holds_scale
 from spaces.architecture import Architecture

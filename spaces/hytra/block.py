@@ -10,8 +10,8 @@ from compress.core.errors import InputError
 from spaces.architecture import either
 from spaces.hytra.config import HyTraConfig
 from spaces.hytra.fabric import Fabric
+from spaces.hytra.layer_plans import drop_path_rate
 from spaces.hytra.operations import Entry, Style, make_body, make_patches, style_of
-from spaces.hytra.plan import drop_path_rate
 
 Route = list[tuple["Candidate", bool]]
 """Per layer, the candidate that runs and whether it halves the map."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from spaces.hytra.config import HyTraConfig
+from spaces.hytra.layer_plans import LayerPlan, stem_size
 from spaces.hytra.operations import Style, squeezed, style_of
-from spaces.hytra.plan import LayerPlan, stem_size
 from spaces.layers import Cost, Layer, conv, halved, linear
 from spaces.space import Task
 

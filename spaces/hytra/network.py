@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from spaces.hytra.config import HyTraConfig
+from spaces.hytra.layer_plans import LayerPlan
 from spaces.hytra.operations import Residual, Style, initialise, make_patches, make_stem, style_of
-from spaces.hytra.plan import LayerPlan
 from spaces.space import Task
 
 

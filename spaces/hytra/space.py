@@ -17,8 +17,8 @@ from spaces.hytra.codes import read_codes, write_codes, write_stages
 from spaces.hytra.config import HyTraConfig
 from spaces.hytra.costs import describe
 from spaces.hytra.fabric import Fabric, Operation
+from spaces.hytra.layer_plans import LayerPlan, make_plan, stem_size
 from spaces.hytra.network import HyTraNet
-from spaces.hytra.plan import LayerPlan, make_plan, stem_size
 from spaces.hytra.presets import PRESETS
 from spaces.hytra.supernet import HyTraSupernet
 from spaces.layers import Layer, halved

@@ -19,13 +19,13 @@ from spaces.pooling.backbones import Backbone, open_backbone
 from spaces.pooling.calls import meta_images, on_meta, trace
 from spaces.pooling.chain import Chain, find_chain
 from spaces.pooling.code import binary_of, lengths_of, read_code
-from spaces.pooling.measure import CostTable, measure
 from spaces.pooling.moves import How
 from spaces.pooling.norm import has_batch_norm, use_batch_statistics
 from spaces.pooling.presets import PRESETS
 from spaces.pooling.resnet import resnet_layers
 from spaces.pooling.supernet import PoolingSupernet
 from spaces.pooling.tree import PlacementTree, choices_of, decision_name, decisions, positions_of
+from spaces.pooling.unit_costs import CostTable, measure
 from spaces.registry import spaces
 from spaces.space import Space, Task
 

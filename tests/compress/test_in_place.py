@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.core.batch_norm import recalibrate
-from compress.criteria.base import ScoringData
+from compress.criteria.unit_criterion import ScoringData
 from compress.distill.finetune import FinetuneConfig
 from compress.distill.losses.kd import KdConfig, kd_loss
 from compress.graph.build import build_graph

@@ -267,13 +267,6 @@ def test_every_combination_of_the_distributions_is_legal_without_what_is_not_tak
     assert found == set(toy)
 
 
-def test_ray_draws_legal_architectures(toy: Toy) -> None:
-    pytest.importorskip("ray", reason="ray is not installed: pip install 'compress[ray]'")
-    space = toy.ray_search_space()
-    for _ in range(50):
-        assert legal(toy.check({name: domain.sample() for name, domain in space.items()}, drop_untaken=True))
-
-
 @pytest.mark.parametrize("rows", [True, False])
 def test_cost_is_that_of_the_built_network(toy: Toy, rows: bool) -> None:
     from evaluators.cost import count_macs, count_params

@@ -11,8 +11,8 @@ from compress.graph import axes
 from compress.graph.axes import ONE, Dim
 from compress.graph.dim_algebra import split
 from compress.graph.recording import Recording
-from compress.graph.rules.base import SPATIAL, freeze, positions, rule
 from compress.graph.rules.products import note_outputs, note_sizes
+from compress.graph.rules.rule import SPATIAL, freeze, positions, rule
 from compress.graph.trace import Operation
 
 

@@ -18,7 +18,7 @@ from compress.core.tensors import tensors_in
 from compress.graph import axes
 from compress.graph.axes import Dim
 from compress.graph.recording import Recording
-from compress.graph.rules.base import freeze
+from compress.graph.rules.rule import freeze
 
 REASON = "a mean is taken over it, which changes with its width"
 _TAKES = {"mean", "nanmean", "var", "std", "var_mean", "std_mean", "sum", "linalg_vector_norm", "norm", "mv", "dot",

@@ -12,7 +12,7 @@ from compress.graph import axes
 from compress.graph.axes import Dim
 from compress.graph.dim_algebra import split
 from compress.graph.recording import Recording
-from compress.graph.rules.base import positions, rule
+from compress.graph.rules.rule import positions, rule
 
 
 def _mark(dims: Sequence[Dim]) -> None:

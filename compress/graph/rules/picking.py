@@ -12,7 +12,7 @@ from compress.core.tensors import tensors_in
 from compress.graph import axes
 from compress.graph.axes import Dim
 from compress.graph.recording import Recording
-from compress.graph.rules.base import SPATIAL, argument, freeze, positions, rule, unify_equal
+from compress.graph.rules.rule import SPATIAL, argument, freeze, positions, rule, unify_equal
 
 PICKED = "single positions of it are picked out"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from compress.core.tensors import tensors_in
 from compress.graph import axes
 from compress.graph.recording import Recording
-from compress.graph.rules.base import RULES, SPATIAL, broadcast, freeze, rule
+from compress.graph.rules.rule import RULES, SPATIAL, broadcast, freeze, rule
 
 
 def POINTWISE(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:

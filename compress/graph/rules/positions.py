@@ -11,7 +11,7 @@ from compress.core.tensors import tensors_in
 from compress.graph import axes
 from compress.graph.dim_algebra import flatten, split
 from compress.graph.recording import Recording
-from compress.graph.rules.base import RULES, SPATIAL, Rule, argument, freeze, places, positions, rule
+from compress.graph.rules.rule import RULES, SPATIAL, Rule, argument, freeze, places, positions, rule
 
 _RESAMPLED = ("max_pool{}d_with_indices", "max_pool{}d", "avg_pool{}d", "_adaptive_avg_pool{}d", "adaptive_avg_pool{}d",
               "adaptive_max_pool{}d", "fractional_max_pool{}d", "mkldnn_max_pool{}d", "max_unpool{}d",

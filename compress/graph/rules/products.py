@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from compress.graph import axes
 from compress.graph.axes import ONE, Dim
 from compress.graph.recording import Recording
-from compress.graph.rules.base import broadcast, rule
 from compress.graph.rules.means import note_sum
+from compress.graph.rules.rule import broadcast, rule
 from compress.graph.trace import Operation
 
 OWN = (nn.Linear, nn.modules.conv._ConvNd, nn.MultiheadAttention)

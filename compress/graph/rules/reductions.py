@@ -16,9 +16,9 @@ from compress.core.tensors import tensors_in
 from compress.graph import axes
 from compress.graph.axes import ONE, Dim
 from compress.graph.recording import Recording
-from compress.graph.rules.base import argument, freeze, places, rule
 from compress.graph.rules.means import Mean, note_sum
 from compress.graph.rules.pointwise import POINTWISE
+from compress.graph.rules.rule import argument, freeze, places, rule
 
 _DIM_PLACE = {"linalg_vector_norm": 2, "norm": 2, "renorm": 2}
 

@@ -11,7 +11,7 @@ from compress.graph import axes
 from compress.graph.axes import ONE
 from compress.graph.dim_algebra import concatenate, flatten, narrow, reshape, split
 from compress.graph.recording import Recording
-from compress.graph.rules.base import SPATIAL, argument, broadcast, freeze, places, positions, rule
+from compress.graph.rules.rule import SPATIAL, argument, broadcast, freeze, places, positions, rule
 
 
 @rule("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy", "squeeze", "unsqueeze", "squeeze_",

@@ -10,7 +10,7 @@ from pydantic import Field
 from compress.bundle import Bundle
 from compress.core.yaml_lines import Path_
 from compress.export.exporters import ExportConfig
-from compress.prune.bundles import PruneConfig, check_pruning, prune_bundle
+from compress.prune.kinds import PruneConfig, check_pruning, prune_bundle
 from compress.prune.narrow import Surroundings
 from compress.prune.structure_config import StructureConfig
 from compress.runs.artifact import Artifact

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.criteria import unit_criteria
-from compress.criteria.base import CriterionOptions, ScoringData
 from compress.criteria.score import score_units
+from compress.criteria.unit_criterion import CriterionOptions, ScoringData
 from compress.graph.build import build_graph
 from compress.graph.cost_model import CostModel
 from evaluators.datasets.batch import Batch

@@ -19,7 +19,7 @@ from compress.graph.build import build_graph
 from compress.graph.plan import make_plan
 from compress.criteria.score import score_units
 from compress.graph.select import strongest
-from compress.criteria.base import ScoringData
+from compress.criteria.unit_criterion import ScoringData
 from spaces.registry import create
 
 torch.set_num_threads(1)

@@ -6,8 +6,8 @@ import pytest
 import timm
 import torch
 
-from compress.criteria.base import ScoringData
 from compress.criteria.score import score_units
+from compress.criteria.unit_criterion import ScoringData
 from compress.graph.apply import apply
 from compress.graph.build import build_graph
 from compress.graph.check import checked

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from compress.graph.products import Products
+from compress.graph.silenced_products import Products
 
 
 class _Counting(TorchDispatchMode):
