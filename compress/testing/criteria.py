@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from compress.criteria import weight_criteria
-from compress.criteria.base import ScoringData
 from compress.criteria.score import score_units
+from compress.criteria.unit_criterion import ScoringData
 from compress.graph.build import build_graph
 from evaluators.datasets.batch import Batch
 
