@@ -89,13 +89,14 @@ class Recipe(Config):
 
 def recipe_schema() -> type[Recipe]:
     """Return what a recipe may hold: `Recipe` with a section for every stage that there is, in their order."""
-    return _schema(tuple(type(stage) for stage in all_stages()))
+    return _schema(tuple((stage.name, type(stage)) for stage in all_stages()))
 
 
 @cache
-def _schema(kinds: tuple[type, ...]) -> type[Recipe]:
-    """Return the schema for the stages of these classes; another one where one has been added."""
-    for stage in (found := all_stages()):
+def _schema(known: tuple[tuple[str, type[Stage[Any]]], ...]) -> type[Recipe]:
+    """Return the schema for these stages, made once; another one where a stage has been added."""
+    found = [kind(name) for name, kind in known]
+    for stage in found:
         if hasattr(Recipe, stage.name) or stage.name in Recipe.model_fields:
             raise InputError(f"{stage.where} needs another name: recipes have a key or method that is called so")
         if not re.fullmatch(r"[a-z][a-z0-9_]*", stage.name):

@@ -25,6 +25,7 @@ from compress.runs.report_file import report_of
 from compress.runs.resume import go_on
 from compress.runs.stage import MODEL_FILE, Act, acts_of, compares
 from evaluators.datasets import Data
+from spaces.zoo import ModelConfig
 
 
 class Runner:
@@ -41,6 +42,7 @@ class Runner:
         self.again = again
         self.acts = acts_of(recipe)
         self.data: Data | None = None
+        self.opened = False
         self.held = ExitStack()
         self.records: list[dict[str, Any]] = []
         self.act = "opening model and data"
@@ -50,8 +52,8 @@ class Runner:
         self._begin()
         artifact = Artifact(model=self.recipe.model)
         for act in self.acts:
-            if act.stage.needs_model and artifact.bundle is None:
-                artifact = self._opened(artifact, act)
+            if act.stage.needs_model and (artifact.bundle is None or not self.opened):
+                artifact = self._open(artifact, act)
             artifact = self._do(act, artifact)
         self._finish(artifact)
 
@@ -72,16 +74,19 @@ class Runner:
         except OSError as error:
             raise NotWritten(f"--out  {path} cannot be written: {reason_of(error)}") from error
 
-    def _opened(self, artifact: Artifact, first: Act) -> Artifact:
-        """Return the artifact with its model built, and fit the data to it; `first` is the act that needs it."""
+    def _open(self, artifact: Artifact, first: Act) -> Artifact:
+        """Return the artifact with its model built, and fit the data to it; `first` is the act that needs both."""
         self.act = "opening model and data"
-        if artifact.model is None:
+        model = artifact.model
+        if artifact.bundle is not None:  # of an act that needed no model, so that no data were fitted to it yet
+            model = ModelConfig(source="bundle", name=str(self._place(self.acts[first.number - 2])))
+        if model is None:
             raise CompressError(f"{first.stage.where} needs a model, and the stages before it have left no bundle")
-        opened = open_model(artifact.model, self.recipe.data, self.recipe.seed, self.recipe.task)
+        opened = open_model(model, self.recipe.data, self.recipe.seed, self.recipe.task)
         if opened.load_report is not None:
             say(opened.load_report.summary())
         settle_threads(opened.bundle.costs()["macs"] * getattr(self.recipe.data, "batch_size", 1))
-        self.data = opened.data
+        self.data, self.opened = opened.data, True
         self.directory.log({"event": "environment", **self.environment})
         ahead = self.acts[first.number - 1 :]
         self._check(ahead, opened.bundle)

@@ -16,7 +16,7 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 import compress
-from compress.bundle import Bundle
+from compress.bundle import Bundle, open_model
 from compress.cli import app
 from compress.commands.stages import STAGE_COMMANDS
 from compress.core.config import Config
@@ -27,6 +27,7 @@ from compress.runs.dry_run import dry_run
 from compress.runs.measure import measured
 from compress.runs.recipe import load_recipe, recipe_schema
 from compress.runs.stage import Act, Stage, acts_of, all_stages, stages
+from spaces.zoo import ModelConfig
 
 RECIPE = """version: 1
 name: clipped
@@ -155,6 +156,24 @@ def test_a_stage_after_the_export_may_leave_another_file(recipe: Path, tmp_path:
         assert (result.directory / "model.onnx").read_bytes() == last.read_bytes()
     finally:
         del stages._items["clip"]
+
+
+def test_a_stage_may_bring_the_model_itself(recipe: Path, tmp_path: Path) -> None:
+    class Bring(Stage[ClipConfig]):
+        order, Config, description, needs_model, finds_model = 5, ClipConfig, "a network", False, True
+
+        def run(self, artifact: Artifact, config: ClipConfig, context: Context) -> Artifact:
+            assert artifact.model is None and context.data is None
+            network = ModelConfig(source="builtin", name="cifar_resnet20")
+            return Artifact(open_model(network, context.recipe.data).bundle)
+
+    stages.register("clip")(Bring)
+    try:
+        result = compress.run(recipe, {"model": None, "prune": None}, out=tmp_path / "run", device="cpu")
+    finally:
+        del stages._items["clip"]
+    assert [stage["name"] for stage in result.report["stages"]] == ["clip", "dense", "export"]
+    assert result.report["baseline"] == result.report["final"] and result.report["final"]["top1"] is not None
 
 
 @pytest.mark.parametrize(
