@@ -138,7 +138,7 @@ def main() -> None:
 
 
 def _measure(label: str, space: Space, batch: tuple[Tensor, Tensor], arguments: argparse.Namespace) -> Measured:
-    generator, net = random.Random(0), space.supernet(CLASSES, 3, SIZE)
+    generator, net = random.Random(0), space.supernet(space.task(CLASSES, 3, SIZE))
     found = Measured([], [])
     for _ in track(range(arguments.networks), label):
         arch, other = space.sample(generator), space.sample(generator)

@@ -58,8 +58,7 @@ class SearchJob:
         space = make_space(self.config.space, self.model)
         data = self._data(space)
         if data is not None:
-            size = data.preprocessing.input_size[-1]
-            space.default_task = space.task(data.task.num_outputs, data.in_chans, size)
+            space.default_task = data.task
         context = EvaluatorContext(space, data, self.device, self.seed, self.directory / "evaluations", self.model)
         with _blamed_on("search.evaluator"):
             evaluator = self.config.evaluator.make(context)

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.layers import Layer
 from spaces.mobilenet.blocks import block
 from spaces.mobilenet.network import MobileNet
 from spaces.mobilenet.tables import BlockRow, NetworkRows, layers
 from spaces.registry import spaces
-from spaces.space import Preset, Space, Task
+from spaces.space import Preset, Space, task_of
 from spaces.supernet import Supernet
 
 OPERATIONS = ("identity", "mb3_k3", "mb6_k5")
@@ -41,7 +42,7 @@ class NasBenchMacro(Space):
     """
 
     Config = NasBenchMacroConfig
-    default_task = Task(num_classes=10, in_chans=3, img_size=32)
+    default_task = task_of(num_outputs=10, in_chans=3, img_size=32)
     presets: ClassVar[Mapping[str, Preset]] = {
         "best": Preset("the best of all 6,561 on CIFAR-10: 93.13 %", code="22212220"),
     }

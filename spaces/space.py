@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,6 +15,7 @@ from torch import nn
 from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean
 from evaluators.cost import count_macs, count_params
+from evaluators.tasks import DEFAULT, Task
 from spaces.architecture import Architecture, Choice, Decision, either
 from spaces.drawing import draw_chain
 from spaces.layers import Layer
@@ -27,13 +28,9 @@ if TYPE_CHECKING:
     from spaces.supernet import Supernet
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a network is built for: classes, image channels, image side in pixels."""
-
-    num_classes: int = 1000
-    in_chans: int = 3
-    img_size: int = 224
+def task_of(num_outputs: int = 1000, in_chans: int = 3, img_size: int = 224) -> Task:
+    """Return what published networks are built for: a head of `num_outputs`, square images."""
+    return DEFAULT.bind(num_outputs, (in_chans, img_size, img_size))
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class Space(ABC):
     """Named architectures and option sets."""
     name: str = ""
     """As registered; set by `spaces.registry.create`."""
-    default_task: Task = Task()
+    default_task: Task = task_of()
     """What networks are built for where the caller does not say."""
     candidates: Sequence[Architecture] | None = None
     """All architectures, where they are a list rather than all combinations of choices (a table with missing rows)."""
@@ -269,60 +266,42 @@ class Space(ABC):
 
     # What an architecture is.
 
-    def task(self, num_classes: int | None = None, in_chans: int | None = None, img_size: int | None = None) -> Task:
-        """Return the task with the space's own values for whatever is None."""
-        default = self.default_task
-        return Task(num_classes or default.num_classes, in_chans or default.in_chans, img_size or default.img_size)
+    def task(self, num_outputs: int | None = None, in_chans: int | None = None, img_size: int | None = None) -> Task:
+        """Return the space's own task with another head, other channels or another size; None leaves them."""
+        own = self.default_task
+        side = img_size or own.img_size
+        return replace(
+            own, num_outputs=num_outputs or own.num_outputs, input_size=(in_chans or own.in_chans, side, side)
+        )
 
-    def build(
-        self,
-        arch: Mapping[str, Choice],
-        num_classes: int | None = None,
-        in_chans: int | None = None,
-        img_size: int | None = None,
-    ) -> nn.Module:
-        """Build a stand-alone network: images (N, in_chans, img_size, img_size) to logits (N, num_classes).
+    def build(self, arch: Mapping[str, Choice], task: Task | None = None) -> nn.Module:
+        """Build a stand-alone network for `task`, by default the space's own: images (N, C, H, W) to (N, num_outputs).
 
-        Initial weights come from torch's global generator. Raises InputError for an illegal architecture or a task
-        that the space cannot serve.
+        Where the space searches the resolution, the architecture has it. Initial weights come from torch's global
+        generator. Raises InputError for an illegal architecture or a task that the space cannot serve.
         """
         arch = self.check(arch)
-        return self._build(arch, self._task_of(arch, num_classes, in_chans, img_size))
+        return self._build(arch, self._task_of(arch, task))
 
-    def layers(
-        self,
-        arch: Mapping[str, Choice],
-        num_classes: int | None = None,
-        in_chans: int | None = None,
-        img_size: int | None = None,
-    ) -> list[Layer] | None:
+    def layers(self, arch: Mapping[str, Choice], task: Task | None = None) -> list[Layer] | None:
         """Describe the network row by row, without building it; None for a space that cannot."""
         arch = self.check(arch)
-        return self._layers(arch, self._task_of(arch, num_classes, in_chans, img_size))
+        return self._layers(arch, self._task_of(arch, task))
 
-    def cost(
-        self,
-        arch: Mapping[str, Choice],
-        num_classes: int | None = None,
-        in_chans: int | None = None,
-        img_size: int | None = None,
-    ) -> dict[str, int]:
+    def cost(self, arch: Mapping[str, Choice], task: Task | None = None) -> dict[str, int]:
         """Return `{"params", "macs"}` of one image: the sum of the layers, else counted on a module without storage."""
-        layers = self.layers(arch, num_classes, in_chans, img_size)
+        layers = self.layers(arch, task)
         if layers is not None:
             return {"params": sum(row.params for row in layers), "macs": sum(row.macs for row in layers)}
         arch = self.check(arch)
-        task = self._task_of(arch, num_classes, in_chans, img_size)
+        task = self._task_of(arch, task)
         with torch.device("meta"):
             module = self._build(arch, task).eval()
-            images = torch.empty(1, task.in_chans, task.img_size, task.img_size)
-            return {"params": count_params(module)[0], "macs": count_macs(module, images)}
+            return {"params": count_params(module)[0], "macs": count_macs(module, torch.empty(1, *task.input_size))}
 
-    def supernet(
-        self, num_classes: int | None = None, in_chans: int | None = None, img_size: int | None = None
-    ) -> Supernet:
+    def supernet(self, task: Task | None = None) -> Supernet:
         """Build the network that shares weights between all architectures; InputError for a space without one."""
-        return self._supernet(self.task(num_classes, in_chans, img_size))
+        return self._supernet(task or self.default_task)
 
     def draw(self, arch: Architecture | None = None, img_size: int | None = None) -> str:
         """Return an SVG picture of `arch`, or of the space where there is none."""
@@ -330,8 +309,11 @@ class Space(ABC):
 
     # Inside.
 
-    def _task_of(self, arch: Architecture, num_classes: int | None, in_chans: int | None, img_size: int | None) -> Task:
-        return self.task(num_classes, in_chans, self.input_size(arch, img_size))
+    def _task_of(self, arch: Architecture, task: Task | None) -> Task:
+        """Return `task`, or the space's own, at the size that `arch` works on."""
+        task = task or self.default_task
+        side = self.input_size(arch, task.img_size)
+        return task if side == task.img_size else task.resized((task.in_chans, side, side))
 
     def _walk(self, taken: Mapping[str, Choice]) -> Iterator[tuple[Decision, bool]]:
         """Yield each decision with whether it is taken; the caller enters its choice in `taken` before the next."""

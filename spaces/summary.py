@@ -10,9 +10,10 @@ from typing import Any
 
 from compress.core.formatting import count
 from compress.core.text_table import text_table
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice
 from spaces.decision_lines import about, group_decisions, show_choices
-from spaces.space import Space, Task
+from spaces.space import Space
 
 
 def describe_space(space: Space, task: Task) -> dict[str, Any]:
@@ -35,15 +36,14 @@ def describe_space(space: Space, task: Task) -> dict[str, Any]:
 
 def describe_architecture(space: Space, arch: Architecture, task: Task) -> dict[str, Any]:
     """Return what `arch` is: its code, choices, layers and cost for `task`."""
-    sizes = (task.num_classes, task.in_chans, task.img_size)
-    rows, code = space.layers(arch, *sizes), space.to_code(arch)
+    rows, code = space.layers(arch, task), space.to_code(arch)
     return {
         **space.to_dict(arch),
         "code": None if isinstance(code, Mapping) else code,
         "canonical": dict(space.canonical(arch)),
         "task": _task(task),
         "layers": None if rows is None else [vars(row) for row in rows],
-        **space.cost(arch, *sizes),
+        **space.cost(arch, task),
     }
 
 
@@ -79,7 +79,7 @@ def show_architecture(facts: Mapping[str, Any]) -> str:
 
 
 def _task(task: Task) -> dict[str, int]:
-    return {"classes": task.num_classes, "channels": task.in_chans, "size": task.img_size}
+    return {"classes": task.num_outputs, "channels": task.in_chans, "size": task.img_size}
 
 
 def _built_for(task: Mapping[str, int]) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice
-from spaces.space import Space, Task
+from spaces.space import Space
 
 
 class Supernet(nn.Module, ABC):
@@ -51,7 +52,7 @@ class Supernet(nn.Module, ABC):
             raise ValueError("activate an architecture first, or name one")
         checked = self.active if arch is None else self.space.check(arch)
         assert checked is not None
-        module = self.space.build(checked, self.task.num_classes, self.task.in_chans, self.task.img_size)
+        module = self.space.build(checked, self.task)
         module.load_state_dict(self.inherited(checked))
         device = next(self.parameters()).device
         return module.to(device).train(self.training)

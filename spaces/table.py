@@ -17,10 +17,11 @@ from torch import nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.assignments import Rows
 from spaces.registry import spaces
-from spaces.space import Fill, Space, Task
+from spaces.space import Fill, Space
 
 if TYPE_CHECKING:
     from optuna import Trial

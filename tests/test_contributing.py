@@ -67,10 +67,10 @@ space = create("ladder", {"rungs": 3})
 assert space.count() == 3 + 9 + 27
 context = StrategyContext(space, ("maximize",), trials=20, seed=0)
 study = optuna.create_study(sampler=make_sampler(OneStepStrategy(name="one_step"), context), direction="maximize")
-study.optimize(lambda trial: -space.cost(space.suggest(trial), 10, 3, 8)["params"], n_trials=20)
+study.optimize(lambda trial: -space.cost(space.suggest(trial), space.task(10, 3, 8))["params"], n_trials=20)
 assert study.best_params == {"depth": 1, "rung1.width": 16}, study.best_params
 arch = space.check(study.best_params)
-assert space.build(arch, 10, 3, 8)(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+assert space.build(arch, space.task(10, 3, 8))(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
 """
 
 

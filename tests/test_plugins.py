@@ -49,7 +49,7 @@ class WidthSpace(Space):
     def _build(self, arch, task):
         width = arch.number("width")
         convs = [nn.Conv2d(task.in_chans, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)]
-        return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, task.num_classes))
+        return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, task.num_outputs))
 '''
 STAGE = '''
 """A stage: weights are clipped."""

@@ -22,8 +22,9 @@ from compress.core.errors import InputError
 from compress.core.progress import set_quiet
 
 if TYPE_CHECKING:
+    from evaluators.tasks import Task
     from spaces.architecture import Architecture
-    from spaces.space import Space, Task
+    from spaces.space import Space
 
 
 def space(
@@ -169,6 +170,6 @@ def _export(opened: Space, point: Architecture, task: Task, path: Path, seed: in
 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        module = opened.build(point, task.num_classes, task.in_chans, task.img_size)
+        module = opened.build(point, task)
     images = torch.zeros(2, task.in_chans, task.img_size, task.img_size)
     return export_facts(export(module, images, path))

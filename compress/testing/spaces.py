@@ -14,45 +14,44 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from evaluators.cost import count_macs, count_params
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
 from spaces.registry import create
-from spaces.space import Space, drawn_by
+from spaces.space import Space, drawn_by, task_of
 from spaces.supernet import Supernet
 
-Sizes = tuple[int, int, int]
-"""Classes, channels and pixels a side of the images that networks are built for."""
 
-
-def check_space(space: Space | str, options: Mapping[str, Any] | None = None, sizes: Sizes = (5, 3, 32)) -> None:
+def check_space(space: Space | str, options: Mapping[str, Any] | None = None, task: Task | None = None) -> None:
     """Run every check of this module on a few random architectures.
 
     Args:
         space: or its name, with `options`; a small member of it, since some networks are built.
         options: of the space.
-        sizes: what networks are built for.
+        task: what networks are built for; None: five classes of images of 32 pixels.
 
     Raises:
         AssertionError: in a sentence, what the space does not hold.
     """
     space = create(space, options) if isinstance(space, str) else space
+    task = task or task_of(5, 3, 32)
     archs = drawn(space, 8)
     for arch in archs:
         check_codes(space, arch)
-        check_canonical(space, arch, sizes)
+        check_canonical(space, arch, task)
     check_draws(space, archs)
     check_moves(space)
     for arch in archs[:2]:
-        check_cost(space, arch, sizes)
-        check_network(space, arch, sizes)
+        check_cost(space, arch, task)
+        check_network(space, arch, task)
     try:
-        net = space.supernet(*sizes)
+        net = space.supernet(task)
     except InputError:
         return  # it has none
     with in_double():
         net = net.double()
         enliven(net)
         for arch in archs[:2]:
-            check_supernet(net, arch, images_for(space, arch, sizes).double())
+            check_supernet(net, arch, images_for(space, arch, task).double())
 
 
 def drawn(space: Space, count: int, seed: int = 0) -> list[Architecture]:
@@ -61,10 +60,10 @@ def drawn(space: Space, count: int, seed: int = 0) -> list[Architecture]:
     return [space.sample(generator) for _ in range(count)]
 
 
-def images_for(space: Space, arch: Architecture, sizes: Sizes, count: int = 4) -> Tensor:
+def images_for(space: Space, arch: Architecture, task: Task, count: int = 4) -> Tensor:
     """Return normal noise as large as the networks of `arch` take it."""
-    side = space.input_size(arch, sizes[2])
-    return torch.randn(count, sizes[1], side, side)
+    side = space.input_size(arch, task.img_size)
+    return torch.randn(count, task.in_chans, side, side)
 
 
 def check_codes(space: Space, arch: Architecture) -> None:
@@ -77,12 +76,12 @@ def check_codes(space: Space, arch: Architecture) -> None:
     assert space.canonical(space.parse(code)) == space.canonical(arch), f"the code {code} is of another architecture"
 
 
-def check_canonical(space: Space, arch: Architecture, sizes: Sizes) -> None:
+def check_canonical(space: Space, arch: Architecture, task: Task) -> None:
     """The canonical form is an architecture of the same cost, and its own canonical form."""
     canonical = space.canonical(arch)
     assert space.check(dict(canonical)) == canonical, f"the canonical form {dict(canonical)} is no architecture"
     assert space.canonical(canonical) == canonical, f"the canonical form of {dict(canonical)} is another one"
-    assert space.cost(canonical, *sizes) == space.cost(arch, *sizes), f"{dict(arch)} costs more or less than canonical"
+    assert space.cost(canonical, task) == space.cost(arch, task), f"{dict(arch)} costs more or less than canonical"
 
 
 def check_draws(space: Space, archs: list[Architecture], enough_to_list: int = 5_000) -> None:
@@ -119,28 +118,30 @@ def check_moves(space: Space, steps: int = 50, parts: int = 20) -> None:
         assert all(whole[name] == part[name] for name in whole.keys() & part.keys()), f"completing {part} changes it"
 
 
-def check_cost(space: Space, arch: Architecture, sizes: Sizes) -> None:
+def check_cost(space: Space, arch: Architecture, task: Task) -> None:
     """The predicted parameters and MACs, and those by layers, are what is counted of the built network."""
     with torch.device("meta"):
-        network = space.build(arch, *sizes).eval()
-        macs = count_macs(network, images_for(space, arch, sizes, 1))
+        network = space.build(arch, task).eval()
+        macs = count_macs(network, images_for(space, arch, task, 1))
         found = {"params": count_params(network)[0], "macs": macs}
-    predicted = space.cost(arch, *sizes)
+    predicted = space.cost(arch, task)
     assert predicted == found, f"predicts {predicted} for {dict(arch)}; the network has {found}"
-    rows = space.layers(arch, *sizes)
+    rows = space.layers(arch, task)
     total = None if rows is None else sum(row.macs for row in rows)
     assert total in (None, found["macs"]), f"the layers of {dict(arch)} have {total} MACs, the network {found['macs']}"
 
 
-def check_network(space: Space, arch: Architecture, sizes: Sizes) -> None:
+def check_network(space: Space, arch: Architecture, task: Task) -> None:
     """A network is a plain module that gives logits for images, and whose every parameter gets a gradient."""
-    network = space.build(arch, *sizes)
+    network = space.build(arch, task)
     parts = list(network.modules())
     assert not any(isinstance(part, Supernet) for part in parts), "a network holds a supernet"
     held = any(isinstance(value, Space) for part in parts for value in vars(part).values())
     assert not held, "a network holds its space"
-    logits = first(network(images_for(space, arch, sizes)))
-    assert logits.shape == (4, sizes[0]), f"a network gives {tuple(logits.shape)} for 4 images of {sizes[0]} classes"
+    logits = first(network(images_for(space, arch, task)))
+    assert logits.shape == (4, task.num_outputs), (
+        f"a network gives {tuple(logits.shape)} for 4 images of {task.num_outputs} classes"
+    )
     logits.square().sum().backward()
     idle = [name for name, parameter in network.named_parameters() if parameter.grad is None]
     assert not idle, f"no gradient reaches {idle[0]} of {dict(arch)}"

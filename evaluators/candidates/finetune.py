@@ -169,7 +169,7 @@ class FinetuneEvaluator(Evaluator):
     def _opened(self, path: Path, arch: Architecture, seed: int) -> Narrower:
         model = build(self.space, arch, self.data, seed).eval()
         model.load_state_dict(load_file(path))
-        task = self.space.task(self.data.task.num_outputs, self.data.in_chans, self.data.image_size)
+        task = self.data.task
         loader, batches = self.data.train, self.config.calibration_batches
         assert loader is not None
         return Narrower(self.space, model, arch, task, self.config.criterion, lambda: islice(loader.epoch(0), batches))

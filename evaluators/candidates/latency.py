@@ -25,9 +25,10 @@ from evaluators.candidates.cache import JsonCache, locked
 from evaluators.candidates.evaluator import EvaluatorContext, Metrics
 from evaluators.latency.agent import environment
 from evaluators.latency.measure import LatencyConfig, LatencyRecord, record
-from evaluators.latency.table import LatencyTable
+from evaluators.latency.table import LatencyTable, sizes_of
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
-from spaces.space import Space, Task
+from spaces.space import Space
 
 Statistic = Literal["least", "p50", "cpu_p50"]
 
@@ -179,7 +180,7 @@ class MeasuredLatency(LatencyMeter):
         where = self.config.measure.model_dump(mode="json", include=set(_WHERE))
         if self.config.measure.target == "local":
             where["machine"] = _this_machine()
-        about: dict[str, Any] = {"task": vars(task), "statistic": self.config.statistic, **where}
+        about: dict[str, Any] = {"task": sizes_of(task), "statistic": self.config.statistic, **where}
         about |= self.space.to_dict(self.space.canonical(arch))
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -213,7 +214,7 @@ def export_untrained(space: Space, arch: Architecture, path: Path, seed: int = 0
     task: Task = space.task(img_size=space.input_size(arch))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = space.build(arch, task.num_classes, task.in_chans, task.img_size).eval()
+        model = space.build(arch, task).eval()
         images = torch.randn(2, task.in_chans, task.img_size, task.img_size)
     _settle(model, images)
     try:

@@ -33,10 +33,9 @@ def build(space: Space, arch: Architecture, data: Data | None, seed: int) -> nn.
     The initial weights depend on the seed and the architecture alone; the process' random state stays as it was.
     """
     number = int(_digest(dict(space.canonical(arch)))[:8], 16)
-    task = (None, None, None) if data is None else (data.task.num_outputs, data.in_chans, data.image_size)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed_of(seed, number))
-        return space.build(arch, *task)
+        return space.build(arch, None if data is None else data.task)
 
 
 def candidate_data(context: EvaluatorContext, holdout: float, kind: str) -> Data:
@@ -68,7 +67,7 @@ def diverged(data: Data, error: Diverged) -> Metrics:
 
 def costs(space: Space, arch: Architecture, data: Data) -> Metrics:
     """Return the params and macs of `arch` for `data`."""
-    found = space.cost(arch, data.task.num_outputs, data.in_chans, data.image_size)
+    found = space.cost(arch, data.task)
     return {name: float(value) for name, value in found.items()}
 
 

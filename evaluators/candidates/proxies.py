@@ -84,15 +84,15 @@ class ProxyEvaluator(Evaluator):
         space = self.context.space
         arch = space.canonical(arch)
         data = None if self.data is None else data_for(space, arch, self.data)
-        task = (None, None, None) if data is None else (data.task.num_outputs, data.in_chans, data.image_size)
+        task = space.default_task if data is None else data.task
         found: Metrics = {}
         if "params" in names or "macs" in names:
-            found |= {name: float(value) for name, value in space.cost(arch, *task).items() if name in names}
+            found |= {name: float(value) for name, value in space.cost(arch, task).items() if name in names}
         if set(names) - set(found):
             model = build(space, arch, data, seed)
             if "synflow" in names:
-                side = space.input_size(arch, task[2])
-                found["synflow"] = synflow(model, (space.task(in_chans=task[1]).in_chans, side, side))
+                side = space.input_size(arch, task.img_size)
+                found["synflow"] = synflow(model, (task.in_chans, side, side))
             if data is not None and set(names) & set(ON_IMAGES):
                 batch = self._batch(data)
                 with on_device(model, self.context.device):
@@ -129,7 +129,8 @@ class ProxyEvaluator(Evaluator):
         space, data = self.context.space, self.data
         settings = self.config.model_dump(include={"scores", "reference", "batch"})
         options = space.config.model_dump(mode="json", exclude_defaults=True)
-        task = vars(space.default_task) if data is None else data.preprocessing.to_dict()
+        own = space.default_task
+        task = (own.num_outputs, *own.input_size) if data is None else data.preprocessing.to_dict()
         return f"{space.name} {options} {task} {settings} seed {seed}"
 
     def _reference(self, seed: int) -> dict[str, list[float | None]]:

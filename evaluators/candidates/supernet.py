@@ -50,7 +50,7 @@ class SupernetEvaluator(Evaluator):
         self.data = candidate_data(context, config.holdout, config.kind)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(context.seed)
-            self.supernet = context.space.supernet(self.data.task.num_outputs, self.data.in_chans, self.data.image_size)
+            self.supernet = context.space.supernet(self.data.task)
         _load(self.supernet, config.weights)
         self.supernet.eval()
 

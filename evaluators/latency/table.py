@@ -16,6 +16,7 @@ from compress.core.atomic import write_json
 from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.core.problems import under, validated
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
 from spaces.space import Space
 
@@ -48,10 +49,15 @@ class Row:
         return (1.0, self.macs / 1e6, read / 1e6, written / 1e6, self.params / 1e6)
 
 
+def sizes_of(task: Task) -> dict[str, int]:
+    """Return the sizes of a task under the names that files of latencies have for them."""
+    return {"num_classes": task.num_outputs, "in_chans": task.in_chans, "img_size": task.img_size}
+
+
 def rows_of(space: Space, arch: Architecture) -> list[Row]:
     """Return the rows of a network, input first; raises InputError for a space that cannot describe its layers."""
     task = space.task(img_size=space.input_size(arch))
-    layers = space.layers(arch, task.num_classes, task.in_chans, task.img_size)
+    layers = space.layers(arch, task)
     if layers is None:
         raise InputError(f"space {space.name} does not describe its networks layer by layer, as a latency table needs")
     found = []
@@ -144,11 +150,11 @@ class LatencyTable(Config):
                     "measure one with the same options (compress latency-table --preset, --set)"
                 )
         task = space.default_task
-        for name in ("num_classes", "in_chans", "img_size"):
-            if getattr(task, name) != getattr(self, name):
+        for name, size in sizes_of(task).items():
+            if size != getattr(self, name):
                 raise InputError(
-                    f"the latency table is for {name} {getattr(self, name)}, the search for {getattr(task, name)}; "
-                    f"measure one with compress latency-table --space {space.name} --classes {task.num_classes} "
+                    f"the latency table is for {name} {getattr(self, name)}, the search for {size}; "
+                    f"measure one with compress latency-table --space {space.name} --classes {task.num_outputs} "
                     f"--channels {task.in_chans} --size {task.img_size}"
                 )
 

@@ -15,10 +15,10 @@ from compress.graph.build import build_graph
 from compress.graph.check import checked
 from compress.graph.plan import make_plan
 from compress.graph.select import strongest
+from evaluators.tasks import Task
 from spaces.architecture import Choice
 from spaces.channels.choices import blocks_dropped, units_kept
 from spaces.channels.space import ChannelSpace
-from spaces.space import Task
 
 
 class Narrower:

@@ -22,6 +22,7 @@ from compress.graph.plan import Plan, make_plan
 from compress.graph.scope import in_scope
 from compress.graph.select import strongest
 from compress.graph.widths import WidthRules
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.channels.choices import Stage, Width, blocks_dropped, decisions, find_stages, find_widths, units_kept
 from spaces.channels.costs import Row, make_rows
@@ -30,7 +31,7 @@ from spaces.channels.supernet import ChannelSupernet
 from spaces.layers import Layer
 from spaces.registry import spaces
 from spaces.shapes import Shape, shown
-from spaces.space import Preset, Space, Task
+from spaces.space import Preset, Space, task_of
 from spaces.supernet import Supernet
 from spaces.zoo import ModelConfig, build_model
 
@@ -208,7 +209,7 @@ class ChannelSpace(Space):
         if task is None or task == self._own_task:
             built = build_model(self.config.model, seed=seed)
         else:
-            built = build_model(self.config.model, task.num_classes, task.img_size, task.in_chans, seed)
+            built = build_model(self.config.model, task.num_outputs, task.img_size, task.in_chans, seed)
         return built.module, _task(self.config.model, built.num_classes, built.input_size)
 
     def _graph_in_scope(self, module: nn.Module) -> Graph:
@@ -238,4 +239,4 @@ def _task(model: ModelConfig, num_classes: int | None, shape: Shape) -> Task:
             f"space channels: the model {model.name!r} takes {shown(shape)} and gives {gives}; "
             "square images and logits of shape (1, classes) are needed"
         )
-    return Task(num_classes, shape[0], shape[1])
+    return task_of(num_classes, shape[0], shape[1])

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from compress.criteria.unit_criterion import Batches
 from compress.graph.graph import Graph, evaluate
 from compress.graph.watch import holds_scale
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
 from spaces.channels.choices import blocks_dropped, units_kept
 from spaces.channels.cuts import Part, Units, make_cuts
 from spaces.channels.sorting import sort_units
-from spaces.space import Task
 from spaces.supernet import Supernet
 
 if TYPE_CHECKING:

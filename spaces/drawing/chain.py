@@ -66,7 +66,7 @@ def draw_chain(space: Space, arch: Architecture | None, img_size: int | None) ->
 
     Without an architecture, or for a space that cannot list its layers, the picture shows what each decision offers.
     """
-    layers = None if arch is None else space.layers(arch, img_size=img_size)
+    layers = None if arch is None else space.layers(arch, space.task(img_size=img_size))
     if arch is None or not layers:
         return draw_offer(space, arch)
     lines = math.ceil(len(layers) / _PER_LINE)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from evaluators.tasks import Task
 from spaces.hytra.config import HyTraConfig
 from spaces.hytra.layer_plans import LayerPlan, stem_size
 from spaces.hytra.operations import Style, squeezed, style_of
 from spaces.layers import Cost, Layer, conv, halved, linear
-from spaces.space import Task
 
 
 def describe(config: HyTraConfig, plan: Sequence[LayerPlan], task: Task) -> list[Layer]:
@@ -20,8 +20,8 @@ def describe(config: HyTraConfig, plan: Sequence[LayerPlan], task: Task) -> list
         words = _words(row, style)
         stride = row.stride * (row.patch or 1)
         rows.append(Layer(row.name, words, row.channels, row.size, stride, cost.params, cost.macs))
-    head = linear(plan[-1].channels, task.num_classes)
-    return [*rows, Layer("head", "average, linear", task.num_classes, 1, plan[-1].size, head.params, head.macs)]
+    head = linear(plan[-1].channels, task.num_outputs)
+    return [*rows, Layer("head", "average, linear", task.num_outputs, 1, plan[-1].size, head.params, head.macs)]
 
 
 def _stem(config: HyTraConfig, task: Task) -> Layer:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from evaluators.tasks import Task
 from spaces.hytra.config import HyTraConfig
 from spaces.hytra.layer_plans import LayerPlan
 from spaces.hytra.operations import Residual, Style, initialise, make_patches, make_stem, style_of
-from spaces.space import Task
 
 
 class HyTraNet(nn.Module):
@@ -24,7 +24,7 @@ class HyTraNet(nn.Module):
         if first.patch:
             self.patches = make_patches(config.stem_channels, first.in_channels, first.patch)
         self.layers = nn.Sequential(*(_layer(row, style) for row in plan))
-        self.head = nn.Linear(plan[-1].channels, task.num_classes)
+        self.head = nn.Linear(plan[-1].channels, task.num_outputs)
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from compress.core.errors import InputError
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.drawing import draw_fabric
 from spaces.hytra.codes import read_codes, write_codes, write_stages
@@ -23,7 +24,7 @@ from spaces.hytra.presets import PRESETS
 from spaces.hytra.supernet import HyTraSupernet
 from spaces.layers import Layer, halved
 from spaces.registry import spaces
-from spaces.space import Space, Task
+from spaces.space import Space, task_of
 
 
 @spaces.register("hytra")
@@ -36,7 +37,7 @@ class HyTra(Space):
 
     def __init__(self, config: HyTraConfig) -> None:
         large = config.stem == "imagenet"
-        self.default_task = Task() if large else Task(num_classes=10, img_size=32)
+        self.default_task = task_of() if large else task_of(num_outputs=10, img_size=32)
         scales = len(config.channels)
         self.fabric = Fabric(
             config.block_scales or (scales,) * config.blocks,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
 from spaces.hytra.block import Block, Route, follow
 from spaces.hytra.operations import initialise, make_stem, style_of
-from spaces.space import Task
 from spaces.supernet import Supernet
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class HyTraSupernet(Supernet):
         self.stem = make_stem(config, task.in_chans, style_of(config))
         self.blocks = nn.ModuleList(Block(config, fabric, index) for index in range(config.blocks))
         ends = config.channels[::-1][: fabric.largest[-1] + 1]
-        self.heads = nn.ModuleList(nn.Linear(channels, task.num_classes) for channels in ends)
+        self.heads = nn.ModuleList(nn.Linear(channels, task.num_outputs) for channels in ends)
         initialise(self)
         self._running: tuple[nn.Module, Route, nn.Module] | None = None
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from compress.core.config import Config
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.layers import Layer
 from spaces.mnasnet.codes import MNASNET_A1, MNASNET_B1, from_strings, to_strings
@@ -16,7 +17,7 @@ from spaces.mnasnet.supernet import MnasNetSupernet
 from spaces.mobilenet.network import MobileNet
 from spaces.mobilenet.tables import BlockRow, NetworkRows, Skip, layers, round8
 from spaces.registry import spaces
-from spaces.space import Preset, Space, Task
+from spaces.space import Preset, Space
 from spaces.supernet import Supernet
 
 EXPANSION = {"conv": 0, "dwconv": 1, "mbconv3": 3, "mbconv6": 6}

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
 from spaces.mobilenet.blocks import Bottleneck, ConvBlock, initialise
 from spaces.mobilenet.network import MobileNet
 from spaces.mobilenet.sliced import SlicedConv, bottleneck, conv_block, crop
 from spaces.mobilenet.tables import BlockRow
-from spaces.space import Task
 from spaces.supernet import Supernet
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evaluators.tasks import Task
 from spaces.mobilenet.blocks import activation, block, initialise
 from spaces.mobilenet.tables import BlockRow, NetworkRows
-from spaces.space import Task
 
 MakeBlock = Callable[[int, BlockRow], nn.Module]
 
@@ -69,7 +69,7 @@ class MobileNet(Trunk):
         hidden = rows.head is not None
         self.head = nn.Conv2d(rows.last_conv, rows.head, 1) if rows.head is not None else None
         self.head_activation = activation(rows.head_activation) if hidden else None
-        self.classifier = nn.Linear(rows.head or rows.last_conv, task.num_classes)
+        self.classifier = nn.Linear(rows.head or rows.last_conv, task.num_outputs)
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from evaluators.tasks import Task
 from spaces.layers import Layer, conv, halved, linear
-from spaces.space import Task
 
 Activation = Literal["relu", "relu6", "hswish", "none"]
 Skip = Literal["identity", "pool", "none"]
@@ -104,7 +104,7 @@ def layers(rows: NetworkRows, task: Task) -> list[Layer]:
     for name, row in named_blocks(rows):
         found.append(block_layer(name, channels, row, size))
         channels, size = row.out, found[-1].size
-    return found + _top(rows, channels, size, task.num_classes)
+    return found + _top(rows, channels, size, task.num_outputs)
 
 
 def named_blocks(rows: NetworkRows) -> Iterator[tuple[str, BlockRow]]:

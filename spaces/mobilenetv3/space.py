@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision, where
 from spaces.layers import Layer
 from spaces.mobilenet.network import MobileNet
@@ -19,7 +20,7 @@ from spaces.mobilenetv3.presets import PRESETS
 from spaces.mobilenetv3.skeletons import SKELETONS, Stage
 from spaces.mobilenetv3.supernet import MobileNetV3Supernet
 from spaces.registry import spaces
-from spaces.space import Space, Task
+from spaces.space import Space, task_of
 from spaces.supernet import Supernet
 
 
@@ -40,7 +41,7 @@ class MobileNetV3Space(Space):
         self.strides = strides(config)
         super().__init__(config)
         classes, size = (10, 32) if config.dataset == "cifar" else (1000, 224)
-        self.default_task = Task(num_classes=classes, img_size=max(config.resolutions, default=size))
+        self.default_task = task_of(num_outputs=classes, img_size=max(config.resolutions, default=size))
 
     def _decisions(self) -> list[Decision]:
         found = []

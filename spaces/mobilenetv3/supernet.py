@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
 from spaces.mobilenet.network import MobileNet
 from spaces.mobilenet.sliced import conv, crop
 from spaces.mobilenet.tables import BlockRow, NetworkRows
 from spaces.mobilenetv3.elastic import ElasticBottleneck
 from spaces.mobilenetv3.network import settle_head
-from spaces.space import Task
 from spaces.supernet import Supernet
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class MobileNetV3Supernet(Supernet):
     def inherited(self, arch: Architecture) -> dict[str, Tensor]:
         """Return the state of the stand-alone network: parts of the shared tensors, and its own kernels."""
         with torch.device("meta"):
-            alone = self.space.build(arch, self.task.num_classes, self.task.in_chans).state_dict()
+            alone = self.space.build(arch, self.task).state_dict()
         shared = self.shared.state_dict()
         found = {name: crop(shared[name], tensor.shape) for name, tensor in alone.items()}
         for name, block, row in self.shared.blocks_of(self.space.rows(arch)):

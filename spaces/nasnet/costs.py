@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from evaluators.tasks import Task
 from spaces.layers import Cost, Layer, conv, halved, linear
 from spaces.nasnet.genotype import CellGenotype, Genotype
 from spaces.nasnet.operations import has_weights, kernel_of
 from spaces.nasnet.options import NASNetConfig
 from spaces.nasnet.parts import AUXILIARY_WIDTHS
 from spaces.nasnet.skeleton import Site, Source, auxiliary_position, auxiliary_size, map_sizes, sites, sources
-from spaces.space import Task
 
 
 def layers(config: NASNetConfig, genotype: Genotype, task: Task) -> list[Layer]:
@@ -27,8 +27,8 @@ def layers(config: NASNetConfig, genotype: Genotype, task: Task) -> list[Layer]:
         )  # fmt: skip
     if config.auxiliary:
         rows.append(_auxiliary_head(maps[auxiliary_position(config)], auxiliary_size(config, task.img_size), task))
-    head = linear(maps[-1].channels, task.num_classes)
-    return [*rows, Layer("classifier", "linear", task.num_classes, 1, sizes[-1], head.params, head.macs)]
+    head = linear(maps[-1].channels, task.num_outputs)
+    return [*rows, Layer("classifier", "linear", task.num_outputs, 1, sizes[-1], head.params, head.macs)]
 
 
 def _stem(config: NASNetConfig, task: Task, size: int) -> Layer:
@@ -40,8 +40,8 @@ def _stem(config: NASNetConfig, task: Task, size: int) -> Layer:
 def _auxiliary_head(source: Source, size: int, task: Task) -> Layer:
     """Return the row of the auxiliary head, which has parameters but computes nothing outside training."""
     narrow, wide = AUXILIARY_WIDTHS
-    cost = conv(source.channels, narrow, 1, size) + conv(narrow, wide, size, 1) + linear(wide, task.num_classes)
-    return Layer("auxiliary_head", "in training only", task.num_classes, 1, 1, cost.params, 0)
+    cost = conv(source.channels, narrow, 1, size) + conv(narrow, wide, size, 1) + linear(wide, task.num_outputs)
+    return Layer("auxiliary_head", "in training only", task.num_outputs, 1, 1, cost.params, 0)
 
 
 def cell_cost(site: Site, genotype: CellGenotype, first: Source, second: Source, size: int) -> Cost:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evaluators.tasks import Task
 from spaces.nasnet.cells import Cell
 from spaces.nasnet.genotype import Genotype
 from spaces.nasnet.options import NASNetConfig
 from spaces.nasnet.parts import Parts
 from spaces.nasnet.skeleton import auxiliary_position, auxiliary_size, keep_probability, sites, sources
-from spaces.space import Task
 
 
 class NASNet(nn.Module):
@@ -39,9 +39,9 @@ class NASNet(nn.Module):
         self.auxiliary_head = None
         if config.auxiliary:
             size = auxiliary_size(config, task.img_size)
-            self.auxiliary_head = parts.auxiliary_head(maps[self.auxiliary_position], size, task.num_classes)
+            self.auxiliary_head = parts.auxiliary_head(maps[self.auxiliary_position], size, task.num_outputs)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier = parts.classifier(maps[-1], task.num_classes)
+        self.classifier = parts.classifier(maps[-1], task.num_outputs)
 
     def set_training_progress(self, fraction: float) -> None:
         """Say which share of training is over (0 to 1): paths are dropped the more often."""

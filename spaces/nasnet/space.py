@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from compress.core.errors import InputError
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.drawing import draw_cells
 from spaces.layers import Layer
@@ -21,7 +22,7 @@ from spaces.nasnet.presets import PRESETS
 from spaces.nasnet.skeleton import auxiliary_size, map_sizes
 from spaces.nasnet.supernet import NASNetSupernet
 from spaces.registry import spaces
-from spaces.space import Preset, Space, Task
+from spaces.space import Preset, Space, task_of
 
 
 @spaces.register("nasnet")
@@ -38,7 +39,7 @@ class NASNetSpace(Space):
     def __init__(self, config: NASNetConfig) -> None:
         super().__init__(config)
         classes, img_size = (10, 32) if config.stem == "cifar" else (1000, 224)
-        self.default_task = Task(classes, 3, config.img_size or img_size)
+        self.default_task = task_of(classes, 3, config.img_size or img_size)
 
     def genotype(self, arch: Mapping[str, Choice]) -> Genotype:
         """Return the cells of `arch` with the states that they concatenate."""
@@ -86,7 +87,7 @@ class NASNetSpace(Space):
         if arch is None:
             subtitle = f"{self.count():.2e} pairs of cells"
             return draw_cells(title, subtitle, [block_graph(config), network_graph(config)])
-        cost, genotype = self.cost(arch, img_size=img_size), self.genotype(arch)
+        cost, genotype = self.cost(arch, self.task(img_size=img_size)), self.genotype(arch)
         side = self.task(img_size=img_size).img_size
         subtitle = f"{cost['params'] / 1e6:.2f} M parameters, {cost['macs'] / 1e6:.1f} M MACs at {side} pixels"
         return draw_cells(title, subtitle, [cell_graph(f"{kind} cell", genotype.cell(kind)) for kind in CELLS])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
 from spaces.nasnet.genotype import BLOCKS, STATES, Genotype, Kind
 from spaces.nasnet.network import NASNet
@@ -17,7 +18,7 @@ from spaces.nasnet.options import NASNetConfig
 from spaces.nasnet.parts import Parts
 from spaces.nasnet.per_state import PerState, PerStateConv, PerStateLinear
 from spaces.nasnet.skeleton import Site, Source, auxiliary_position, auxiliary_size, sites
-from spaces.space import Space, Task
+from spaces.space import Space
 from spaces.supernet import Supernet
 
 
@@ -127,8 +128,8 @@ class NASNetSupernet(Supernet):
         self.auxiliary_head: nn.Module | None = None
         if config.auxiliary:
             size = auxiliary_size(config, task.img_size)
-            self.auxiliary_head = parts.auxiliary_head(maps[auxiliary_position(config)], size, task.num_classes)
-        self.classifier = parts.classifier(maps[-1], task.num_classes)
+            self.auxiliary_head = parts.auxiliary_head(maps[auxiliary_position(config)], size, task.num_outputs)
+        self.classifier = parts.classifier(maps[-1], task.num_outputs)
         initialize(self)
 
     def cell(self, site: Site) -> SharedCell:

@@ -10,12 +10,13 @@ from torch import nn
 
 import compress.core.config
 from compress.core.errors import InputError
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.layers import Cost, Layer, conv, linear
 from spaces.nats_size.network import REDUCTIONS, NATSNetwork
 from spaces.nats_size.supernet import NATSSizeSupernet
 from spaces.registry import spaces
-from spaces.space import Preset, Space, Task
+from spaces.space import Preset, Space, task_of
 from spaces.supernet import Supernet
 
 CHANNELS = (8, 16, 24, 32, 40, 48, 56, 64)
@@ -39,7 +40,7 @@ class NATSSizeSpace(Space):
         "largest": Preset("64 channels everywhere", code="64:64:64:64:64"),
         "best_cifar10": Preset("the most accurate on CIFAR-10 in the benchmark: 93.65 %", code="64:64:56:64:24"),
     }
-    default_task = Task(num_classes=10, in_chans=3, img_size=32)
+    default_task = task_of(num_outputs=10, in_chans=3, img_size=32)
 
     def _decisions(self) -> Sequence[Decision]:
         return [Decision(name, CHANNELS) for name in _BLOCKS]
@@ -64,7 +65,7 @@ class NATSSizeSpace(Space):
 
     def _build(self, arch: Architecture, task: Task) -> nn.Module:
         _refuse_odd(task)
-        return NATSNetwork(task.in_chans, self.channels(arch), task.num_classes)
+        return NATSNetwork(task.in_chans, self.channels(arch), task.num_outputs)
 
     def _layers(self, arch: Architecture, task: Task) -> list[Layer]:
         _refuse_odd(task)
@@ -77,8 +78,8 @@ class NATSSizeSpace(Space):
             cost = _reduction(inputs, outputs, size) if stride == 2 else _cell(inputs, outputs, size)
             operation = "residual block" if stride == 2 else "cell"
             rows.append(Layer(_BLOCKS[place], operation, outputs, size, stride, cost.params, cost.macs))
-        head = Cost(params=2 * channels[-1]) + linear(channels[-1], task.num_classes)
-        return [*rows, Layer("classifier", "norm, pool, linear", task.num_classes, 1, 1, head.params, head.macs)]
+        head = Cost(params=2 * channels[-1]) + linear(channels[-1], task.num_outputs)
+        return [*rows, Layer("classifier", "norm, pool, linear", task.num_outputs, 1, 1, head.params, head.macs)]
 
     def _supernet(self, task: Task) -> Supernet:
         _refuse_odd(task)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
 from spaces.nats_size.network import NATSNetwork, Parts
-from spaces.space import Task
 from spaces.supernet import Supernet
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class NATSSizeSupernet(Supernet):
         offered = [(task.in_chans,), *([int(width) for width in decision.choices] for decision in space.decisions)]
         kinds = (SlimmableUnit, slimmable_skip, SlimmableNorm, SlimmableLinear)
         parts = Parts(*(partial(kind, offered) for kind in kinds))
-        self.network = NATSNetwork(0, range(1, len(offered)), task.num_classes, parts)
+        self.network = NATSNetwork(0, range(1, len(offered)), task.num_outputs, parts)
         self.activate(space.check({decision.name: decision.choices[-1] for decision in space.decisions}))
 
     def forward(self, images: Tensor) -> Tensor:

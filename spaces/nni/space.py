@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError, is_out_of_memory
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.nni.labels import labels_of, read_labels
 from spaces.nni.load import find_model_space, quiet, tuples
-from spaces.space import Fill, Space, Task
+from spaces.space import Fill, Space, task_of
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -209,13 +210,13 @@ class NNISpace(Space):
             raise InputError(f"space {self.name} builds no image classifiers: no convolution or no linear layer")
         given = self._parameter("img_size")
         side = img_size or (None if given is None else self._default(given))
-        return Task(heads[-1], stems[0], side or (32 if heads[-1] <= 100 else 224))
+        return task_of(heads[-1], stems[0], side or (32 if heads[-1] <= 100 else 224))
 
     def _arguments(self, task: Task) -> dict[str, Any]:
         """Return the constructor's arguments for `task`; InputError for what it cannot be told."""
         arguments, problems = {}, []
         for part, wanted, own in (
-            ("num_classes", task.num_classes, self.default_task.num_classes),
+            ("num_classes", task.num_outputs, self.default_task.num_outputs),
             ("in_chans", task.in_chans, self.default_task.in_chans),
             ("img_size", task.img_size, task.img_size),
         ):

@@ -9,9 +9,10 @@ from functools import partial
 from torch import nn
 
 from compress.core.errors import InputError, did_you_mean
+from evaluators.tasks import Task
 from spaces.pooling.moves import How
 from spaces.pooling.resnet import RESNET18, RESNET20, RESNET50, RESNET50_LARGE, ResNet, ResNetPlan
-from spaces.space import Task
+from spaces.space import task_of
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,14 @@ class Backbone:
 
 
 def _of_plan(plan: ResNetPlan, how: How, task: Task) -> Backbone:
-    return Backbone(lambda wanted: ResNet(plan, wanted.num_classes, wanted.in_chans), task, how, plan)
+    return Backbone(lambda wanted: ResNet(plan, wanted.num_outputs, wanted.in_chans), task, how, plan)
 
 
 PUBLISHED = {
-    "resnet20": _of_plan(RESNET20, "max_pool", Task(10, 3, 32)),
-    "resnet18": _of_plan(RESNET18, "stride", Task(10, 3, 32)),
-    "resnet50": _of_plan(RESNET50, "stride", Task(100, 3, 32)),
-    "resnet50_224": _of_plan(RESNET50_LARGE, "stride", Task(101, 3, 224)),
+    "resnet20": _of_plan(RESNET20, "max_pool", task_of(10, 3, 32)),
+    "resnet18": _of_plan(RESNET18, "stride", task_of(10, 3, 32)),
+    "resnet50": _of_plan(RESNET50, "stride", task_of(100, 3, 32)),
+    "resnet50_224": _of_plan(RESNET50_LARGE, "stride", task_of(101, 3, 224)),
 }
 
 
@@ -61,13 +62,13 @@ def _timm(name: str) -> Backbone:
         raise InputError(f"timm has no model {name!r}{did_you_mean(name, timm.list_models())}")
     published = timm.models.get_pretrained_cfg(name)
     size = published.input_size[-1] if published else 224
-    return Backbone(partial(_create_timm, name), Task(1000, 3, size))
+    return Backbone(partial(_create_timm, name), task_of(1000, 3, size))
 
 
 def _create_timm(name: str, task: Task) -> nn.Module:
     import timm
 
-    network: nn.Module = timm.create_model(name, num_classes=task.num_classes, in_chans=task.in_chans)
+    network: nn.Module = timm.create_model(name, num_classes=task.num_outputs, in_chans=task.in_chans)
     return network
 
 
@@ -77,7 +78,7 @@ def _torchvision(name: str) -> Backbone:
     names = torchvision.models.list_models(module=torchvision.models)
     if name not in names:
         raise InputError(f"torchvision has no model {name!r}{did_you_mean(name, names)}")
-    return Backbone(partial(_create_torchvision, name), Task(1000, 3, 224))
+    return Backbone(partial(_create_torchvision, name), task_of(1000, 3, 224))
 
 
 def _create_torchvision(name: str, task: Task) -> nn.Module:
@@ -85,5 +86,5 @@ def _create_torchvision(name: str, task: Task) -> nn.Module:
 
     if task.in_chans != 3:
         raise InputError(f"in_chans: got {task.in_chans}; torchvision's models take 3 channels")
-    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=task.num_classes)
+    network: nn.Module = torchvision.models.get_model(name, weights=None, num_classes=task.num_outputs)
     return network

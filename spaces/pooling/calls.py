@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import InputError, is_out_of_memory
-from spaces.space import Task
+from evaluators.tasks import Task
 
 Shape = tuple[int, ...]
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from evaluators.tasks import Task
 from spaces.cifar_resnet import BasicBlock
 from spaces.layers import Cost, Layer, conv, halved, linear
 from spaces.pooling.moves import How
-from spaces.space import Task
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def resnet_layers(plan: ResNetPlan, positions: Sequence[int], how: How, affine: 
             channels, cost = width, _basic(before.out_channels, width, after, affine)
         operation = "bottleneck" if plan.bottleneck else "basic block"
         rows.append(Layer(f"unit{unit}", operation, channels, after, stride, cost.params, cost.macs))
-    head = linear(rows[-1].out_channels, task.num_classes)
-    return [*rows, Layer("head", "pool linear", task.num_classes, 1, 1, head.params, head.macs)]
+    head = linear(rows[-1].out_channels, task.num_outputs)
+    return [*rows, Layer("head", "pool linear", task.num_outputs, 1, 1, head.params, head.macs)]
 
 
 def _stem(plan: ResNetPlan, affine: bool, task: Task) -> Layer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from torch import nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.layers import Layer
 from spaces.pooling.backbones import Backbone, open_backbone
@@ -27,7 +27,7 @@ from spaces.pooling.supernet import PoolingSupernet
 from spaces.pooling.tree import PlacementTree, choices_of, decision_name, decisions, positions_of
 from spaces.pooling.unit_costs import CostTable, measure
 from spaces.registry import spaces
-from spaces.space import Space, Task
+from spaces.space import Space
 
 
 class PoolingConfig(Config):
@@ -104,7 +104,8 @@ class PoolingSpace(Space):
         self.chain = find_chain(network, calls, self.config.units or (plan.globs if plan else None), how)
         self.halvings = self._halvings(self.chain)
         size = max(self.backbone.task.img_size, self._least_size())  # more halvings than the backbone's need more room
-        self.default_task = replace(self.backbone.task, img_size=size)
+        own = self.backbone.task
+        self.default_task = own.resized((own.in_chans, size, size))
         if plan is None or self.config.units:
             self._table(self.default_task)  # moves every halving everywhere, so a chain that cannot be is refused here
 

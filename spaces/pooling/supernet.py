@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
-from spaces.space import Task
 from spaces.supernet import Supernet
 
 if TYPE_CHECKING:

@@ -46,7 +46,7 @@ class SpaceSource(Source):
             raise InputError(f"model.input_size: networks of a search space take square images; got {side}")
         size = space.input_size(arch, side)
         task = space.task(wishes.num_classes, wishes.in_chans, size)
-        module = space.build(arch, task.num_classes, task.in_chans, task.img_size)
+        module = space.build(arch, task)
         shape = (task.in_chans, size, size)
         options = space.to_dict(arch)["options"]
         if "model" in options:  # a space of another model's widths, whose weights have no part in what is built
@@ -54,7 +54,7 @@ class SpaceSource(Source):
         kwargs = {"options": options, "arch": dict(arch)}
         cfg = {"input_size": shape, "fixed_input_size": config.input_size is not None}
         sized = config.model_copy(update={"input_size": shape})
-        return resolved(sized, kwargs, module, task.num_classes, shape, None, cfg)
+        return resolved(sized, kwargs, module, task.num_outputs, shape, None, cfg)
 
 
 def _architecture(config: ModelConfig) -> tuple[Space, Architecture]:

@@ -86,11 +86,11 @@ def test_found_networks_cost_what_was_published(name: str, img_size: int) -> Non
     space, arch = open_preset("hytra", name)
     assert arch is not None
     params, madds = PUBLISHED[name, img_size]
-    cost = space.cost(arch, img_size=img_size)
+    cost = space.cost(arch, space.task(img_size=img_size))
     assert cost["params"] == params
     assert cost["macs"] / 1e6 == pytest.approx(madds, abs=0.05 if madds % 10 else 5)
     with torch.device("meta"):
-        network = space.build(arch, img_size=img_size)
+        network = space.build(arch, space.task(img_size=img_size))
         images = torch.empty(1, 3, img_size, img_size)
         assert cost == {"params": count_params(network)[0], "macs": count_macs(network, images)}
 

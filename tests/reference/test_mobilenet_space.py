@@ -18,9 +18,9 @@ from spaces.mobilenet.lraspp import lraspp
 from spaces.mobilenet.network import MobileNet
 from spaces.mobilenet.tables import NetworkRows, layers, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
 from spaces.registry import create, open_preset
-from spaces.space import Task
+from spaces.space import task_of
 
-TASK = Task(1000, 3, 96)
+TASK = task_of(1000, 3, 96)
 
 
 def counts(network: nn.Module, size: int) -> tuple[int, int]:
@@ -40,10 +40,10 @@ def counts(network: nn.Module, size: int) -> tuple[int, int]:
     ],
 )
 def test_published_widths(rows: NetworkRows, params: int, macs: int) -> None:
-    described = layers(rows, Task())
+    described = layers(rows, task_of())
     assert (sum(row.params for row in described), sum(row.macs for row in described)) == (params, macs)
     with torch.device("meta"):
-        assert counts(MobileNet(rows, Task()), 224) == (params, macs)
+        assert counts(MobileNet(rows, task_of()), 224) == (params, macs)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_published_widths(rows: NetworkRows, params: int, macs: int) -> None:
 )
 def test_widths_equal_timm(name: str, rows: NetworkRows) -> None:
     with torch.device("meta"):
-        assert counts(MobileNet(rows, Task()), 224) == counts(timm.create_model(name), 224)
+        assert counts(MobileNet(rows, task_of()), 224) == counts(timm.create_model(name), 224)
 
 
 @pytest.mark.parametrize(
@@ -69,10 +69,10 @@ def test_widths_equal_timm(name: str, rows: NetworkRows) -> None:
 )
 def test_published_resolutions(rows: NetworkRows, millions: Mapping[int, float]) -> None:
     for size, expected in millions.items():
-        macs = sum(row.macs for row in layers(rows, Task(1000, 3, size)))
+        macs = sum(row.macs for row in layers(rows, task_of(1000, 3, size)))
         assert round(macs / 1e6, 2) == expected
         with torch.device("meta"):
-            assert counts(MobileNet(rows, Task()), size)[1] == macs
+            assert counts(MobileNet(rows, task_of()), size)[1] == macs
 
 
 @pytest.mark.parametrize(("preset", "params", "macs"), [("a1", 3_887_038, 311.579), ("b1", 4_383_312, 314.416)])
@@ -90,7 +90,7 @@ def test_mnasnet_points(preset: str, params: int, macs: float) -> None:
 def test_mnasnet_computes_what_timm_does(preset: str, name: str) -> None:
     space, arch = open_preset("mnasnet", preset)
     assert arch is not None
-    agree(space.build(arch, img_size=96), timm.create_model(name))
+    agree(space.build(arch, space.task(img_size=96)), timm.create_model(name))
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,6 @@ def test_resolutions_of_large(size: int, macs: float) -> None:
     space, arch = open_preset("mobilenetv3", "mobilenetv3-large")
     assert arch is not None
     searched = open_space(skeleton="large", resolutions=(96, 128, 160, 192, 256))
-    for cost in (space.cost(arch, img_size=size), searched.cost({"resolution": size, **arch})):
+    for cost in (space.cost(arch, space.task(img_size=size)), searched.cost({"resolution": size, **arch})):
         assert cost["params"] == 5_483_032
         assert cost["macs"] / 1e6 == pytest.approx(macs, abs=0.005)

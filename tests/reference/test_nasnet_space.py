@@ -47,7 +47,7 @@ def test_running_statistics_explain_what_other_frameworks_count() -> None:
             buffers = dict(space.build(arch).named_buffers())
         assert sum(each.numel() for name, each in buffers.items() if "running" in name) == elements
     space, arch = released("nasnet-a-mobile")
-    assert space.cost(arch, num_classes=1001)["params"] == 5_289_978 + 1057
+    assert space.cost(arch, space.task(num_outputs=1001))["params"] == 5_289_978 + 1057
 
 
 @pytest.mark.parametrize(
@@ -171,14 +171,14 @@ def test_large_network_agrees_with_timm() -> None:
     perturb_norms(theirs, torch.randn(4, 3, 97, 97))
     space, arch = released("nasnet-a-large")
     with torch.device("meta"):
-        ours = space.build(arch, num_classes=10).eval()
+        ours = space.build(arch, space.task(num_outputs=10)).eval()
     state = theirs.state_dict()
     names = {name: timm_name(name, state) for name in ours.state_dict()}
     assert sorted(names.values()) == sorted(state)
     ours.load_state_dict({name: state[other] for name, other in names.items()}, assign=True)
     mobile, _ = released("nasnet-a-large", wiring="mobile")
     with torch.device("meta"):
-        rewired = mobile.build(arch, num_classes=10).eval()
+        rewired = mobile.build(arch, mobile.task(num_outputs=10)).eval()
     rewired.load_state_dict(ours.state_dict(), assign=True)
     for size in (97, 131):  # even and odd maps on the way down
         with torch.no_grad():

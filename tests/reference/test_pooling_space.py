@@ -90,8 +90,8 @@ def test_resnet50_as_designed_is_torchvisions() -> None:
 
     space = pooling("resnet50_224")
     arch = space.parse([3, 4, 6, 3])
-    assert space.cost(arch, num_classes=1000) == {"params": 25_557_032, "macs": 4_089_184_256}
-    ours = space.build(arch, num_classes=1000).eval()
+    assert space.cost(arch, space.task(num_outputs=1000)) == {"params": 25_557_032, "macs": 4_089_184_256}
+    ours = space.build(arch, space.task(num_outputs=1000)).eval()
     theirs = torchvision.models.resnet50(weights=None).eval()
     theirs.load_state_dict(dict(zip(theirs.state_dict(), ours.state_dict().values(), strict=True)))
     images = torch.randn(1, 3, 64, 64)

@@ -26,16 +26,17 @@ from compress.testing.spaces import (
     check_supernet,
     enliven,
 )
+from evaluators.tasks import Task
 from spaces.architecture import Architecture
 from spaces.registry import create, spaces
-from spaces.space import Space, Task
+from spaces.space import Space, task_of
 from spaces.supernet import Supernet
 
 FEW = 6
 ARCHITECTURES = 50
 MUTATIONS = 100_000
 ENOUGH_TO_LIST = 5_000
-SMALL = Task(num_classes=5, in_chans=2, img_size=32)
+SMALL = task_of(num_outputs=5, in_chans=2, img_size=32)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ CASES = [
     Case(
         "nasnet",
         {"cells_per_stage": 1, "filters": 8, "stem": "imagenet", "stem_channels": 4, "wiring": "large"},
-        Task(5, 3, 64),
+        task_of(5, 3, 64),
         "imagenet",
     ),
     Case("mobilenetv3", {"skeleton": "tiny", "dataset": "cifar", "strides": (2, 1, 1, 2, 2)}),
@@ -79,11 +80,11 @@ CASES = [
             "layers": 6, "blocks": 2, "channels": (16, 32, 64), "head_dim": 8, "stem_channels": 16, "se": True,
             "version": "retrain",
         },
-        Task(5, 2, 64),
+        task_of(5, 2, 64),
         "retrain",
     ),
     Case("pooling"),
-    Case("pooling", {"backbone": "timm:resnet10t", "halvings": 2}, Task(5, 3, 64), "timm"),
+    Case("pooling", {"backbone": "timm:resnet10t", "halvings": 2}, task_of(5, 3, 64), "timm"),
     Case("channels", {"depth": True}),
     Case("nats_size"),
 ]  # fmt: skip
@@ -110,10 +111,6 @@ def samples(case: Case, count: int, seed: int = 0) -> list[Architecture]:
     return [space_of(case).sample(generator) for _ in range(count)]
 
 
-def task_of(case: Case) -> tuple[int, int, int]:
-    return case.task.num_classes, case.task.in_chans, case.task.img_size
-
-
 def images_for(case: Case, arch: Architecture, count: int = 4) -> Tensor:
     size = space_of(case).input_size(arch, case.task.img_size)
     return torch.randn(count, case.task.in_chans, size, size)
@@ -131,7 +128,7 @@ def double() -> Iterator[None]:
 def supernet_of(case: Case) -> Supernet:
     """A supernet with statistics and affine parameters that differ from their start, so that mix-ups show."""
     try:
-        net = space_of(case).supernet(*task_of(case))
+        net = space_of(case).supernet(case.task)
     except InputError as error:
         pytest.skip(str(error))
     enliven(net)
@@ -160,7 +157,7 @@ def test_architectures_survive_json_and_published_codes(case: Case) -> None:
 @parametrised(CASES)
 def test_canonical_form_is_one_encoding_of_the_same_network(case: Case) -> None:
     for arch in samples(case, ARCHITECTURES):
-        check_canonical(space_of(case), arch, task_of(case))
+        check_canonical(space_of(case), arch, case.task)
 
 
 @parametrised(CASES)
@@ -197,13 +194,13 @@ def test_a_hundred_thousand_mutations_never_leave_a_space(case: Case) -> None:
 @parametrised(CASES)
 def test_predicted_cost_is_that_of_the_built_network(case: Case, count: int) -> None:
     for arch in samples(case, count):
-        check_cost(space_of(case), arch, task_of(case))
+        check_cost(space_of(case), arch, case.task)
 
 
 @parametrised(CASES)
 def test_networks_are_plain_modules_that_map_images_to_logits(case: Case) -> None:
     for arch in samples(case, 2):
-        check_network(space_of(case), arch, task_of(case))
+        check_network(space_of(case), arch, case.task)
 
 
 @many
@@ -233,7 +230,7 @@ def test_statistics_move_in_the_supernet_as_in_the_extracted_network(case: Case,
 def test_a_step_trains_the_sampled_path_and_nothing_else(case: Case, double: None) -> None:
     net = supernet_of(case).train()
     for arch in samples(case, 3):
-        images, weights = images_for(case, arch), torch.randn(4, case.task.num_classes)
+        images, weights = images_for(case, arch), torch.randn(4, case.task.num_outputs)
         net.zero_grad(set_to_none=True)
         net.activate(arch)
         alone = net.extract()
@@ -308,7 +305,7 @@ def test_networks_export_to_onnx_with_both_exporters(case: Case, tmp_path: Path)
     torch.manual_seed(0)
     space = space_of(case)
     for number, arch in enumerate(samples(case, 2, seed=5)):
-        network = space.build(arch, *task_of(case))
+        network = space.build(arch, case.task)
         result = export(network, images_for(case, arch, 2), tmp_path / f"{number}.onnx")
         assert result.parity_max_rel <= 1e-4
         assert {name: each["error"] for name, each in result.tried.items()} == {"dynamo": None, "torchscript": None}

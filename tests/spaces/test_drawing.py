@@ -12,10 +12,11 @@ from torch import nn
 
 from compress.core.config import Config
 from compress.core.svg import text_width
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Decision, where
 from spaces.drawing import CellGraph, Node, draw_cells, draw_chain, draw_fabric
 from spaces.layers import Layer
-from spaces.space import Space, Task
+from spaces.space import Space
 
 SVG = "{http://www.w3.org/2000/svg}"
 Box = tuple[float, float, float, float]  # left, top, right, bottom
@@ -103,7 +104,7 @@ class Toy(Space):
                 size //= stride
                 operation = f"mbconv k{arch[f'stage{stage}.layer{layer}.kernel']} e6 squeeze-and-excite hswish"
                 rows.append(Layer(f"stage{stage}.layer{layer}", operation, 8 * 2**stage, size, stride, 100, 1000))
-        return [*rows, Layer("a_very_long_name_of_a_head", "linear", task.num_classes, 1, 1, 100, 1000)]
+        return [*rows, Layer("a_very_long_name_of_a_head", "linear", task.num_outputs, 1, 1, 100, 1000)]
 
 
 @pytest.mark.parametrize("stages", [1, 3, 15])
@@ -123,7 +124,7 @@ def test_a_chain_has_one_box_per_layer_and_nothing_overlaps(stages: int) -> None
 def test_heights_follow_the_map_and_widths_the_channels() -> None:
     space = Toy(3)
     arch = space.sample(random.Random(0))
-    rows = space.layers(arch, img_size=64) or []
+    rows = space.layers(arch, space.task(img_size=64)) or []
     found = boxes(parse(draw_chain(space, arch, 64)), "layer")
     for key, measure in ((lambda row: row.size, 1), (lambda row: row.out_channels, 0)):
         sides = [box[measure + 2] - box[measure] for box in found]

@@ -215,7 +215,7 @@ def test_rows_tell_the_shapes_that_the_network_computes(options: dict[str, Any],
     space = hytra("tiny", stem="imagenet", **options)
     for code in ("43 32", "22 10", "00 11"):
         arch = space.parse(code)
-        network = space.build(arch, 7, 1, img_size).eval()
+        network = space.build(arch, space.task(7, 1, img_size)).eval()
         seen: list[tuple[int, ...]] = []
 
         def note(module: nn.Module, inputs: Any, output: Tensor, seen: list[tuple[int, ...]] = seen) -> None:
@@ -225,7 +225,7 @@ def test_rows_tell_the_shapes_that_the_network_computes(options: dict[str, Any],
             layer.register_forward_hook(note)
         images = torch.rand(2, 1, img_size, img_size)
         assert network(images).shape == (2, 7)
-        rows = space.layers(arch, 7, 1, img_size)
+        rows = space.layers(arch, space.task(7, 1, img_size))
         assert rows is not None
         assert [(row.out_channels, row.size, row.size) for row in rows[:-1]] == seen
         assert sum(row.macs for row in rows) == count_macs(network, images)
@@ -243,7 +243,7 @@ def test_t1_keeps_the_maps_of_the_stage_before() -> None:
 def test_images_too_small_for_the_first_layer_are_refused() -> None:
     space = hytra()
     with pytest.raises(InputError, match="images of 16 pixels are too small to start on scale 0"):
-        space.build(space.parse("0" * 16), img_size=16)
+        space.build(space.parse("0" * 16), space.task(img_size=16))
 
 
 @pytest.mark.parametrize("name", [name for name, preset in HyTra.presets.items() if preset.code is not None])
@@ -285,7 +285,7 @@ def test_the_tiny_network_learns_digits() -> None:
     images = nn.functional.interpolate(torch.tensor(digits.images).float()[:, None] / 16, size=32)
     labels = torch.tensor(digits.target)
     space = hytra("tiny")
-    network = space.build(space.parse("43 20"), 10, 1, 32)
+    network = space.build(space.parse("43 20"), space.task(10, 1, 32))
     optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
     losses = []
     for start in range(0, 960, 32):

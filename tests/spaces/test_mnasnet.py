@@ -108,7 +108,7 @@ def test_published_networks_keep_their_strings(preset: str) -> None:
 
 def test_cifar_preset_has_output_stride_8() -> None:
     space, _ = open_preset("mnasnet", "cifar")
-    rows = space.layers(space.sample(random.Random(0)), 10, 3, 32)
+    rows = space.layers(space.sample(random.Random(0)), space.task(10, 3, 32))
     assert rows is not None
     assert rows[-2].size == 4
 

@@ -15,7 +15,7 @@ from spaces.mobilenet.lraspp import dilated, halved_tail, lraspp
 from spaces.mobilenet.network import MobileNet
 from spaces.mobilenet.sliced import bottleneck, conv_block, crop
 from spaces.mobilenet.tables import BlockRow, NetworkRows, layers, mobilenet_v2, mobilenet_v3_small, round8
-from spaces.space import Task
+from spaces.space import task_of
 
 SMALL = NetworkRows(
     16,
@@ -91,7 +91,7 @@ def test_squeeze_excite_gates_by_the_average() -> None:
 @pytest.mark.parametrize("size", [32, 37, 111])
 def test_rows_cost_what_the_network_costs(size: int) -> None:
     for rows in (SMALL, mobilenet_v2(0.35), mobilenet_v3_small(0.75), replace(SMALL, stem_stride=1, head=None)):
-        task = Task(7, 1, size)
+        task = task_of(7, 1, size)
         with torch.device("meta"):
             network = MobileNet(rows, task).eval()
             counted = count_params(network)[0], count_macs(network, torch.empty(1, 1, size, size))
@@ -100,9 +100,9 @@ def test_rows_cost_what_the_network_costs(size: int) -> None:
 
 
 def test_rows_tell_the_sizes_of_maps() -> None:
-    found = {row.name: (row.out_channels, row.size) for row in layers(SMALL, Task(10, 3, 37))}
+    found = {row.name: (row.out_channels, row.size) for row in layers(SMALL, task_of(10, 3, 37))}
     x = images(2, 3, 37, 37)
-    network = MobileNet(SMALL, Task(10, 3, 37)).eval()
+    network = MobileNet(SMALL, task_of(10, 3, 37)).eval()
     for stage, rows in enumerate(SMALL.blocks):
         for layer in range(len(rows)):
             shape = network.tapped(x, (stage, layer))[1].shape
@@ -111,7 +111,7 @@ def test_rows_tell_the_sizes_of_maps() -> None:
 
 
 def test_dropout_acts_in_training_only() -> None:
-    network = MobileNet(replace(SMALL, dropout=0.9), Task(10, 3, 32))
+    network = MobileNet(replace(SMALL, dropout=0.9), task_of(10, 3, 32))
     x = images(2, 3, 32, 32)
     for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.eval()
@@ -156,7 +156,7 @@ def test_lraspp_answers_at_the_size_of_the_image() -> None:
 
 
 def test_lraspp_starts_from_the_weights_of_a_classifier() -> None:
-    classifier = MobileNet(mobilenet_v3_small(0.35), Task(10, 1, 64)).eval()
+    classifier = MobileNet(mobilenet_v3_small(0.35), task_of(10, 1, 64)).eval()
     network = lraspp(classifier, 3).eval()
     assert torch.equal(network.trunk.last.weight, classifier.last.weight)
     assert network.trunk.last.weight.data_ptr() != classifier.last.weight.data_ptr()
@@ -173,7 +173,7 @@ def test_half_tail_halves_the_last_stage() -> None:
 
 def test_lraspp_refuses_what_it_cannot_use() -> None:
     with pytest.raises(InputError, match="half_tail changes widths"):
-        lraspp(MobileNet(SMALL, Task(10, 3, 32)), 3, half_tail=True)
+        lraspp(MobileNet(SMALL, task_of(10, 3, 32)), 3, half_tail=True)
     flat = replace(SMALL, blocks=SMALL.blocks[:2])
     with pytest.raises(InputError, match="a map of stride 8; this one reaches 4"):
         lraspp(flat, 3)

@@ -31,7 +31,7 @@ def space(request: pytest.FixtureRequest) -> Space:
 @pytest.fixture
 def supernet(space: Space) -> Supernet:
     torch.manual_seed(0)
-    supernet = space.supernet(10, 3, 16)
+    supernet = space.supernet(space.task(10, 3, 16))
     enliven(supernet)
     return supernet
 
@@ -45,9 +45,9 @@ def test_predicted_cost_is_the_counted_one(space: Space) -> None:
     for _ in range(50):
         arch, size = space.sample(generator), generator.choice((16, 33))
         with torch.device("meta"):
-            network = space.build(arch, 7, 1, size).eval()
+            network = space.build(arch, space.task(7, 1, size)).eval()
             counted = {"params": count_params(network)[0], "macs": count_macs(network, torch.empty(1, 1, size, size))}
-        assert space.cost(arch, 7, 1, size) == counted
+        assert space.cost(arch, space.task(7, 1, size)) == counted
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -71,7 +71,7 @@ def test_what_the_active_network_does_not_use_has_no_gradient(space: Space, supe
     supernet.activate(arch)
     supernet(images()).sum().backward()
     used = {name for name, parameter in supernet.named_parameters() if parameter.grad is not None}
-    assert len(used) == len(list(space.build(arch, 10, 3, 16).parameters()))
+    assert len(used) == len(list(space.build(arch, space.task(10, 3, 16)).parameters()))
     assert len(used) < len(list(supernet.parameters()))
 
 

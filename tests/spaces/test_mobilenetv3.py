@@ -128,7 +128,7 @@ def test_small_images_keep_a_map_of_four_pixels() -> None:
         space = open_space(skeleton=skeleton, dataset="cifar")
         rows = space.layers(space.largest())
         assert rows is not None
-        assert (space.default_task.img_size, space.default_task.num_classes) == (32, 10)
+        assert (space.default_task.img_size, space.default_task.num_outputs) == (32, 10)
         assert (rows[0].size, rows[-3].size if rows[-2].name == "head" else rows[-2].size) == (32, 4)
 
 

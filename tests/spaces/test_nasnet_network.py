@@ -128,12 +128,12 @@ def test_input_of_the_right_shape_stays_untouched() -> None:
 def test_odd_maps_are_halved_rounding_up() -> None:
     space, arch = open_preset("nasnet", "nasnet-a-mobile")
     for size, expected in ((224, [111, 56, 28]), (168, [83, 42, 21])):
-        rows = space.layers(arch, img_size=size)
+        rows = space.layers(arch, space.task(img_size=size))
         assert rows is not None
         assert [row.size for row in rows[:3]] == expected
         images = torch.empty(1, 3, size, size, device="meta")
         with torch.device("meta"):
-            network = space.build(arch, img_size=size).eval()
+            network = space.build(arch, space.task(img_size=size)).eval()
         cells = network.get_submodule("cells")
         stem = network.get_submodule("stem")(images)
         first = cells.get_submodule("stem1")(stem, stem)
@@ -156,9 +156,9 @@ def test_predicted_cost_is_the_counted_cost(options: dict[str, Any], size: int) 
     space, generator = nasnet(**options), random.Random(1)
     for _ in range(10):
         arch = space.sample(generator)
-        network = space.build(arch, img_size=size)
+        network = space.build(arch, space.task(img_size=size))
         macs = count_macs(network, torch.zeros(1, 3, size, size))
-        assert space.cost(arch, img_size=size) == {"params": count_params(network)[0], "macs": macs}
+        assert space.cost(arch, space.task(img_size=size)) == {"params": count_params(network)[0], "macs": macs}
 
 
 def test_drop_path_follows_the_schedule() -> None:
@@ -226,14 +226,14 @@ def test_tasks_that_cannot_be_served_are_refused() -> None:
     space = nasnet(auxiliary=True)
     arch = space.sample(random.Random(0))
     with pytest.raises(InputError, match=r"5x5 pixels after stage 2; img_size 8 is too small"):
-        space.build(arch, img_size=8)
+        space.build(arch, space.task(img_size=8))
     with pytest.raises(InputError, match="at least 3 pixels; got img_size 2"):
-        nasnet(stem="imagenet").cost(arch, img_size=2)
+        nasnet(stem="imagenet").cost(arch, nasnet(stem="imagenet").task(img_size=2))
 
 
 def test_other_image_sizes_work_without_rebuilding() -> None:
     space = nasnet()
-    network = space.build(space.sample(random.Random(4)), num_classes=7, in_chans=1).eval()
+    network = space.build(space.sample(random.Random(4)), space.task(num_outputs=7, in_chans=1)).eval()
     for shape in ((32, 32), (19, 26), (5, 3)):
         assert network(torch.randn(1, 1, *shape)).shape == (1, 7)
 
@@ -251,7 +251,7 @@ def test_other_image_sizes_work_without_rebuilding() -> None:
 def test_networks_export_with_parity(exporter: Any, seed: int, size: int, tmp_path: Path) -> None:
     torch.manual_seed(seed)
     space = nasnet()
-    network = space.build(space.sample(random.Random(seed)), img_size=size)
+    network = space.build(space.sample(random.Random(seed)), space.task(img_size=size))
     for _ in range(3):
         network(torch.randn(16, 3, size, size))  # statistics that are not 0 and 1
     result = export(network, torch.randn(2, 3, size, size), tmp_path / "m.onnx", ExportConfig(exporter=exporter))

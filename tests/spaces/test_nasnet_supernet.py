@@ -22,7 +22,7 @@ def make(img_size: int = 16, **options: Any) -> tuple[NASNetSpace, NASNetSuperne
     torch.manual_seed(0)
     space = create("nasnet", {"cells_per_stage": 1, "filters": 4, **options})
     assert isinstance(space, NASNetSpace)
-    supernet = space.supernet(img_size=img_size)
+    supernet = space.supernet(space.task(img_size=img_size))
     assert isinstance(supernet, NASNetSupernet)
     enliven(supernet)
     return space, supernet
@@ -82,7 +82,7 @@ def test_only_the_active_path_learns(made: tuple[NASNetSpace, NASNetSupernet]) -
     supernet.activate(arch)
     F.cross_entropy(supernet(torch.randn(4, 3, 16, 16)), torch.tensor([0, 1, 2, 3])).backward()
     learnt = sum(each.numel() for each in supernet.parameters() if each.grad is not None)
-    assert learnt == space.cost(arch, img_size=16)["params"]
+    assert learnt == space.cost(arch, space.task(img_size=16))["params"]
     supernet.zero_grad(set_to_none=True)
 
 
@@ -113,7 +113,7 @@ def test_supernet_can_be_copied_and_reloaded(made: tuple[NASNetSpace, NASNetSupe
     supernet.eval().activate(arch)
     twin = copy.deepcopy(supernet)
     assert torch.equal(outputs(twin, images)[0], outputs(supernet, images)[0])
-    fresh: Supernet = space.supernet(img_size=16)
+    fresh: Supernet = space.supernet(space.task(img_size=16))
     fresh.load_state_dict(supernet.state_dict())
     fresh.eval().activate(arch)
     assert torch.equal(outputs(fresh, images)[0], outputs(supernet, images)[0])

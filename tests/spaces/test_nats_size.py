@@ -79,9 +79,9 @@ def test_images_that_cannot_be_halved_twice_are_refused(space: NATSSizeSpace) ->
     arch = space.parse("8:8:8:8:8")
     for call in (space.build, space.cost):
         with pytest.raises(InputError, match="multiple of 4; got 30"):
-            call(arch, img_size=30)
+            call(arch, space.task(img_size=30))
     with pytest.raises(InputError, match="multiple of 4; got 30"):
-        space.supernet(img_size=30)
+        space.supernet(space.task(img_size=30))
 
 
 def test_presets_open() -> None:
@@ -92,9 +92,9 @@ def test_presets_open() -> None:
 
 def test_predicted_cost_is_that_of_the_built_network(space: NATSSizeSpace) -> None:
     for arch in samples(space, 50):
-        built = space.build(arch, 7, 3, SIZE)
+        built = space.build(arch, space.task(7, 3, SIZE))
         counted = {"params": count_params(built)[0], "macs": count_macs(built, images(1))}
-        assert space.cost(arch, 7, 3, SIZE) == counted
+        assert space.cost(arch, space.task(7, 3, SIZE)) == counted
 
 
 def test_rows_show_the_two_halvings(space: NATSSizeSpace) -> None:
@@ -133,7 +133,7 @@ def test_networks_export_to_onnx(space: NATSSizeSpace, tmp_path: Path) -> None:
 
 
 def test_the_active_supernet_computes_what_the_extracted_network_computes(space: NATSSizeSpace) -> None:
-    net = space.supernet(num_classes=7)
+    net = space.supernet(space.task(num_outputs=7))
     enliven(net)
     x = images()
     with torch.no_grad():

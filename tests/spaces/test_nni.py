@@ -166,7 +166,7 @@ def test_networks_of_the_hub_have_their_known_cost(
     sample, kwargs = preset(class_name, name, monkeypatch)
     space = create(f"{HUB}.{class_name}", {"kwargs": kwargs})
     arch = space.check(space.from_code(sample))
-    assert space.cost(arch, img_size=224) == {"params": params, "macs": macs}
+    assert space.cost(arch, space.task(img_size=224)) == {"params": params, "macs": macs}
     assert space.from_code(space.to_code(arch)) == arch
 
 
@@ -204,7 +204,7 @@ def test_nasnet_a_in_the_space_of_nni_has_its_known_cost() -> None:
 def test_random_networks_build_run_and_learn(name: str) -> None:
     kwargs = {"num_cells": 4, "width": 4} if name in ("ENAS", "DARTS") else {}
     space, generator = create(f"{HUB}.{name}", {"kwargs": kwargs}), random.Random(0)
-    archs, classes = [space.sample(generator) for _ in range(20)], space.default_task.num_classes
+    archs, classes = [space.sample(generator) for _ in range(20)], space.default_task.num_outputs
     for arch in archs:
         assert space.parse(json.loads(json.dumps(space.to_dict(arch)))) == arch
         with torch.device("meta"):
@@ -220,15 +220,15 @@ def test_random_networks_build_run_and_learn(name: str) -> None:
 def test_the_constructor_is_told_the_task_or_the_user_that_it_cannot_be(small: str) -> None:
     space = create(f"{HUB}.MobileNetV3Space", {"kwargs": {"width_multipliers": 1.0, "depth_range": [1, 2]}})
     arch = space.sample(random.Random(0))
-    assert space.build(arch, num_classes=7)(torch.randn(2, 3, 32, 32)).shape == (2, 7)
+    assert space.build(arch, space.task(num_outputs=7))(torch.randn(2, 3, 32, 32)).shape == (2, 7)
     with pytest.raises(InputError, match="builds networks with in_chans 3 only; got 1"):
-        space.build(arch, num_classes=7, in_chans=1)
+        space.build(arch, space.task(num_outputs=7, in_chans=1))
     chain = create(f"{small}.Chain")
-    assert (chain.default_task.num_classes, chain.default_task.in_chans, chain.default_task.img_size) == (3, 2, 32)
-    assert create(f"{small}.Chain", {"kwargs": {"num_classes": 5}}).default_task.num_classes == 5
+    assert (chain.default_task.num_outputs, chain.default_task.in_chans, chain.default_task.img_size) == (3, 2, 32)
+    assert create(f"{small}.Chain", {"kwargs": {"num_classes": 5}}).default_task.num_outputs == 5
     with pytest.raises(InputError, match="builds networks with num_classes 10 only; got 7"):
         values = create(f"{small}.Values")
-        values.build(values.sample(random.Random(0)), num_classes=7)
+        values.build(values.sample(random.Random(0)), values.task(num_outputs=7))
 
 
 @needs_nni

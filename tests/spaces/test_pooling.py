@@ -168,7 +168,7 @@ def test_random_placements_cost_what_is_predicted_and_inherit_from_the_supernet(
     options, draws, size = FAMILIES[family]
     space = pooling(**options)
     torch.manual_seed(0)
-    supernet = space.supernet(num_classes=5, img_size=size)
+    supernet = space.supernet(space.task(num_outputs=5, img_size=size))
     lively(supernet)
     images = torch.randn(2, 3, size, size)
     generator = random.Random(11)
@@ -190,8 +190,8 @@ def test_random_placements_cost_what_is_predicted_and_inherit_from_the_supernet(
 
 def check_cost(space: PoolingSpace, arch: Architecture, network: nn.Module, size: int) -> None:
     counted = {"params": count_params(network)[0], "macs": count_macs(network.eval(), torch.randn(2, 3, size, size))}
-    assert space.cost(arch, num_classes=5, img_size=size) == counted
-    rows = space.layers(arch, num_classes=5, img_size=size)
+    assert space.cost(arch, space.task(num_outputs=5, img_size=size)) == counted
+    rows = space.layers(arch, space.task(num_outputs=5, img_size=size))
     assert rows is not None
     assert [row.name for row in rows if row.name in {f"unit{unit}" for unit in space.positions(arch)}] == [
         row.name for row in rows if row.stride == 2 and row.name != "unit0"
@@ -208,7 +208,7 @@ def test_halvings_by_stride_where_the_backbone_has_them_are_the_backbone_itself(
     space = pooling(backbone=backbone)
     assert space.how == "stride"
     torch.manual_seed(0)
-    network = space.build(space.at(space.chain.halved), num_classes=5).eval()
+    network = space.build(space.at(space.chain.halved), space.task(num_outputs=5)).eval()
     original = space.backbone.create(space.task(5)).eval()
     state = network.state_dict()  # in the same order, under the names of the wrapped units
     original.load_state_dict(dict(zip(original.state_dict(), state.values(), strict=True)))
@@ -236,9 +236,9 @@ def test_residual_networks_cost_by_arithmetic_what_they_cost(backbone: str, how:
     for size in (space.task().img_size, 99):
         arch = space.sample(generator)
         with torch.device("meta"):
-            network = space.build(arch, img_size=size)
+            network = space.build(arch, space.task(img_size=size))
             counted = {"params": count_params(network)[0], "macs": count_macs(network, torch.empty(1, 3, size, size))}
-        assert space.cost(arch, img_size=size) == counted
+        assert space.cost(arch, space.task(img_size=size)) == counted
 
 
 def test_every_placement_of_a_measured_chain_has_all_its_halvings() -> None:
@@ -283,7 +283,7 @@ def test_networks_export_to_onnx_with_both_exporters(options: dict[str, str], dy
 
     space = pooling(**options)
     torch.manual_seed(0)
-    network = lively(space.build(space.sample(random.Random(5)), num_classes=5, img_size=48)).eval()
+    network = lively(space.build(space.sample(random.Random(5)), space.task(num_outputs=5, img_size=48))).eval()
     images = torch.randn(2, 3, 48, 48)
     path = tmp_path / "model.onnx"
     batch: dict[str, Any] = {"dynamic_axes": {"input": {0: "batch"}}}
@@ -308,7 +308,9 @@ def test_units_override_names_the_chain() -> None:
     assert (part.halvings, part.count()) == (1, 3)
     layers = pooling(backbone="torchvision:vgg11", units=["features.*"], how="max_pool")
     assert layers.halvings == 5 and len(layers.chain.units) == 21
-    check_cost(layers, layers.at((1, 2, 3, 4, 5)), layers.build(layers.at((1, 2, 3, 4, 5)), 5, img_size=64), 64)
+    check_cost(
+        layers, layers.at((1, 2, 3, 4, 5)), layers.build(layers.at((1, 2, 3, 4, 5)), layers.task(5, img_size=64)), 64
+    )
 
 
 @pytest.mark.parametrize(
@@ -346,7 +348,7 @@ def test_images_too_small_for_all_halvings_are_refused() -> None:
             use(arch, img_size=16)
     with pytest.raises(InputError, match="torchvision's models take 3 channels"):
         tv = pooling(backbone="torchvision:resnet18")
-        tv.build(next(iter(tv)), in_chans=1)
+        tv.build(next(iter(tv)), tv.task(in_chans=1))
 
 
 @pytest.mark.parametrize("name", presets("pooling"))

@@ -11,9 +11,10 @@ from torch import nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Decision
 from spaces.registry import create, open_preset, presets, read_architecture, space_class, spaces
-from spaces.space import Preset, Space, Task
+from spaces.space import Preset, Space
 
 
 class Options(Config):

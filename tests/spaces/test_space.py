@@ -15,9 +15,10 @@ from torch import nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision, where
 from spaces.layers import Layer, conv, linear
-from spaces.space import Space, Task, drawn_by
+from spaces.space import Space, drawn_by, task_of
 
 
 class Options(Config):
@@ -28,7 +29,7 @@ class Toy(Space):
     """A chain of one to three convolutions, each with its kernel; a pooling that may have a size."""
 
     Config = Options
-    default_task = Task(num_classes=3, in_chans=2, img_size=8)
+    default_task = task_of(num_outputs=3, in_chans=2, img_size=8)
     rows = True
 
     def _decisions(self) -> list[Decision]:
@@ -45,7 +46,7 @@ class Toy(Space):
             layers.append(nn.Conv2d(channels, self.config.width, kernel, padding="same"))
             channels = self.config.width
         layers += [nn.MaxPool2d(arch.number("size"))] if arch["pool"] == "max" else []
-        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, task.num_classes))
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, task.num_outputs))
 
     def _layers(self, arch: Architecture, task: Task) -> list[Layer] | None:
         if not self.rows:
@@ -55,8 +56,8 @@ class Toy(Space):
             cost = conv(channels, self.config.width, kernel, task.img_size, bias=True, norm=False)
             channels = self.config.width
             rows.append(Layer(f"layer{index}", "conv", channels, task.img_size, 1, cost.params, cost.macs))
-        head = linear(channels, task.num_classes)
-        return [*rows, Layer("head", "linear", task.num_classes, 1, task.img_size, head.params, head.macs)]
+        head = linear(channels, task.num_outputs)
+        return [*rows, Layer("head", "linear", task.num_outputs, 1, task.img_size, head.params, head.macs)]
 
     def from_code(self, code: Any) -> Mapping[str, Choice]:
         if not isinstance(code, str):
@@ -273,8 +274,8 @@ def test_cost_is_that_of_the_built_network(toy: Toy, rows: bool) -> None:
 
     toy.rows = rows
     for arch in toy:
-        module = toy.build(arch, num_classes=5, in_chans=1, img_size=12).eval()
-        cost = toy.cost(arch, num_classes=5, in_chans=1, img_size=12)
+        module = toy.build(arch, toy.task(num_outputs=5, in_chans=1, img_size=12)).eval()
+        cost = toy.cost(arch, toy.task(num_outputs=5, in_chans=1, img_size=12))
         assert cost == {"params": count_params(module)[0], "macs": count_macs(module, torch.zeros(1, 1, 12, 12))}
 
 

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError
+from evaluators.tasks import Task
 from spaces.architecture import Architecture, Decision, where
-from spaces.space import Space, Task
+from spaces.space import Space, task_of
 from spaces.supernet import Supernet
 
 
@@ -21,7 +22,7 @@ class Branches(Space):
     """Two layers, each a linear layer or nothing; the second may have a gain."""
 
     Config = Options
-    default_task = Task(num_classes=3, in_chans=1, img_size=2)
+    default_task = task_of(num_outputs=3, in_chans=1, img_size=2)
 
     def _decisions(self) -> Sequence[Decision]:
         yes_no = ("linear", "none")
@@ -46,7 +47,7 @@ class Chain(nn.Module):
         self.second = nn.Linear(size, size) if arch["second"] == "linear" else None
         self.norm = nn.BatchNorm1d(size)
         self.gain = arch.get("gain", 1)
-        self.head = nn.Linear(size, task.num_classes)
+        self.head = nn.Linear(size, task.num_outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.flatten(1)
@@ -128,6 +129,6 @@ def test_extract_needs_an_architecture(space: Branches) -> None:
 
 
 def test_the_supernet_serves_the_task_it_was_made_for(space: Branches) -> None:
-    net = space.supernet(num_classes=7, in_chans=2, img_size=3)
+    net = space.supernet(space.task(num_outputs=7, in_chans=2, img_size=3))
     net.activate({"first": "none", "second": "none"})
     assert net(torch.zeros(4, 2, 3, 3)).shape == net.extract()(torch.zeros(4, 2, 3, 3)).shape == (4, 7)

@@ -68,7 +68,7 @@ def test_an_architecture_shows_code_choices_layers_and_cost() -> None:
     assert text.rstrip().splitlines()[-1].startswith("params 1.99 M (1,985,514)  MACs 85.2 M")
     facts = answer(SPACE, "--preset", "best", "--classes", "100", "--channels", "1", "--size", "48")
     assert facts["task"] == {"classes": 100, "channels": 1, "size": 48}
-    module = create(SPACE).build(facts["choices"], 100, 1, 48)
+    module = create(SPACE).build(facts["choices"], create(SPACE).task(100, 1, 48))
     assert facts["params"] == count_params(module)[0] == sum(layer["params"] for layer in facts["layers"])
     assert facts["layers"][0]["size"] == 48
 

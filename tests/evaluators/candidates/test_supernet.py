@@ -44,7 +44,7 @@ def test_an_untrained_supernet_is_refused(space: Space, tmp_path: Path) -> None:
 
 def test_candidates_have_inherited_weights_and_their_own_statistics(space: Space, tmp_path: Path) -> None:
     torch.manual_seed(3)
-    save_file(space.supernet(10, 3, 16).state_dict(), tmp_path / "weights.safetensors")
+    save_file(space.supernet(space.task(10, 3, 16)).state_dict(), tmp_path / "weights.safetensors")
     arch = space.sample(random.Random(1))
     ours = make(space, tmp_path, weights=str(tmp_path))
     found = ours.evaluate(arch, ("top1",), 0)

@@ -94,7 +94,7 @@ def test_kept_weights_are_those_that_were_judged(space: Space, tmp_path: Path) -
     ours = evaluator(space, tmp_path, keep_weights=True)
     found = judge(ours)
     arch = space.sample(random.Random(5))
-    model = space.build(space.canonical(arch), 10, 3)
+    model = space.build(space.canonical(arch), space.task(10, 3))
     model.load_state_dict(load_file(ours.weights_path(arch, 0)))
     data = DigitsConfig(name="digits", image_size=space.input_size(arch), limit_train=300).load(DEFAULT, seed=0)
     from evaluators.datasets.holdout import with_holdout

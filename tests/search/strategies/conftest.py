@@ -14,10 +14,11 @@ from optuna.trial import TrialState
 from torch import nn
 
 from compress.core.config import Config
+from evaluators.tasks import Task
 from search.strategies.sampler import Finished
 from search.strategies.strategy import StrategyBase, StrategyContext
 from spaces.architecture import Architecture, Decision, where
-from spaces.space import Space, Task
+from spaces.space import Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

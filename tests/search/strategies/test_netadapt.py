@@ -272,7 +272,7 @@ def test_widths_that_a_residual_sum_ties_stay_equal() -> None:
     space, _ = open_preset("channels", "mobilenetv3-small")
     runner, oracle = searched(space, NetAdaptStrategy(resource="macs", target=0.8, delta=0.05))
     final = best(runner.study, space, 1)[0].architecture
-    network: Any = space.build(final, 10, 3, 32).eval()
+    network: Any = space.build(final, space.task(10, 3, 32)).eval()
     for stage in network.stages:
         assert len({block.project.out_channels for block in stage}) == 1
     with torch.no_grad():

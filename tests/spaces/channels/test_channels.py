@@ -125,9 +125,9 @@ def test_rows_tell_channels_size_and_stride() -> None:
 def test_costs_follow_the_task() -> None:
     space = channels(CIFAR)
     (arch,) = samples(space, 1)
-    whole, small = space.cost(arch), space.cost(arch, num_classes=3, img_size=16)
+    whole, small = space.cost(arch), space.cost(arch, space.task(num_outputs=3, img_size=16))
     assert small["params"] == whole["params"] - 7 * 65
-    assert count_macs(space.build(arch, 3, 3, 16), torch.randn(1, 3, 16, 16)) == small["macs"]
+    assert count_macs(space.build(arch, space.task(3, 3, 16)), torch.randn(1, 3, 16, 16)) == small["macs"]
 
 
 @every_model
@@ -181,7 +181,7 @@ def test_a_bundle_can_be_the_model(tmp_path: Path) -> None:
     x = images(small)
     assert torch.equal(small.build(small.widest()).eval()(x), apply(plan, bundle.model)(x))
     with pytest.raises(InputError, match="has 10 classes"):
-        small.build(small.widest(), num_classes=5)
+        small.build(small.widest(), small.task(num_outputs=5))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::torch.jit.TracerWarning")

@@ -49,7 +49,7 @@ def test_a_network_narrowed_twice_is_the_architecture_that_the_space_builds(opti
         arch = smaller(space, arch, generator)
         module = narrower.narrowed(arch).eval()
         assert shapes(module) == shapes(space.build(arch))
-        assert module(torch.zeros(1, 3, task.img_size, task.img_size)).shape == (1, task.num_classes)
+        assert module(torch.zeros(1, 3, task.img_size, task.img_size)).shape == (1, task.num_outputs)
 
 
 def test_the_units_that_stay_are_the_best_and_the_network_at_hand_is_untouched() -> None:
