@@ -161,7 +161,8 @@ class FinetuneEvaluator(Evaluator):
             other = self.space.check(json.loads(about["architecture"]))
             if _is_wider(other, arch) and path == self.weights_path(other, seed):
                 wider.append((self.space.cost(other)["params"], path, other, int(about.get("updates", 0))))
-        _, path, found, updates = min(wider, key=lambda each: each[:2])
+        # of several that cost the same, one by its choices: file names change with every new setting
+        _, path, found, updates = min(wider, key=lambda each: (each[0], each[2].to_json()))
         if self._parent is None or self._parent.path != path:
             self._parent = Parent(path, updates, self._opened(path, found, seed))
         return self._parent

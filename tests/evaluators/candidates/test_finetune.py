@@ -97,6 +97,18 @@ def test_the_parent_is_the_smallest_network_that_is_nowhere_narrower(space: Chan
     assert about(ours, narrower(second, space, 0))["updates"] == "9"
 
 
+def test_of_parents_that_cost_the_same_the_choice_hangs_on_no_setting(space: ChannelSpace, tmp_path: Path) -> None:
+    one, other = narrower(space.widest(), space, 0), narrower(space.widest(), space, 1)
+    assert space.cost(one)["params"] == space.cost(other)["params"]
+    parents = set()
+    for steps in range(1, 7):  # each gives the files other names
+        ours = evaluator(space, tmp_path / str(steps), steps=steps)
+        for arch in (one, other):
+            ours._judged(build(space, arch, ours.data, 0).eval(), arch, 0, updates=0)
+        parents.add(ours._parent_of(narrower(one, space, 1), 0).narrower.arch)
+    assert len(parents) == 1
+
+
 def test_the_same_steps_in_another_process_give_the_same_metrics(space: ChannelSpace, tmp_path: Path) -> None:
     first, second = (narrower(space.widest(), space, *places) for places in ((0,), (0, 3)))
     found = []
