@@ -99,20 +99,23 @@ class Exactness:
         """
         if not found.values:
             return found
-        for silenced in SILENCED[1:]:
-            reference = self.reference(graph, kept, dropped, finished=finished, silenced=silenced)
-            if self.compared(reference, reference.model) is None:
-                return None
         double = Exactness(copy.deepcopy(self.model).double(), mapped(self.inputs, _doubled))
         double._constant = self._constant
-        try:
-            references = [
-                double.reference(graph, kept, dropped, finished=finished, silenced=silenced) for silenced in SILENCED
-            ]
-        except OWN_ERRORS:  # a model that casts to float32 by itself
-            return found
-        again = [double.compared(reference, reference.model, DOUBLE) for reference in references]
-        return None if None in again else again[0] if again[0] is not None and again[0].values else found
+        everything, others = SILENCED[:1], SILENCED[1:]
+        for exact, tolerance, ways in ((double, DOUBLE, everything), (self, SINGLE, others), (double, DOUBLE, others)):
+            for silenced in ways:
+                try:
+                    reference = exact.reference(graph, kept, dropped, finished=finished, silenced=silenced)
+                except OWN_ERRORS:
+                    if exact is self:
+                        raise
+                    break  # a model that casts to float32 by itself
+                again = exact.compared(reference, reference.model, tolerance)
+                if again is None:
+                    return None
+                if ways == everything and again.values:
+                    found = again
+        return found
 
     def reference(
         self,
