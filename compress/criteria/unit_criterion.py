@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from compress.core.config import Config
+from compress.core.config import Config, Numbers
 from compress.core.errors import InputError
 from compress.graph.cost_model import CostModel, Counted
 from compress.graph.graph import Graph, Group, Slice
@@ -24,7 +24,9 @@ DRAW = 8  # images per gradient: its square is one draw of a random value, so ma
 class CriterionOptions(Config):
     """What a unit criterion lets the recipe choose."""
 
-    norm: Literal[1, 2] = Field(2, description="`magnitude`: sum of absolute values (1) or root of the squares (2)")
+    norm: Annotated[Literal[1, 2], Numbers()] = Field(
+        2, description="`magnitude`: sum of absolute values (1) or root of the squares (2)"
+    )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import yaml
 from pydantic import Discriminator, Field, PrivateAttr, Tag, TypeAdapter, create_model
 
 from compress.core.atomic import write_text
-from compress.core.config import Config
+from compress.core.config import Config, Numbers
 from compress.core.errors import InputError, reason_of
 from compress.core.problems import show
 from compress.runs.catalog import find_recipe
@@ -43,7 +43,7 @@ class Recipe(Config):
     Here is what every recipe has; `recipe_schema` adds a section for each stage.
     """
 
-    version: Literal[1] = Field(description="version of the recipe format")
+    version: Annotated[Literal[1], Numbers()] = Field(description="version of the recipe format")
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
         description="name of the run and its directory: letters, digits, `.`, `_` and `-`",

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from compress.core.atomic import replacing
+from compress.core.config import Numbers
 from compress.core.errors import CompressError, Diverged, InputError
 from compress.core.progress import hushed
 from compress.core.sections import NameOf
@@ -36,7 +37,7 @@ from spaces.channels.space import ChannelSpace
 class UpdatesConfig(TrainConfig):
     """Training settings of one pass over the `steps` batches; the schedule spans it."""
 
-    epochs: Literal[1] = Field(1, description="one pass over `steps` batches")
+    epochs: Annotated[Literal[1], Numbers()] = Field(1, description="one pass over `steps` batches")
     lr: float = Field(1e-3, gt=0, description="learning rate after warm-up")
     evaluate_every: int = Field(0, ge=0, description="0: a candidate is judged once, at its end")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 
+from compress.core.config import Numbers
 from evaluators.datasets.arrays import Arrays, ArraySet
 from evaluators.datasets.dataset import datasets
 
@@ -23,7 +24,7 @@ class DigitsConfig(Arrays):
     image_size: int | None = Field(
         32, ge=8, le=4096, description="pixels a side that the 8x8 images are enlarged to; null: the model's"
     )
-    channels: Literal[1, 3] = Field(3, description="1 grey, 3 the same thrice")
+    channels: Annotated[Literal[1, 3], Numbers()] = Field(3, description="1 grey, 3 the same thrice")
     augment: Literal["none", "flip", "shift", "crop_flip"] = Field(
         "shift", description="shift and crop move the image by up to an eighth of its side; flip mirrors it"
     )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from compress.core.config import Numbers
 from evaluators.datasets.dataset import Dataset
 
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -18,7 +19,9 @@ class Images(Dataset):
     image_size: int | None = Field(
         None, ge=4, le=4096, description="pixels a side; null: the model's where it is fixed, else the images' own"
     )
-    channels: Literal[1, 3] | None = Field(None, description="1 grey, 3 colour; null: the model's")
+    channels: Annotated[Literal[1, 3], Numbers()] | None = Field(
+        None, description="1 grey, 3 colour; null: the model's"
+    )
     batch_size: int = Field(128, ge=1, description="images in a training batch")
     eval_batch_size: int = Field(256, ge=1, description="images in an evaluation batch")
     mean: tuple[Unit, ...] | None = Field(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from compress.core.config import Config
+from compress.core.config import Config, Numbers
 
 
 class HyTraConfig(Config):
@@ -35,7 +35,7 @@ class HyTraConfig(Config):
     )
     stem_channels: int = Field(64, ge=1, description="channels of the stem")
     se: bool = Field(False, description="squeeze-and-excitation in ResConv, and SiLU in place of ReLU everywhere")
-    last_stride: Literal[1, 2] = Field(
+    last_stride: Annotated[Literal[1, 2], Numbers()] = Field(
         2, description="stride into the smallest scale (retrain version): 1 keeps the map, as in BossNet-T1"
     )
     drop_path: float = Field(

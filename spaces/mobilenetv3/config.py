@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from compress.core.config import Config
+from compress.core.config import Config, Numbers
 from compress.core.errors import InputError
 from spaces.mobilenetv3.skeletons import SKELETONS
 
@@ -23,7 +23,7 @@ class MobileNetV3Config(Config):
     dataset: Literal["imagenet", "cifar"] = Field(
         "imagenet", description="cifar: 10 classes at 32 pixels, and the skeleton's first two strides of 2 become 1"
     )
-    kernels: Annotated[tuple[Literal[3, 5, 7], ...], _ordered] = Field(
+    kernels: Annotated[tuple[Annotated[Literal[3, 5, 7], Numbers()], ...], _ordered] = Field(
         (3, 5, 7), min_length=1, description="kernel sides of a block's depthwise convolution, in pixels"
     )
     expands: Annotated[tuple[Annotated[int | float, Field(ge=1, le=10)], ...] | None, _ordered] = Field(
@@ -42,7 +42,7 @@ class MobileNetV3Config(Config):
         "skeleton", description="squeeze-and-excite: where the skeleton has it, or a decision of every block"
     )
     width: float = Field(1.0, gt=0, le=4, description="width multiplier of the whole network")
-    strides: tuple[Literal[1, 2], ...] | None = Field(
+    strides: tuple[Annotated[Literal[1, 2], Numbers()], ...] | None = Field(
         None, description="of the stem, the first block and each stage; null: the skeleton's, as dataset has it"
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="share of features dropped before the classifier in training")
