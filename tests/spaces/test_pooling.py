@@ -345,7 +345,7 @@ def test_images_too_small_for_all_halvings_are_refused() -> None:
     arch = space.at(space.chain.halved)
     for use in (space.build, space.cost):
         with pytest.raises(InputError, match="img_size: got 16 pixels; allowed 32 or more, for 3 halvings"):
-            use(arch, img_size=16)
+            use(arch, space.task(img_size=16))
     with pytest.raises(InputError, match="torchvision's models take 3 channels"):
         tv = pooling(backbone="torchvision:resnet18")
         tv.build(next(iter(tv)), tv.task(in_chans=1))

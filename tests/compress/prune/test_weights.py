@@ -188,7 +188,7 @@ def test_n_of_m_names_the_layers_that_do_not_divide():
         ({"pattern": "2-4"}, "pattern"),
         ({"pattern": "4:4"}, "removes nothing"),
         ({"pattern": "2:4", "allocation": "global"}, "allocation"),
-        ({"sparsity": 0.5, "criterion": "dimp"}, "did you mean 'dimap'"),
+        ({"sparsity": 0.5, "criterion": "dimp"}, "'dimap', 'lamp', 'magnitude' or 'random'"),
         ({"sparsity": 0.5, "allocation": "stage"}, "allocation"),
         ({"sparsity": 0.5, "sparsty": 0.5}, "sparsty"),
     ],
