@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 from evaluators.candidates.tabular import TabularEvaluator
 from search.config import SearchConfig
 from search.job import SearchJob
+from tests.support.processes import Child
 
 DECISIONS = ["a", "b", "c", "d"]
 
@@ -49,40 +49,23 @@ def job(table: Path, tmp_path: Path) -> Callable[..., SearchJob]:
     return make
 
 
-class Child:
-    """A forked process that searches; every evaluation takes `seconds` and is written to `log`."""
+def search_slowly(job: SearchJob, seconds: float, log: Path) -> None:
+    """Search until the study is complete; every evaluation takes `seconds` and is written to `log`."""
+    quick = TabularEvaluator.evaluate
 
-    def __init__(self, job: SearchJob, seconds: float, log: Path) -> None:
-        self.pid = os.fork()
-        if self.pid:
-            return
-        status = 1
-        try:
-            quick = TabularEvaluator.evaluate
+    def slow(self: TabularEvaluator, arch: Any, *rest: Any) -> Any:
+        time.sleep(seconds)
+        with log.open("a") as file:
+            file.write(arch.to_json() + "\n")
+        return quick(self, arch, *rest)
 
-            def slow(self: TabularEvaluator, arch: Any, *rest: Any) -> Any:
-                time.sleep(seconds)
-                with log.open("a") as file:
-                    file.write(arch.to_json() + "\n")
-                return quick(self, arch, *rest)
-
-            TabularEvaluator.evaluate = slow  # type: ignore[assignment, method-assign]
-            runner = job.open()
-            runner.revive()
-            job.run(runner, None)
-            status = 0
-        finally:
-            os._exit(status)
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-
-    def wait(self) -> int:
-        """Return 0, or minus the signal that ended it."""
-        status = os.waitpid(self.pid, 0)[1]
-        return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    TabularEvaluator.evaluate = slow  # type: ignore[assignment, method-assign]
+    runner = job.open()
+    runner.revive()
+    job.run(runner, None)
 
 
 @pytest.fixture
-def child() -> type[Child]:
-    return Child
+def child() -> Callable[[SearchJob, float, Path], Child]:
+    """Starts a process that searches, see `search_slowly`."""
+    return partial(Child, search_slowly)

@@ -6,6 +6,7 @@ import itertools
 import os
 import random
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,10 @@ from typing import Any
 import pytest
 import yaml
 
-import compress.runs.pipeline  # here, so that forked processes have it
-import compress.runs.stages.search  # noqa: F401
 from compress.cli import app
 from evaluators.candidates.tabular import TabularEvaluator
 from search.study import open_study
+from tests.support.processes import Child
 
 KILLS = 10
 TRIALS = 40
@@ -42,35 +42,20 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-class Search:
-    """A process of its own that runs `compress search`; every evaluation takes 10 ms and is written to `log`."""
+def search(arguments: list[str], log: Path) -> None:
+    """Run `compress search` and end the process; every evaluation takes 10 ms and is written to `log`."""
+    look_up = TabularEvaluator.evaluate
 
-    def __init__(self, arguments: list[str], log: Path) -> None:
-        self.pid = os.fork()  # a new interpreter would take seconds to import everything
-        if self.pid:
-            return
-        try:
-            look_up = TabularEvaluator.evaluate
+    def slow(evaluator: TabularEvaluator, arch: Any, *rest: Any) -> Any:
+        time.sleep(0.01)
+        with log.open("a") as file:
+            file.write(arch.to_json() + "\n")
+        return look_up(evaluator, arch, *rest)
 
-            def slow(evaluator: TabularEvaluator, arch: Any, *rest: Any) -> Any:
-                time.sleep(0.01)
-                with log.open("a") as file:
-                    file.write(arch.to_json() + "\n")
-                return look_up(evaluator, arch, *rest)
-
-            TabularEvaluator.evaluate = slow  # type: ignore[assignment, method-assign]
-            silence = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(silence, 1)
-            os._exit(app(arguments, prog_name="compress", standalone_mode=False) or 0)
-        finally:
-            os._exit(1)
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-
-    def wait(self) -> int:
-        """Return 0, 1, or minus the signal that ended it."""
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+    TabularEvaluator.evaluate = slow  # type: ignore[assignment, method-assign]
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    sys.exit(app(arguments, prog_name="compress", standalone_mode=False) or 0)
 
 
 def finished(run: Path) -> list[tuple[Any, Any]]:
@@ -95,11 +80,11 @@ def lines(run: Path) -> int:
 def test_ten_kills_lose_and_repeat_nothing(strategy: str, recipe: Path, tmp_path: Path) -> None:
     flags = ["search", "--recipe", str(recipe), "--set", f"search.strategy={strategy}", "--device", "cpu", "--quiet"]
     whole, run, log = tmp_path / "whole", tmp_path / "killed", tmp_path / "log"
-    assert Search([*flags, "--out", str(whole)], tmp_path / "other").wait() == 0
+    assert Child(search, [*flags, "--out", str(whole)], tmp_path / "other").wait() == 0
     generator, status = random.Random(0), 0
     for _ in range(KILLS):
         before = lines(run)
-        process = Search([*flags, "--out", str(run), "--resume"], log)
+        process = Child(search, [*flags, "--out", str(run), "--resume"], log)
         deadline = time.monotonic() + 60
         while lines(run) - before < generator.randrange(5, 15) and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -107,7 +92,7 @@ def test_ten_kills_lose_and_repeat_nothing(strategy: str, recipe: Path, tmp_path
         process.kill()
         status = process.wait()
         assert status == -signal.SIGKILL  # none had ended by itself
-    assert Search([*flags, "--out", str(run), "--resume"], log).wait() == 0
+    assert Child(search, [*flags, "--out", str(run), "--resume"], log).wait() == 0
     assert finished(run) == finished(whole)
     assert len(finished(run)) == TRIALS
     trials = trials_of(run)
