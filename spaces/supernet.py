@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
+from compress.core.errors import InputError
 from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice
 from spaces.space import Space
+
+
+class SupernetBlock(nn.Module, ABC):
+    """A part of a supernet that is trained by itself, on what the parts before it hand on."""
+
+    @abstractmethod
+    def paths(self, before: Mapping[str, Choice]) -> Sequence[Mapping[str, Choice]]:
+        """Return the choices that this block may take after `before`, those of all earlier blocks."""
+
+    @abstractmethod
+    def activate(self, path: Mapping[str, Choice]) -> None:
+        """Let `forward` compute one of `paths`."""
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (N, C, H, W), the images for the first block, to those of the next (N, C', H', W')."""
 
 
 class Supernet(nn.Module, ABC):
@@ -19,7 +37,8 @@ class Supernet(nn.Module, ABC):
     architecture out with the weights it inherits; batch-norm statistics of shared layers belong to no architecture in
     particular, so estimate them anew on the cut-out (`compress.core.batch_norm.recalibrate`) before judging it.
 
-    A subclass implements `_activate`, `inherited` and `forward` for `self.active`.
+    A subclass implements `_activate`, `inherited` and `forward` for `self.active`. Methods that mix choices need
+    `mixtures` and `_mix` as well (and, to weigh costs, `expected_macs`), those that train block by block `blocks`.
     """
 
     def __init__(self, space: Space, task: Task) -> None:
@@ -56,3 +75,56 @@ class Supernet(nn.Module, ABC):
         module.load_state_dict(self.inherited(checked))
         device = next(self.parameters()).device
         return module.to(device).train(self.training)
+
+    def members(self, arch: Architecture) -> Sequence[Supernet]:
+        """Return the supernets that hold weights of `arch`; a mixture of supernets has several."""
+        return (self,)
+
+    # Choices in proportion.
+
+    def mixtures(self) -> Mapping[str, tuple[Choice, ...]]:
+        """Return what can be mixed, in a fixed order: a decision or an edge of a cell, and its candidates."""
+        raise InputError(f"space {self.space.name}: its supernet cannot mix choices")
+
+    def mix(self, weights: Mapping[str, Tensor]) -> None:
+        """Let `forward` add up the outputs of candidates in proportion, until the next `activate`.
+
+        A candidate whose weight is exactly 0 is not computed, so its parameters keep `grad` None.
+
+        Args:
+            weights: for every name of `mixtures` one number for each candidate, (candidates,); gradients flow to them.
+        """
+        candidates = self.mixtures()
+        expected = {name: (len(choices),) for name, choices in candidates.items()}
+        given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+        if given != expected:
+            raise ValueError(f"weights of shapes {expected} are needed; got {given}")
+        self._mix({name: weights[name] for name in candidates})
+        self.active = None
+
+    def _mix(self, weights: Mapping[str, Tensor]) -> None:
+        """Do what `mix` does with checked weights; only where `mixtures` is overridden."""
+        raise NotImplementedError
+
+    def decode(self, weights: Mapping[str, Tensor]) -> Architecture:
+        """Return the architecture that the strengths of candidates, (candidates,) each, stand for.
+
+        Each decision takes its strongest choice, the first of equal ones; one that is not mixed its first.
+        """
+        candidates = self.mixtures()
+        strongest = {name: choices[int(torch.argmax(weights[name]))] for name, choices in candidates.items()}
+        return self.space.complete(strongest, lambda decision: decision.choices[0])
+
+    def expected_macs(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Return the MACs of one image, a scalar, in expectation over candidates that are drawn independently.
+
+        Args:
+            weights: the probabilities, (candidates,) for every name of `mixtures`; gradients flow to them.
+        """
+        raise InputError(f"space {self.space.name}: its supernet cannot weigh the MACs of mixed choices")
+
+    # Block by block.
+
+    def blocks(self) -> Sequence[SupernetBlock]:
+        """Return the parts that can be trained one after the other, in their order."""
+        raise InputError(f"space {self.space.name}: its supernet has no blocks that could be trained one by one")

@@ -21,7 +21,7 @@ class HyTraSupernet(Supernet):
     """Stem, blocks, and a classifier for each scale on which a path may end.
 
     Each block can be run, and so trained, alone on the features of the one before (`forward_block`); its parameters
-    are those of `blocks[index]`, with those of `stem` for the first.
+    are those of `stages[index]`, with those of `stem` for the first.
     """
 
     space: HyTra
@@ -30,7 +30,7 @@ class HyTraSupernet(Supernet):
         super().__init__(space, task)
         config, fabric = space.config, space.fabric
         self.stem = make_stem(config, task.in_chans, style_of(config))
-        self.blocks = nn.ModuleList(Block(config, fabric, index) for index in range(config.blocks))
+        self.stages = nn.ModuleList(Block(config, fabric, index) for index in range(config.blocks))
         ends = config.channels[::-1][: fabric.largest[-1] + 1]
         self.heads = nn.ModuleList(nn.Linear(channels, task.num_outputs) for channels in ends)
         initialise(self)
@@ -60,7 +60,7 @@ class HyTraSupernet(Supernet):
             if self.active is None:
                 raise ValueError("activate an architecture first, or give a path")
             path = self._paths(self.active)[index]
-        out: Tensor = self.blocks[index](features, path)
+        out: Tensor = self.stages[index](features, path)
         return out
 
     def inherited(self, arch: Architecture) -> dict[str, Tensor]:
@@ -82,11 +82,11 @@ class HyTraSupernet(Supernet):
         fabric, paths = self.space.fabric, self._paths(arch)
         route: Route = []
         before = None
-        for block, path in zip(self.blocks, paths, strict=True):
+        for block, path in zip(self.stages, paths, strict=True):
             assert isinstance(block, Block)
             route += block.route(path, before)
             before = fabric.place(path[-1])[0]
-        first = self.blocks[0]
+        first = self.stages[0]
         assert isinstance(first, Block) and before is not None
         return first.patches[fabric.place(paths[0][0])[0]], route, self.heads[before]
 

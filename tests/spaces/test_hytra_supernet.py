@@ -66,7 +66,7 @@ def test_every_weight_but_the_first_layers_larger_entries_can_be_reached(images:
         for tensor in supernet.inherited(arch).values():
             tensor.fill_(7)
     left = {name for name, tensor in supernet.state_dict().items() if not bool((tensor == 7).all())}
-    assert all(name.startswith("blocks.0.layers.0.") and ".down." in name for name in left)
+    assert all(name.startswith("stages.0.layers.0.") and ".down." in name for name in left)
 
 
 def test_a_cut_out_owns_its_weights(images: Tensor) -> None:
@@ -146,8 +146,8 @@ def test_a_path_that_does_not_follow_is_refused(path: tuple[int, ...], sentence:
 
 def test_blocks_of_fewer_scales_have_weights_for_those_only(images: Tensor) -> None:
     space, supernet = shuffled(layers=4, blocks=2, block_scales=(3, 2))
-    assert isinstance(supernet.blocks[1], Block)
-    codes = [[name for name, _ in layer.named_children()] for layer in supernet.blocks[1].layers]
+    assert isinstance(supernet.stages[1], Block)
+    codes = [[name for name, _ in layer.named_children()] for layer in supernet.stages[1].layers]
     assert codes == [["0", "1", "2", "3"]] * 2
     for arch in space:
         supernet.activate(arch)

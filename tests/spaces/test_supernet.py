@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from compress.core.config import Config
 from compress.core.errors import InputError
 from evaluators.tasks import Task
-from spaces.architecture import Architecture, Decision, where
+from spaces.architecture import Architecture, Choice, Decision, where
 from spaces.space import Space, task_of
 from spaces.supernet import Supernet
 
@@ -132,3 +132,46 @@ def test_the_supernet_serves_the_task_it_was_made_for(space: Branches) -> None:
     net = space.supernet(space.task(num_outputs=7, in_chans=2, img_size=3))
     net.activate({"first": "none", "second": "none"})
     assert net(torch.zeros(4, 2, 3, 3)).shape == net.extract()(torch.zeros(4, 2, 3, 3)).shape == (4, 7)
+
+
+class MixedBranches(BranchesSupernet):
+    mixed: Mapping[str, Tensor]
+
+    def mixtures(self) -> dict[str, tuple[Choice, ...]]:
+        return {decision.name: decision.choices for decision in self.space.decisions}
+
+    def _mix(self, weights: Mapping[str, Tensor]) -> None:
+        self.mixed = weights
+
+
+def test_a_supernet_says_what_it_cannot_do(space: Branches) -> None:
+    net = space.supernet()
+    for call in (net.mixtures, lambda: net.mix({}), lambda: net.decode({})):
+        with pytest.raises(InputError, match="space branches: its supernet cannot mix choices"):
+            call()
+    with pytest.raises(InputError, match="space branches: its supernet has no blocks"):
+        net.blocks()
+    with pytest.raises(InputError, match="space branches: its supernet cannot weigh the MACs"):
+        net.expected_macs({})
+    assert list(net.members(space.check({"first": "none", "second": "none"}))) == [net]
+
+
+def test_a_mixture_ends_with_the_next_activation_and_is_no_architecture(space: Branches) -> None:
+    net = MixedBranches(space, space.task())
+    net.activate({"first": "none", "second": "none"})
+    weights = {"gain": torch.rand(2), "first": torch.rand(2), "second": torch.rand(2)}
+    net.mix(weights)
+    assert list(net.mixed) == ["first", "second", "gain"] and net.active is None
+    with pytest.raises(ValueError, match="activate an architecture"):
+        net.extract()
+    with pytest.raises(ValueError, match=r"'second': \(2,\).* got .*'second': \(3,\)"):
+        net.mix(weights | {"second": torch.rand(3)})
+    with pytest.raises(ValueError, match="are needed"):
+        net.mix({"first": torch.rand(2)})
+
+
+def test_strengths_stand_for_their_strongest_choices_where_they_are_taken(space: Branches) -> None:
+    net = MixedBranches(space, space.task())
+    strengths = {"first": torch.tensor([1.0, 2.0]), "second": torch.tensor([0.5, 0.5]), "gain": torch.tensor([0, 1.0])}
+    assert net.decode(strengths) == {"first": "none", "second": "linear", "gain": 2}
+    assert net.decode(strengths | {"second": torch.tensor([0.1, 0.5])}) == {"first": "none", "second": "none"}
