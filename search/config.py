@@ -14,7 +14,7 @@ from optuna.pruners import (
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from compress.core.config import Config
-from compress.core.errors import InputError, did_you_mean
+from compress.core.errors import InputError
 from evaluators.candidates.evaluator import EvaluatorConfig
 from evaluators.candidates.latency import SearchLatency
 from evaluators.tasks import TaskConfig
@@ -22,8 +22,8 @@ from search.arguments import check_arguments
 from search.executors.executor import ExecutorConfig
 from search.executors.local import LocalExecutor
 from search.objective import ObjectiveConfig
+from search.space import SpaceConfig
 from search.strategies import StrategyConfig, strategies
-from spaces.registry import presets, spaces
 
 PRUNERS: dict[str, type[BasePruner]] = {
     "asha": SuccessiveHalvingPruner,
@@ -31,35 +31,6 @@ PRUNERS: dict[str, type[BasePruner]] = {
     "median": MedianPruner,
     "threshold": ThresholdPruner,
 }
-
-
-class SpaceConfig(Config):
-    """The space that is searched."""
-
-    name: str = Field(description="a name of `compress ls spaces`, or nni:package.module.Class")
-    preset: str | None = Field(None, description="a named set of the space's options")
-    options: dict[str, Any] = Field({}, description="options of the space, see `compress space NAME`")
-
-    @field_validator("name")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if not name.startswith("nni:"):
-            known = spaces.names()
-            if name not in known:
-                raise ValueError(f"unknown space; got {name!r}; allowed {', '.join(known)}{did_you_mean(name, known)}")
-        return name
-
-    @field_validator("preset")
-    @classmethod
-    def _known_preset(cls, preset: str | None, info: ValidationInfo) -> str | None:
-        if preset is not None and "name" in info.data:
-            name = info.data["name"]
-            known = presets(name)
-            if preset not in known:
-                allowed = f"allowed {', '.join(known)}" if known else "it has none"
-                near = did_you_mean(preset, known)
-                raise ValueError(f"space {name} has no such preset; got {preset!r}; {allowed}{near}")
-        return preset
 
 
 class PrunerConfig(Config):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +12,15 @@ from optuna.trial import TrialState
 
 from compress.core.errors import InputError
 from evaluators.candidates.evaluator import EvaluatorContext
-from evaluators.datasets import Data, DataConfig
+from evaluators.datasets import DataConfig
 from evaluators.tasks import DEFAULT, TaskConfig
-from search.config import PRUNERS, PrunerConfig, SearchConfig, SpaceConfig
+from search.config import PRUNERS, PrunerConfig, SearchConfig
 from search.feasible import check_constraints
 from search.judge import Judge
 from search.runner import Runner
+from search.space import blamed_on, fitted, make_space
 from search.strategies import StrategyContext, make_sampler
 from search.study import architecture_of, open_study, sharing
-from spaces.registry import create, open_preset
 from spaces.space import Space
 from spaces.zoo import ModelConfig
 
@@ -56,11 +54,10 @@ class SearchJob:
         self.config.executor.check()
         self.config.check_pruner(self.task)
         space = make_space(self.config.space, self.model)
-        data = self._data(space)
-        if data is not None:
-            space.default_task = data.task
-        context = EvaluatorContext(space, data, self.device, self.seed, self.directory / "evaluations", self.model)
-        with _blamed_on("search.evaluator"):
+        data = fitted(space, self.data, self.task, self.seed)
+        own, supernet = self.directory / "evaluations", self.directory / "supernet"
+        context = EvaluatorContext(space, data, self.device, self.seed, own, self.model, supernet)
+        with blamed_on("search.evaluator"):
             evaluator = self.config.evaluator.make(context)
         meter = self.config.latency.make(context) if self.config.latency is not None else None
         judge = Judge(space, evaluator, self.config.objective, meter, self.seed, self.config.strategy.metrics)
@@ -107,32 +104,6 @@ class SearchJob:
             candidates=space.candidates,
             cost=judge.free,
         )
-
-    def _data(self, space: Space) -> Data | None:
-        if self.data is None:
-            return None
-        return self.data.load(self.task, None, image_size=space.default_task.img_size, seed=self.seed)
-
-
-def make_space(config: SpaceConfig, model: ModelConfig | None = None) -> Space:
-    """Return the space of a recipe; `channels` narrows the recipe's model unless its options name one."""
-    options: dict[str, Any] = dict(config.options)
-    if config.name == "channels" and model is not None:
-        options.setdefault("model", model.model_dump())
-    with _blamed_on("search.space"):
-        if config.preset is not None:
-            return open_preset(config.name, config.preset, options)[0]
-        return create(config.name, options)
-
-
-@contextmanager
-def _blamed_on(key: str) -> Iterator[None]:
-    """Put the recipe's key before every problem that names none."""
-    try:
-        yield
-    except InputError as error:
-        given = (problem if problem.startswith("search.") else f"{key}: {problem}" for problem in error.problems)
-        raise InputError(*given) from error
 
 
 def _check_space(study: Study, space: Space) -> None:

@@ -67,7 +67,7 @@ def write_best(place: Path, recipe: Recipe, judge: Judge, found: list[Found]) ->
 
 def _write_bundle(directory: Path, recipe: Recipe, space: Space, entry: Found, weights: Path) -> None:
     arch = space.canonical(entry.architecture)  # the weights fit the one encoding that all of the same network share
-    model = _model(space, space.to_dict(arch), str(weights))
+    model = as_model(space.name, space.to_dict(arch), str(weights))
     bundle = open_model(model, recipe.data, recipe.seed, recipe.task).bundle
     metrics = {name: value for name, value in entry.metrics.items() if math.isfinite(value)}
     bundle.provenance = [{"stage": "search", "recipe": recipe.name, "trial": entry.number, "metrics": metrics}]
@@ -78,10 +78,10 @@ def _bundle(place: Path, rank: int) -> Path:
     return place / f"best{rank}"
 
 
-def _model(space: Space, arch: dict[str, Any], weights: str | None = None) -> ModelConfig:
+def as_model(space: str, arch: dict[str, Any], weights: str | None = None) -> ModelConfig:
     """Return an architecture, as `Space.to_dict` writes it, as a model to build."""
     kwargs = {"options": arch["options"], "arch": arch["choices"]}
-    return ModelConfig(source="space", name=space.name, kwargs=kwargs, checkpoint=weights)
+    return ModelConfig(source="space", name=space, kwargs=kwargs, checkpoint=weights)
 
 
 def winner(space: Space, entry: dict[str, Any], place: Path) -> ModelConfig | None:
@@ -92,4 +92,4 @@ def winner(space: Space, entry: dict[str, Any], place: Path) -> ModelConfig | No
     if isinstance(space, TableSpace):
         return None
     bundle = _bundle(place, 1)
-    return ModelConfig(source="bundle", name=str(bundle)) if bundle.is_dir() else _model(space, entry)
+    return ModelConfig(source="bundle", name=str(bundle)) if bundle.is_dir() else as_model(space.name, entry)

@@ -85,12 +85,17 @@ class TrainerConfig(Config):
         return self.model_dump(mode="json", exclude={"minutes", "patience", "checkpoint_seconds", "deterministic"})
 
 
-class TrainConfig(TrainerConfig):
-    """How a model is trained on labels."""
+class LearningConfig(TrainerConfig):
+    """How a model is trained on labels; `Task.learning` takes what it says of the loss and the batches."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability spread over all classes")
     mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0 is off")
     cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0 is off, with mixup one of both is drawn per batch")
+
+
+class TrainConfig(LearningConfig):
+    """How one model is trained: by which step."""
+
     step: StepSection = Field(SupervisedConfig(), description="what one update computes")
 
     has_teacher: ClassVar[bool] = False

@@ -95,6 +95,10 @@ class TrainingStep(nn.Module):
     def end_epoch(self, model: nn.Module, epoch: int) -> None:
         """Do what is due after the last update of `epoch`, before the model is evaluated and saved."""
 
+    def figures(self) -> dict[str, float]:
+        """Return what the log tells of the epoch that has just ended, by name, beside loss and learning rate."""
+        return {}
+
 
 class Teacher:
     """A model that is asked and never trained: in evaluation mode, without gradients, in no checkpoint."""

@@ -194,6 +194,7 @@ class Trainer:
         here.batch, here.loss_sum = 0, 0.0
         if here.stopped_by is None:
             self.step.end_epoch(self.model, here.epoch)
+            event |= self.step.figures()
             here.epoch += 1
             here.stopped_by = "epochs" if last else None
         every = self.config.evaluate_every

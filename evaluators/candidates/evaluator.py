@@ -75,6 +75,7 @@ class EvaluatorContext:
         seed: the recipe's.
         directory: where it may keep files of its own (created on demand).
         model: the recipe's section `model`, for spaces and evaluators that start from a given network.
+        supernet: where the run keeps the supernet that it has trained, if it has.
     """
 
     space: Space
@@ -83,6 +84,7 @@ class EvaluatorContext:
     seed: int
     directory: Path
     model: ModelConfig | None = None
+    supernet: Path | None = None
 
 
 class EvaluatorBase(Config):
@@ -102,7 +104,9 @@ class EvaluatorBase(Config):
         """Return the evaluator; raises InputError where it cannot serve the search."""
 
 
-evaluators: Registry[type[EvaluatorBase]] = Registry("evaluator", home="evaluators.candidates", base=EvaluatorBase)
+evaluators: Registry[type[EvaluatorBase]] = Registry(
+    "evaluator", home=("evaluators.candidates", "search.supernets"), base=EvaluatorBase
+)
 
 EvaluatorConfig = Annotated[EvaluatorBase, OneOf(evaluators, "kind")]
 """The section `search.evaluator` of a recipe: the config of one of the evaluators, told apart by `kind`."""

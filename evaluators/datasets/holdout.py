@@ -32,7 +32,7 @@ def with_holdout(data: Data, fraction: float, seed: int) -> Data:
     if data.train is None:
         raise InputError("data: a search needs training images (it judges candidates on a part of them)")
     eval_batch_size = data.train.batch_size if data.test is None else data.test.batch_size
-    held, rest = _split(_labels(data.train), fraction, seed)
+    held, rest = _split(labels_of(data.train), fraction, seed)
     if not len(held) or not len(rest):
         raise InputError(f"data: of {data.train.num_samples} training images, {fraction:g} cannot be held out")
     return replace(data, train=_part(data.train, rest), test=_part(data.train, held, eval_batch_size))
@@ -51,7 +51,8 @@ def resized(data: Data, size: int) -> Data:
     return replace(data, task=task, preprocessing=preprocessing, train=train, test=test)
 
 
-def _labels(loader: Loader) -> np.ndarray[Any, Any]:
+def labels_of(loader: Loader) -> np.ndarray[Any, Any]:
+    """Return the class of every sample, in their order."""
     if isinstance(loader, ArrayLoader):
         return np.asarray(loader.labels)
     assert isinstance(loader, FileLoader)

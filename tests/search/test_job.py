@@ -11,7 +11,8 @@ from evaluators.tasks import DEFAULT
 from search.config import PrunerConfig, SearchConfig
 from search.executors.local import LocalExecutor
 from search.executors.ray import RayExecutor
-from search.job import make_pruner, make_space
+from search.job import make_pruner
+from search.space import make_space
 from search.strategies.regularized_evolution import RegularizedEvolutionSampler
 from spaces.zoo import ModelConfig
 

@@ -17,9 +17,10 @@ from compress.runs.search_result import search_record, strategy_summary, winner,
 from compress.runs.stage import Stage, all_stages, stages
 from evaluators.tasks import DEFAULT
 from search.config import SearchConfig
-from search.job import SearchJob, make_space
+from search.job import SearchJob
 from search.outcome import best, counts_by_state
 from search.runner import Runner
+from search.space import make_space
 from search.study import spent_seconds
 from search.tensorboard import logged, writer_class
 from spaces.space import Space

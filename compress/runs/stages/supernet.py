@@ -1,0 +1,115 @@
+"""The section `supernet`: the shared weights of a space are trained once; searches and rankings start from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from compress.core.environment import settle_threads
+from compress.core.progress import say
+from compress.core.yaml_lines import Path_
+from compress.runs.artifact import Artifact
+from compress.runs.context import Context
+from compress.runs.recipe import Recipe
+from compress.runs.recipe_file import Finding
+from compress.runs.search_result import as_model
+from compress.runs.stage import Stage, stages
+from evaluators.datasets.holdout import with_holdout
+from search.space import SpaceConfig, blamed_on, fitted, make_space
+from search.supernets.method import SupernetConfig, SupernetContext, seeded
+from search.supernets.trained import FOLDER, TrainedSupernet, fingerprint
+from spaces.supernet import Supernet
+
+
+@stages.register("supernet")
+class SupernetStage(Stage[SupernetConfig]):
+    """Training of the shared weights of a space; they stay in the run's folder supernet/."""
+
+    order = 5
+    Config = SupernetConfig
+    description = "training of a space's shared weights, by which searches and rankings judge architectures"
+    needs_model = False
+    changes_model = False
+    finds_model = True
+    may_grow = ("epochs",)
+
+    def leaves_model(self, config: SupernetConfig) -> bool:
+        """Return True: whether there is a model afterwards hangs on the recipe, see `check`."""
+        return True
+
+    def check(self, config: SupernetConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yield that there are no data or no space, or that the search is in another space."""
+        data, search = sections.get("data"), sections.get("search")
+        if data is not None and data.absent:
+            yield key, "needs images, but data.name is none; name a data set"
+        if config.space is None and search is None and "search" in sections:
+            yield (*key, "space"), "missing; name the space (the recipe has no section search that names one)"
+        own = search is not None and getattr(search.evaluator, "weights", "") is None
+        if search is not None and own and config.space not in (None, search.space):
+            yield (*key, "space"), "differs from search.space, which is judged by this supernet; leave it out"
+
+    def run(self, artifact: Artifact, config: SupernetConfig, context: Context) -> Artifact:
+        """Train, and keep the weights with what tells which samples were held out.
+
+        Raises:
+            InputError: the space has no supernet, or not what the method needs.
+            Diverged: the loss is not finite (the last checkpoint is from before).
+        """
+        recipe = context.recipe
+        key = "supernet.space" if config.space is not None else "search.space"
+        space = make_space(_space_of(config, recipe), artifact.model, key)
+        whole = fitted(space, recipe.data, recipe.task, recipe.seed)
+        assert whole is not None  # the recipe's checks refuse a supernet without data
+        data = with_holdout(whole, config.holdout, recipe.seed)
+        with blamed_on("supernet.method"), seeded(recipe.seed):
+            supernet = config.method.make(space, data.task)
+        settle_threads(_macs(supernet) * getattr(recipe.data, "batch_size", 1))
+        say(f"supernet: {space.count():,} architectures of {space.name} share their weights, by {config.method.name}")
+        given = SupernetContext(
+            config=config,
+            data=data,
+            device=context.device,
+            seed=recipe.seed,
+            directory=context.directory,
+            resume=context.resume,
+            log=context.log,
+            model=artifact.model,
+        )
+        with blamed_on("supernet.method"):
+            training = config.method.train(supernet, given)
+        context.details |= {"supernet": training.details}
+        samples, labels = fingerprint(whole)
+        TrainedSupernet(
+            space=space,
+            method=config.method,
+            task=data.task,
+            seed=recipe.seed,
+            holdout=config.holdout,
+            samples=samples,
+            labels=labels,
+            supernet=supernet,
+            found=training.found,
+            ratings=None if training.ratings is None else dict(training.ratings),
+            details=training.details,
+        ).save(context.run / FOLDER)
+        found = None if training.found is None else space.to_dict(training.found)
+        context.details["found"] = found
+        return artifact if found is None else Artifact(model=as_model(space.name, found))
+
+    def restore(self, artifact: Artifact, config: SupernetConfig, context: Context) -> Artifact:
+        """Return the architecture that a finished training has found, or what was there before."""
+        found = context.earlier[-1].get("found")
+        return artifact if found is None else Artifact(model=as_model(found["space"], found))
+
+
+def _space_of(config: SupernetConfig, recipe: Recipe) -> SpaceConfig:
+    if config.space is not None:
+        return config.space
+    found: SpaceConfig = recipe.section("search").space
+    return found
+
+
+def _macs(supernet: Supernet) -> int:
+    """Return the MACs of one architecture, the first."""
+    space = supernet.space
+    return space.cost(next(iter(space)), supernet.task)["macs"]

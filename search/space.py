@@ -1,0 +1,79 @@
+"""The space that a recipe names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from compress.core.config import Config
+from compress.core.errors import InputError, did_you_mean
+from evaluators.datasets import Data, DataConfig
+from evaluators.tasks import TaskConfig
+from spaces.registry import create, open_preset, presets, spaces
+from spaces.space import Space
+from spaces.zoo import ModelConfig
+
+
+class SpaceConfig(Config):
+    """The space that is searched."""
+
+    name: str = Field(description="a name of `compress ls spaces`, or nni:package.module.Class")
+    preset: str | None = Field(None, description="a named set of the space's options")
+    options: dict[str, Any] = Field({}, description="options of the space, see `compress space NAME`")
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if not name.startswith("nni:"):
+            known = spaces.names()
+            if name not in known:
+                raise ValueError(f"unknown space; got {name!r}; allowed {', '.join(known)}{did_you_mean(name, known)}")
+        return name
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, preset: str | None, info: ValidationInfo) -> str | None:
+        if preset is not None and "name" in info.data:
+            name = info.data["name"]
+            known = presets(name)
+            if preset not in known:
+                allowed = f"allowed {', '.join(known)}" if known else "it has none"
+                near = did_you_mean(preset, known)
+                raise ValueError(f"space {name} has no such preset; got {preset!r}; {allowed}{near}")
+        return preset
+
+
+def make_space(config: SpaceConfig, model: ModelConfig | None = None, key: str = "search.space") -> Space:
+    """Return the space of a recipe; `channels` narrows the recipe's model unless its options name one.
+
+    Raises InputError, naming the recipe's `key`, for options that the space refuses.
+    """
+    options: dict[str, Any] = dict(config.options)
+    if config.name == "channels" and model is not None:
+        options.setdefault("model", model.model_dump())
+    with blamed_on(key):
+        if config.preset is not None:
+            return open_preset(config.name, config.preset, options)[0]
+        return create(config.name, options)
+
+
+def fitted(space: Space, data: DataConfig | None, task: TaskConfig, seed: int) -> Data | None:
+    """Open the recipe's data at the size of `space`, and let the space build for them; None where there are none."""
+    found = None if data is None else data.load(task, None, image_size=space.default_task.img_size, seed=seed)
+    if found is not None:
+        space.default_task = found.task
+    return found
+
+
+@contextmanager
+def blamed_on(key: str) -> Iterator[None]:
+    """Put the recipe's key before every problem that does not begin with its section."""
+    section = key.partition(".")[0]
+    try:
+        yield
+    except InputError as error:
+        given = (p if p.startswith(f"{section}.") else f"{key}: {p}" for p in error.problems)
+        raise InputError(*given) from error
