@@ -45,6 +45,7 @@ def find_recipe(recipe: str | Path) -> Path:
 REGISTRIES: dict[str, tuple[str, ...]] = {
     "spaces": ("spaces.registry:spaces",),
     "strategies": ("search.strategies:strategies",),
+    "methods": ("search.supernets.method:methods",),
     "evaluators": ("evaluators.candidates.evaluator:evaluators",),
     "executors": ("search.executors.executor:executors",),
     "criteria": ("compress.criteria:weight_criteria", "compress.criteria:unit_criteria"),

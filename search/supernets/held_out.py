@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 from evaluators.datasets import Data, Loader
 from evaluators.datasets.batch import Batch
@@ -20,7 +21,8 @@ class HeldOut:
         self.loader: Loader = copy.copy(data.test)
         self.loader.batch_size = min(data.train.batch_size, data.test.num_samples)
         self.batches = max(1, self.loader.num_samples // self.loader.batch_size)
-        self._next, self._stream = -1, iter(())  # type: tuple[int, Iterator[Batch]]
+        self._next = -1
+        self._stream: Iterator[Batch] = iter(())
 
     def batch(self, number: int) -> Batch:
         """Return batch `number` (from 0, without end), on the CPU; asking in order costs least."""
