@@ -112,7 +112,7 @@ class Clock:
 def measured(arguments: argparse.Namespace) -> tuple[list[float], list[float]]:
     """Return the seconds of each round: of `fit`, and of the plain loop."""
     source, _, name = arguments.model.partition(":")
-    model = build_model(ModelConfig(source=source, name=name), CLASSES, SIZE, 3).module
+    model = build_model(ModelConfig(source=source, name=name), DEFAULT.bind(CLASSES, (3, SIZE, SIZE))).module
     teacher = copy.deepcopy(model)
     plain = PlainLoop(copy.deepcopy(model), copy.deepcopy(model), arguments)
     images, labels = images_and_labels(arguments.images)

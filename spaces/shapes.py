@@ -10,6 +10,7 @@ from torch import nn
 
 from compress.core.errors import InputError, is_out_of_memory, reason_of
 from compress.core.tensors import named_tensors
+from evaluators.tasks import Task
 
 Shape = tuple[int, ...]
 """Sizes of an input without its batch: channels, height, width of images; any other number for other data."""
@@ -32,38 +33,50 @@ def shown(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def check_forward(module: nn.Module, shape: Shape, name: str, classes: int | None = None) -> int | None:
-    """Return the number of logits that `module`, in eval mode, gives for one input of `shape`; None if it gives others.
+def wished(size: int) -> int | None:
+    """Return a size of a task, None where the task leaves it to the model."""
+    return size or None
 
-    Of a tuple the first tensor counts.
 
-    Raises InputError, naming the model `name`, when it fails, when it returns no tensor, or when data of `classes`
-    needs logits and it gives none.
+def sides_of(task: Task) -> Shape | None:
+    """Return the sizes behind the channels that `task` asks for, height and width of images; None where it does not."""
+    sides = task.input_size[1:]
+    return sides if task.input_size and all(sides) else None
+
+
+def check_forward(module: nn.Module, name: str, task: Task) -> int | None:
+    """Return the width of the head of `module`, in eval mode, by one input of `task`; None if it gives other outputs.
+
+    Raises InputError, naming the model `name`, when it fails, when it returns no tensor, or when it does not give the
+    outputs that `task` asks for.
     """
     try:
         with torch.no_grad():
-            output: Any = module(torch.zeros(1, *shape))
+            output: Any = module(torch.zeros(1, *task.input_size))
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         if is_out_of_memory(error):
             raise
         raise InputError(
-            f"model.name: {name!r} fails on an input of {_sizes(shape)}: {reason_of(error)}; "
+            f"model.name: {name!r} fails on an input of {_sizes(task.input_size)}: {reason_of(error)}; "
             "give data.image_size or model.input_size if it takes another"
         ) from error
-    found = named_tensors(output, "logits", "output")
-    if not found:
+    tensors = named_tensors(output, task.output_name, "output")
+    if not tensors:
         raise InputError(f"model.name: {name!r} returned {type(output).__name__} without any tensor for one input")
-    first = output[0] if isinstance(output, tuple | list) else output  # as training and evaluation have it
-    if isinstance(first, torch.Tensor) and first.ndim == 2 and first.shape[0] == 1:
-        return int(first.shape[1])
-    if classes is not None:
-        what = ", ".join(f"{key} {shown(value.shape)}" for key, value in found.items())
-        what = shown(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__} ({what})"
+    found = task.config.outputs_of(output)
+    if not task.num_outputs or found == task.num_outputs:
+        return found
+    if found is not None:
         raise InputError(
-            f"model.name: {name!r} returned {what} for one image; the data has {classes} classes, so logits of shape "
-            "(1, classes) are needed; leave the images out with data.name: none"
+            f"model.name: {name!r} gives {found} {task.counted}; the data has {task.num_outputs} "
+            "(set the number in model.kwargs)"
         )
-    return None
+    what = ", ".join(f"{key} {shown(value.shape)}" for key, value in tensors.items())
+    what = shown(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__} ({what})"
+    raise InputError(
+        f"model.name: {name!r} returned {what} for one input; the data has {task.num_outputs} {task.counted}, so "
+        f"{task.form} are needed; leave the data out with data.name: none"
+    )
 
 
 def _sizes(shape: Shape) -> str:

@@ -15,8 +15,9 @@ from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean
 from compress.core.registry import Registry
 from compress.core.sections import NameOf
+from evaluators.tasks import DEFAULT, Task, TaskConfig
 from spaces.checkpoint import LoadReport, load_checkpoint
-from spaces.shapes import Shape, check_forward, pair
+from spaces.shapes import Shape, as_argument, check_forward, pair, sides_of, wished
 
 
 class Source(ABC):
@@ -32,8 +33,8 @@ class Source(ABC):
     """Whether models come with their weights."""
     checked: ClassVar[bool] = False
     """Whether `build` itself runs the model on the size that is asked for."""
-    classless: ClassVar[bool] = False
-    """Whether the resolved config leaves the number of classes open, so that it is needed to build the model again."""
+    headless: ClassVar[bool] = False
+    """Whether the resolved config leaves the width of the head open, so that it is needed to build the model again."""
 
     def names(self) -> Sequence[str]:
         """Return the names that it knows; empty where there is no list."""
@@ -51,9 +52,17 @@ class Source(ABC):
         What `build` raises as well and what takes a moment belongs here: a recipe is checked by it, once.
         """
 
+    def task_of(self, config: ModelConfig) -> TaskConfig:
+        """Return what the model is for, where nobody says; InputError, naming the recipe's key, where it is damaged."""
+        return DEFAULT
+
     @abstractmethod
-    def build(self, config: ModelConfig, wishes: Wishes) -> BuiltModel:
-        """Return the module without the user's checkpoint; raises InputError, naming the recipe's key."""
+    def build(self, config: ModelConfig, task: Task) -> BuiltModel:
+        """Return the module for `task`, without the user's checkpoint; sizes of 0 are left to the model.
+
+        Where it cannot tell how wide the head is, its task says 0 outputs, and the model is run to find out.
+        Raises InputError, naming the recipe's key.
+        """
 
 
 sources: Registry[type[Source]] = Registry("model source", home=("spaces.sources", "compress.bundle"), base=Source)
@@ -106,8 +115,9 @@ class ModelConfig(Config):
 
 @dataclass
 class BuiltModel:
-    """A module with what is needed to rebuild it and to feed it; `num_classes` is None where it gives no logits.
+    """A module with what is needed to rebuild it and to feed it.
 
+    `task` is at the model's sizes; it has 0 outputs where the model gives others than the task's.
     `config` is resolved: building it again, with no other argument, gives the same architecture without weights.
     `pretrained_cfg` has `input_size` as built, `fixed_input_size` (true where no other image size works) and, for
     models with published preprocessing, timm's keys `mean`, `std`, `interpolation`, `crop_pct`.
@@ -115,49 +125,41 @@ class BuiltModel:
 
     module: nn.Module
     config: ModelConfig
-    num_classes: int | None
-    input_size: Shape
+    task: Task
     load_report: LoadReport | None
     pretrained_cfg: dict[str, Any]
 
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the data asks of the model; None where it does not care. `sides` are height and width in pixels."""
-
-    num_classes: int | None
-    sides: Shape | None
-    in_chans: int | None
+    @property
+    def input_size(self) -> Shape:
+        """Sizes of one input, as built."""
+        return self.task.input_size
 
 
-def build_model(
-    config: ModelConfig,
-    num_classes: int | None = None,
-    image_size: int | None = None,
-    in_chans: int | None = None,
-    seed: int = 0,
-) -> BuiltModel:
-    """Build the model of `config`, in eval mode, fitted to the data's classes, image size (pixels) and channels.
+def build_model(config: ModelConfig, task: Task | TaskConfig | None = None, seed: int = 0) -> BuiltModel:
+    """Build the model of `config`, in eval mode, for `task`; None: for what its source has it for.
 
+    Sizes that the task does not say (all of them, of a `TaskConfig`) are the recipe's or the model's own.
     Initial weights are drawn from `seed`; the global generator is left as it was.
     Raises InputError, naming the recipe's key, for an unknown name, an argument that the constructor refuses,
-    a module that is none, or weights that do not fit.
+    a module that is none or that gives something else than the task asks for, or weights that do not fit.
     """
     wrong = config.problems()
     if wrong:
         raise InputError(*(f"model.{key}: {text}" for key, text in wrong))
-    wishes = Wishes(num_classes, None if image_size is None else pair(image_size), in_chans)
+    source = config.from_source
+    if not isinstance(task, Task):
+        task = (task or source.task_of(config)).of_model(None, ())
     if config.input_size is not None:
         channels, *sides = config.input_size
-        agree("model.input_size", channels, in_chans, "data.channels")
-        agree("model.input_size", sides, image_size, "pixels a side: data.image_size")
-        wishes = Wishes(num_classes, tuple(sides), channels)
-    source = config.from_source
+        agree("model.input_size", channels, wished(task.in_chans), "data.channels")
+        agree("model.input_size", sides, as_argument(sides_of(task)), "pixels a side: data.image_size")
+        task = task.resized(config.input_size)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        built = source.build(config, wishes)
-    if (wishes.sides is not None or num_classes is not None) and not source.checked:
-        check_forward(built.module.eval(), built.input_size, config.name, num_classes)
+        built = source.build(config, task)
+    if not source.checked and (sides_of(task) is not None or task.num_outputs or not built.task.num_outputs):
+        asked = task.resized(built.input_size)
+        built.task = task.config.of_model(check_forward(built.module.eval(), config.name, asked), built.input_size)
     if config.checkpoint is not None:
         built.load_report = load_checkpoint(built.module, config.checkpoint)
     built.module.eval()

@@ -39,7 +39,7 @@ def export(
     from compress.export.exporters import export as export_onnx
 
     loaded = Bundle.load(bundle)
-    facts = export_facts(export_onnx(loaded.model, loaded.example_inputs(2), output, config))
+    facts = export_facts(export_onnx(loaded.model, loaded.example_inputs(2), output, config, loaded.task))
     if json:
         print_json(facts)
     else:
@@ -112,7 +112,7 @@ def _onnx_of(model: Path, temporary: Path) -> Path:
     from compress.export.exporters import export as export_onnx
 
     loaded = Bundle.load(model)
-    export_onnx(loaded.model, loaded.example_inputs(2), temporary, ExportConfig())
+    export_onnx(loaded.model, loaded.example_inputs(2), temporary, ExportConfig(), loaded.task)
     return temporary
 
 

@@ -172,4 +172,4 @@ def _export(opened: Space, point: Architecture, task: Task, path: Path, seed: in
         torch.default_generator.manual_seed(seed)
         module = opened.build(point, task)
     images = torch.zeros(2, task.in_chans, task.img_size, task.img_size)
-    return export_facts(export(module, images, path))
+    return export_facts(export(module, images, path, task=task))

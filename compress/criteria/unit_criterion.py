@@ -15,7 +15,7 @@ from compress.core.errors import InputError
 from compress.graph.cost_model import CostModel, Counted
 from compress.graph.graph import Graph, Group, Slice
 from evaluators.datasets.batch import Batch
-from evaluators.tasks import DEFAULT, Task
+from evaluators.tasks import UNSIZED, Task
 
 Batches = Callable[[], Iterable[Batch]]
 DRAW = 8  # images per gradient: its square is one draw of a random value, so many small draws tell more than few large
@@ -43,7 +43,7 @@ class ScoringData:
     generator: Generator = field(default_factory=lambda: Generator().manual_seed(0))
     options: CriterionOptions = field(default_factory=CriterionOptions)
     counted: Counted = "macs"
-    task: Task = field(default_factory=lambda: DEFAULT.bind(0, ()))
+    task: Task = UNSIZED
 
     def costs(self) -> dict[str, float]:
         """Return the fraction of the whole model's cost that removing one unit of each group saves."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import CompressError
 from compress.core.tensors import Inputs, call, mapped, named_tensors, tensors_in
+from evaluators.tasks import Task
 
 
 @dataclass(frozen=True)
@@ -76,23 +77,23 @@ def _noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return noise
 
 
-def answered(module: nn.Module, inputs: Inputs) -> Check:
-    """Return the check of `inputs`: the module's answer, whose tensors are called logits, output_N or by their keys.
+def answered(module: nn.Module, inputs: Inputs, task: Task) -> Check:
+    """Return the check of `inputs`: the module's answer, called as the task has it, output_N or by its keys.
 
     Raises:
         CompressError: the answer holds no tensor, or NaN or infinite values, with which no file can be compared.
     """
     with torch.no_grad():
         output: Any = call(module, inputs)
-    given = named_tensors(inputs, "input", "input")
-    found = named_tensors(output, "logits", "output")
+    given = named_tensors(inputs, task.input_name, "input")
+    found = named_tensors(output, task.output_name, "output")
     if not found:
         raise CompressError(
             f"the model returns a {type(output).__name__} without any tensor; there is nothing to export"
         )
     for name, value in found.items():
         if not torch.isfinite(value).all():
-            where = "the model's output" if name == "logits" else f"the model's output {name!r}"
+            where = "the model's output" if isinstance(output, Tensor) else f"the model's output {name!r}"
             raise CompressError(f"{where} holds NaN or infinite values, so its export cannot be checked")
     expected = {f"{name}_out" if name in given else name: value.clone() for name, value in found.items()}
     return Check(given, expected)

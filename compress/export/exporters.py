@@ -26,6 +26,7 @@ from compress.core.tensors import Inputs, mapped, tensors_in
 from compress.export.checks import Check, Flat, answered, like, needs_flat, shares_batch
 from compress.export.onnx_file import clean, place, read_opset, verify
 from evaluators.latency.measure import LatencyConfig, compare
+from evaluators.tasks import UNSIZED, Task
 
 EXPORTERS = ("dynamo", "torchscript")
 CHECKED_BATCHES = (1, 2, 3, 2)
@@ -91,16 +92,20 @@ class Attempt:
 
 
 def export(
-    model: nn.Module, example_inputs: Inputs, path: Path | str, config: ExportConfig | None = None
+    model: nn.Module,
+    example_inputs: Inputs,
+    path: Path | str,
+    config: ExportConfig | None = None,
+    task: Task = UNSIZED,
 ) -> ExportResult:
     """Write `model` to the ONNX file `path`: complete and verified, or not at all.
 
-    `example_inputs` is one tensor (N, ...), a tuple of positional or a dictionary of keyword arguments; the file calls
-    them `input`, input_0, input_1, ... or by their keys. Its outputs are `logits` for a module that returns one tensor,
-    else the keys of dictionaries and output_0, output_1, ... The batch is dynamic where all inputs share their first
-    dimension. The file is compared with the module in eval mode on inputs of several batch sizes (each output: max|d| /
-    max|y| <= 1e-4, and the same winner of logits) and by the ONNX checker. The module is left as it was. A file of more
-    than 1.5 GB comes with its weights in `<path>.data`.
+    `example_inputs` is one tensor (N, ...), a tuple of positional or a dictionary of keyword arguments. The file calls
+    one tensor in or out as `task` does (classification: `input` and `logits`), several by their keys, or input_0,
+    input_1, ... and output_0, output_1, ... The batch is dynamic where all inputs share their first dimension. The file
+    is compared with the module in eval mode on inputs of several batch sizes (each output: max|d| / max|y| <= 1e-4, and
+    no `Task.disagreement`, such as another winner of logits) and by the ONNX checker. The module is left as it was. A
+    file of more than 1.5 GB comes with its weights in `<path>.data`.
 
     Raises:
         InputError: `path` cannot be written, or `example_inputs` holds no tensor.
@@ -116,13 +121,13 @@ def export(
     if config.dynamic_batch and not shares_batch(example):
         config = config.model_copy(update={"dynamic_batch": False})
         notes.append("the inputs share no first dimension that could be a batch, so all sizes of the file are fixed")
-    checks = _checks(module, example, config)
+    checks = _checks(module, example, config, task)
     flat = Flat(module, example) if needs_flat(module, example) else module
     names = EXPORTERS if config.exporter == "auto" else (config.exporter,)
     data_name = f"{path.name}.data"
     with _folder_beside(path) as folder:
         traced = like(example, 2 if config.dynamic_batch else config.batch, seed=7)
-        attempts = [_attempt(name, flat, traced, checks, folder / name, data_name, config) for name in names]
+        attempts = [_attempt(name, flat, traced, checks, folder / name, data_name, config, task) for name in names]
         best = _fastest(attempts, path, batch=1 if config.dynamic_batch else checks[0].batch)
         tried = {each.exporter: each.to_dict() for each in attempts}
         opset, size = read_opset(best.file), place(best.file, path, data_name)
@@ -153,14 +158,14 @@ def _folder_beside(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _checks(module: nn.Module, example: Inputs, config: ExportConfig) -> list[Check]:
+def _checks(module: nn.Module, example: Inputs, config: ExportConfig, task: Task) -> list[Check]:
     """Return the example and inputs like it at several batch sizes, each with the module's own answer."""
     batches = CHECKED_BATCHES if config.dynamic_batch else (config.batch,) * 3
     inputs = [like(example, batch, seed) for seed, batch in enumerate(batches)]
     sizes = [[each.shape for each in tensors_in(one)] for one in (example, inputs[0])]
     if config.dynamic_batch or sizes[0] == sizes[1]:
         inputs.append(example)
-    checks = [answered(module, each) for each in inputs]
+    checks = [answered(module, each, task) for each in inputs]
     if len({tuple(each.expected) for each in checks}) > 1:
         raise CompressError("the model returns other outputs for other inputs; a file has the same ones always")
     return checks
@@ -174,6 +179,7 @@ def _attempt(
     folder: Path,
     data_name: str,
     config: ExportConfig,
+    task: Task,
 ) -> Attempt:
     """Export with one exporter into `folder`, clean and verify the file; a failure is recorded, not raised."""
     say(f"exporting with torch's {name} exporter")
@@ -184,7 +190,7 @@ def _attempt(
             with _quiet() as chatter:
                 _write(name, module, traced, checks, Path(raw) / "raw.onnx", config)
                 attempt.denormals = clean(Path(raw) / "raw.onnx", attempt.file, data_name)
-                attempt.parity = verify(attempt.file, checks)
+                attempt.parity = verify(attempt.file, checks, task)
         except Exception as error:  # exporters raise anything; the other one may still do
             if is_out_of_memory(error):
                 raise

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from compress.core.errors import CompressError
 from compress.export.checks import Check
+from evaluators.tasks import Task
 
 SINGLE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GB
 PARITY = 1e-4
@@ -62,11 +63,11 @@ def read_opset(path: Path) -> int:
     return next(int(each.version) for each in imports if each.domain in ("", "ai.onnx"))
 
 
-def verify(path: Path, checks: list[Check]) -> float:
+def verify(path: Path, checks: list[Check], task: Task) -> float:
     """Run the ONNX checker and every check through ONNX Runtime; return the largest max|d| / max|y|.
 
     Raises:
-        CompressError: an output differs by more than 1e-4, or a class wins that is not within that of the winner.
+        CompressError: an output differs by more than 1e-4, or says something else in terms of the task.
     """
     import onnx
     import onnxruntime
@@ -82,13 +83,14 @@ def verify(path: Path, checks: list[Check]) -> float:
         feed = {name: value.numpy() for name, value in check.inputs.items() if name in taken}  # one may go unused
         outputs = session.run(list(check.expected), feed)
         for name, output in zip(check.expected, outputs, strict=True):
-            worst = max(worst, _difference(name, torch.from_numpy(output), check.expected[name], check.batch))
+            worst = max(worst, _difference(name, torch.from_numpy(output), check, task))
     return worst
 
 
-def _difference(name: str, output: Tensor, expected: Tensor, batch: int) -> float:
-    """Return max|d| / max|y| of one output; too large, of another shape or with another winner is a CompressError."""
-    what = f"at batch {batch} its output " + ("" if name == "logits" else f"{name!r} ")
+def _difference(name: str, output: Tensor, check: Check, task: Task) -> float:
+    """Return max|d| / max|y| of one output; CompressError if too large, of another shape, or not the task's same."""
+    expected, when = check.expected[name], f"at batch {check.batch}"
+    what = f"{when} its output " + ("" if len(check.expected) == 1 else f"{name!r} ")
     if output.shape != expected.shape:
         raise CompressError(f"{what}has shape {tuple(output.shape)} instead of {tuple(expected.shape)}")
     if not expected.numel():
@@ -98,10 +100,9 @@ def _difference(name: str, output: Tensor, expected: Tensor, batch: int) -> floa
     relative = (output - expected).abs().max().item() / (scale or 1.0)
     if not relative <= PARITY:
         raise CompressError(f"{what}is off by {relative:.1e} of the largest (allowed {PARITY:g})")
-    if name == "logits" and expected.ndim == 2:
-        behind = expected.amax(1) - expected.gather(1, output.argmax(1, keepdim=True))[:, 0]
-        if (behind > PARITY * scale).any():
-            raise CompressError(f"at batch {batch} another class wins than in the model")
+    wrong = task.disagreement(name, output, expected, within=PARITY * scale)
+    if wrong is not None:
+        raise CompressError(f"{when} {wrong}")
     return relative
 
 

@@ -29,7 +29,7 @@ from compress.prune.structure_config import StructureConfig
 from evaluators.datasets import Data
 from evaluators.latency.measure import LatencyConfig, compare
 from evaluators.latency.targets import width_multiple
-from evaluators.tasks import DEFAULT
+from evaluators.tasks import Task
 from evaluators.tasks.evaluation import evaluate
 
 Details = dict[str, Any]
@@ -63,11 +63,11 @@ def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> t
             device=around.device,
             seed=around.seed,
             multiple=width_multiple(around.latency.target).value if config.align == "auto" else 1,
-            measure=_latency_measure(bundle.model, inputs, config, around, Path(folder)),
+            measure=_latency_measure(bundle.model, inputs, bundle.task, config, around, Path(folder)),
             target=_target(config, around.step),
             dense=first.get("dense_cost"),
             full=first.get("dense_widths", {}) if around.step > 1 else {},
-            task=DEFAULT.bind(0, ()) if around.data is None else around.data.task,
+            task=bundle.task if around.data is None else around.data.task,
         )
         rows = _sensitivity(bundle.model, graph, config, setting, around) if config.sensitivity else {}
         plan = plan_structure(bundle.model, graph, on, config, setting)
@@ -123,17 +123,17 @@ def _batches(data: Data | None, count: int) -> Batches | None:
 
 
 def _latency_measure(
-    dense: nn.Module, inputs: Tensor, config: StructureConfig, around: Surroundings, folder: Path
+    dense: nn.Module, inputs: Tensor, task: Task, config: StructureConfig, around: Surroundings, folder: Path
 ) -> Callable[[nn.Module], float] | None:
     """Return module -> its latency as a fraction of `dense`'s, both as ONNX; None where the budget needs none."""
     if config.budget is None or config.budget.kind != "latency":
         return None
     example = torch.cat([inputs, inputs])
-    baseline = export_onnx(dense, example, folder / "dense.onnx", around.export)
+    baseline = export_onnx(dense, example, folder / "dense.onnx", around.export, task)
     same = ExportConfig.model_validate({**around.export.model_dump(), "exporter": baseline.exporter})
 
     def fraction(module: nn.Module) -> float:
-        small = export_onnx(module, example, folder / "small.onnx", same)
+        small = export_onnx(module, example, folder / "small.onnx", same, task)
         return 1 / float(compare(baseline.path, small.path, around.latency)["median"])
 
     return fraction

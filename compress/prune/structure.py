@@ -36,7 +36,7 @@ from compress.prune.proof import compare_costs, mended
 from compress.prune.structure_config import StructureConfig
 from evaluators.datasets.batch import Batch
 from evaluators.latency.targets import width_multiple
-from evaluators.tasks import DEFAULT, Task
+from evaluators.tasks import UNSIZED, Task
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Setting:
     target: float | None = None
     dense: int | None = None
     full: Mapping[str, int] = field(default_factory=dict)
-    task: Task = field(default_factory=lambda: DEFAULT.bind(0, ()))
+    task: Task = UNSIZED
 
 
 def prunable(model: nn.Module, example_inputs: Inputs, config: StructureConfig, known: Known | None = None) -> Graph:

@@ -1,11 +1,13 @@
-"""Accuracy of a bundle or an ONNX file on the test images of a recipe."""
+"""How good a bundle or an ONNX file is on the test images of a recipe."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from compress.bundle import open_model
@@ -14,6 +16,7 @@ from compress.core.errors import InputError, is_out_of_memory, reason_of
 from compress.core.onnx_parts import together
 from compress.runs.recipe import Recipe
 from evaluators.datasets import Data, Loader
+from evaluators.tasks import Task
 from evaluators.tasks.evaluation import evaluate
 from spaces.zoo import ModelConfig
 
@@ -26,7 +29,7 @@ def evaluate_file(path: Path, recipe: Recipe, device: str = "auto") -> dict[str,
     Images get the size and the channels that an ONNX file fixes.
 
     Raises `InputError` where the recipe has no test images, the file is no bundle and no ONNX model, or it is one that
-    does not map images to logits.
+    does not map images to what the recipe's task needs.
     """
     onnx = path.is_file()
     model = recipe.given_model if onnx else ModelConfig(source="bundle", name=str(path))
@@ -37,24 +40,24 @@ def evaluate_file(path: Path, recipe: Recipe, device: str = "auto") -> dict[str,
     if data is None or data.test is None:
         raise InputError("data: the recipe has no test images; name a data set with --set data.name=...")
     if onnx:
-        classifier = OnnxClassifier(path)
-        test = _fitting(recipe, data, classifier)
-        return {**evaluate(classifier, test, data.task), "images": test.num_samples}
+        file = OnnxModel(path, data.task)
+        test = _fitting(recipe, data, file)
+        return {**evaluate(file, test, data.task), "images": test.num_samples}
     chosen = choose_device(device)
     with on_device(opened.bundle.model, chosen):
         return {**evaluate(opened.bundle.model, data.test, data.task, chosen), "images": data.test.num_samples}
 
 
-def _fitting(recipe: Recipe, data: Data, classifier: OnnxClassifier) -> Loader:
+def _fitting(recipe: Recipe, data: Data, file: OnnxModel) -> Loader:
     """Return the test images in the size and with the channels that the file fixes."""
     known = data.preprocessing
-    wanted = classifier.fitted(known.input_size)
+    wanted = file.fitted(known.input_size)
     if wanted == known.input_size:
         assert data.test is not None
         return data.test
     channels = wanted[0]
     if channels not in (1, 3):
-        raise InputError(f"{classifier.path}: its input has {channels} channels; images give 1 or 3")
+        raise InputError(f"{file.path}: its input has {channels} channels; images give 1 or 3")
     mean, std = (_for_channels(values, channels) for values in (known.mean, known.std))
     hint = known.to_dict() | {"input_size": wanted, "mean": mean, "std": std, "fixed_input_size": True}
     config = recipe.data.model_copy(update={"image_size": None, "channels": channels, "mean": mean, "std": std})
@@ -68,18 +71,17 @@ def _for_channels(values: tuple[float, ...], channels: int) -> tuple[float, ...]
     return values if len(values) == channels else (sum(values) / len(values),) * channels
 
 
-class OnnxClassifier:
-    """Maps images (N, C, H, W) to the logits that ONNX Runtime gives for them, by an ONNX file.
+class OnnxModel:
+    """Maps images (N, C, H, W) to what ONNX Runtime gives for them, by an ONNX file, as models of a task give it.
 
-    A file with a fixed batch is fed in pieces, the last one filled up. Of several outputs the one called logits counts,
-    else the first.
+    A file with a fixed batch is fed in pieces, the last one filled up.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, task: Task) -> None:
         """Open the file; raises InputError, in one sentence, for one that ONNX Runtime or images do not fit."""
         import onnxruntime
 
-        self.path = path
+        self.path, self.task = path, task
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         try:
@@ -100,35 +102,41 @@ class OnnxClassifier:
             raise InputError(f"{path}: its input has the shape {self.entry.shape}; images (N, C, H, W) are needed")
         if self.entry.type not in FLOATS:
             raise InputError(f"{path}: its input is a {self.entry.type}; allowed: {', '.join(FLOATS)}")
-        names = [each.name for each in self.session.get_outputs()]
-        self.output = "logits" if "logits" in names else names[0]
+        self.outputs = task.outputs_in([each.name for each in self.session.get_outputs()])
 
     def fitted(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return channels, height and width: those that the file fixes, else those of `shape`."""
         own = self.entry.shape[1:]
         return tuple(one if isinstance(one, int) else other for one, other in zip(own, shape, strict=True))
 
-    def __call__(self, images: Tensor) -> np.ndarray[Any, Any]:
-        """Return the logits (N, classes) of images (N, C, H, W)."""
+    def __call__(self, images: Tensor) -> Any:
+        """Return the outputs for images (N, C, H, W); InputError where they are not of the task."""
         values = images.numpy().astype(FLOATS[self.entry.type])
         batch = self.entry.shape[0] if isinstance(self.entry.shape[0], int) else len(values)
         pieces = []
         for start in range(0, len(values), batch):
             piece = values[start : start + batch]
             filled = np.concatenate([piece, np.repeat(piece[-1:], batch - len(piece), axis=0)])
-            pieces.append(self._run(filled)[: len(piece)])
-        return np.concatenate(pieces)
+            pieces.append([output[: len(piece)] for output in self._run(filled)])
+        return self._as_model([np.concatenate(parts) for parts in zip(*pieces, strict=True)])
 
-    def _run(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def _as_model(self, given: Sequence[np.ndarray[Any, Any]]) -> Any:
+        found = [torch.from_numpy(each) for each in given]
+        return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
+
+    def _run(self, values: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
+        """Return the outputs for a batch."""
         try:
-            logits = np.asarray(self.session.run([self.output], {self.entry.name: values})[0])
+            given = [np.asarray(each) for each in self.session.run(self.outputs, {self.entry.name: values})]
         except Exception as error:  # see above
             if is_out_of_memory(error):
                 raise
             raise InputError(f"{self.path} does not run on images {values.shape}: {reason_of(error)}") from error
-        if logits.ndim != 2 or len(logits) != len(values) or logits.dtype.kind != "f":
-            raise InputError(
-                f"{self.path}: its output {self.output!r} is {logits.dtype} of shape {logits.shape} for {len(values)} "
-                "images; logits (N, classes) are needed"
+        fits = all(each.dtype.kind in "fiub" and each.shape[:1] == values.shape[:1] for each in given)
+        if not fits or self.task.config.outputs_of(self._as_model([each[:1] for each in given])) is None:
+            told = ", ".join(
+                f"{name!r} is {each.dtype} of shape {each.shape}"
+                for name, each in zip(self.outputs, given, strict=True)
             )
-        return logits
+            raise InputError(f"{self.path}: its output {told} for {len(values)} images; {self.task.form} are needed")
+        return given

@@ -24,8 +24,9 @@ def check_dataset(config: Dataset, task: TaskConfig = DEFAULT) -> None:
     assert (data is None) == config.absent, f"data set {config.name} is absent, and opens; or it opens nothing"
     if data is None:
         return
-    assert facts.num_classes in (None, data.task.num_outputs), (
-        f"data set {config.name} describes {facts.num_classes} classes and opens {data.task.num_outputs}"
+    told, opened = facts.num_outputs, data.task.num_outputs
+    assert told is None or task.bind(told, data.task.input_size).num_outputs == opened, (
+        f"data set {config.name} describes {told} {data.task.counted} and opens {opened}"
     )
     assert facts.channels in (None, data.in_chans), f"data set {config.name} opens {data.in_chans} channels"
     if data.test is not None:

@@ -218,11 +218,11 @@ def export_untrained(space: Space, arch: Architecture, path: Path, seed: int = 0
         images = torch.randn(2, task.in_chans, task.img_size, task.img_size)
     _settle(model, images)
     try:
-        export(model, images, path, ExportConfig(exporter="torchscript"))
+        export(model, images, path, ExportConfig(exporter="torchscript"), task)
     except InputError:
         raise
     except CompressError:
-        export(model, images, path, ExportConfig(exporter="dynamo"))
+        export(model, images, path, ExportConfig(exporter="dynamo"), task)
     return path
 
 

@@ -24,9 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a model has to fit; None where the data leaves it to the model."""
+    """What a model has to fit; None where the data leaves it to the model.
 
-    num_classes: int | None
+    Attributes:
+        num_outputs: how many things the targets tell apart, such as classes; see `TaskConfig.bind`.
+        image_size: pixels a side.
+        channels: of an image.
+    """
+
+    num_outputs: int | None
     image_size: int | None
     channels: int | None
 
@@ -48,7 +54,7 @@ class Dataset(Config):
 
     @abstractmethod
     def describe(self) -> DataFacts:
-        """Return the classes, the image size (pixels) and the channels of the data, before any model exists.
+        """Return what a model has to fit, before any model exists.
 
         The image size is the recipe's, else the stored images'; folders of images of all sizes have none of their own.
         Raises InputError for data that is absent or wrong.

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from timm.data import Mixup
 from torch import Generator, Tensor, nn
 
-from compress.core.errors import CompressError, Diverged, InputError
+from compress.core.errors import Diverged, InputError
 from evaluators.datasets.batch import Batch
 from evaluators.tasks.task import Meter, Metric, Shape, Task, TaskConfig, tasks
 
@@ -42,7 +41,7 @@ class ClassificationConfig(TaskConfig):
     def outputs_of(self, outputs: Any) -> int | None:
         """Return the number of classes of logits (1, classes), the first of a tuple; None for anything else."""
         first = outputs[0] if isinstance(outputs, tuple | list) and outputs else outputs
-        fits = isinstance(first, Tensor) and first.ndim == 2 and first.shape[0] == 1
+        fits = isinstance(first, Tensor) and first.ndim == 2 and len(first) == 1 and first.is_floating_point()
         return int(first.shape[1]) if fits else None
 
 
@@ -56,6 +55,10 @@ class Classification(Task):
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+
+    form = "logits (N, classes)"
+    counted = "classes"
+    output_name = "logits"
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -116,6 +119,17 @@ class Classification(Task):
         if student.shape != teacher.shape:
             raise InputError(f"the teacher gives {teacher.shape[1]} classes, the model {student.shape[1]}")
 
+    def outputs_in(self, names: Sequence[str]) -> Sequence[str]:
+        """Return the output that is called logits, else the first."""
+        return super().outputs_in(names)[:1]
+
+    def disagreement(self, name: str, output: Tensor, expected: Tensor, within: float) -> str | None:
+        """Return that another class wins, unless it is as good as the winner."""
+        if name != self.output_name or expected.ndim != 2:
+            return None
+        behind = expected.amax(1) - expected.gather(1, output.argmax(1, keepdim=True))[:, 0]
+        return "another class wins than in the model" if bool((behind > within).any()) else None
+
     def meter(self) -> Meter:
         """Return what counts right answers and averages the cross entropy."""
         return _Meter()
@@ -128,7 +142,7 @@ class _Meter(Meter):
         self.total, self.top1, self.top5, self.loss, self.classes = 0, 0, 0, 0.0, 0
 
     def update(self, outputs: Any, batch: Batch) -> None:
-        """Take in logits (N, classes), tensor or ndarray; of several outputs the first counts."""
+        """Take in logits (N, classes); of several outputs the first counts."""
         logits, labels = logits_of(outputs).float().cpu(), batch.targets.cpu()
         self.classes = _check(logits, labels)
         ranked = logits.topk(min(5, self.classes), dim=1).indices == labels.unsqueeze(1)
@@ -147,14 +161,14 @@ class _Meter(Meter):
 
 
 def logits_of(output: Any) -> Tensor:
-    """Return the logits in what a model gave: a tensor or ndarray, or the first of several (a head and auxiliary ones).
+    """Return the logits in what a model gave: a tensor, or the first of several (a head and auxiliary ones).
 
     Raises InputError for anything else, such as a dict.
     """
     if isinstance(output, tuple | list) and output:
         output = output[0]
-    if isinstance(output, Tensor | np.ndarray):
-        return torch.as_tensor(output)
+    if isinstance(output, Tensor):
+        return output
     keys = f" with the keys {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
     raise InputError(
         f"model: it returns a {type(output).__name__}{keys}; training and evaluation need logits (N, classes), "
@@ -165,7 +179,7 @@ def logits_of(output: Any) -> Tensor:
 def _check(logits: Tensor, labels: Tensor) -> int:
     """Return the number of classes of logits (N, classes) that fit the labels (N,)."""
     if logits.ndim != 2 or len(logits) != len(labels):
-        raise CompressError(f"the model returned {tuple(logits.shape)} for {len(labels)} images; logits are needed")
+        raise InputError(f"the model returned {tuple(logits.shape)} for {len(labels)} images; logits are needed")
     if int(labels.max()) >= logits.shape[1]:
         raise InputError(f"data: an image has the label {int(labels.max())}, the model has {logits.shape[1]} logits")
     if not bool(torch.isfinite(logits).all()):

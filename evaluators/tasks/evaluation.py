@@ -26,8 +26,7 @@ def evaluate(
     """Return the metrics of `task`, by name; None for those that say nothing at its sizes.
 
     `model` is a module (evaluated in eval mode on `device`, then put back in its mode) or any callable from a batch's
-    inputs to outputs, tensors or ndarrays, such as an ONNX session. It gets inputs of its own, which it may change.
-    Raises what `Meter.update` does.
+    inputs to outputs. It gets inputs of its own, which it may change. Raises what `Meter.update` does.
     """
     loader = placed(loader, device)
     meter, total = task.meter(), 0

@@ -7,7 +7,7 @@ A new task is one new file in this package, or in a package of your own: a `Task
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -70,7 +70,17 @@ class TaskConfig(Config):
 
     @abstractmethod
     def bind(self, num_outputs: int, input_size: Shape) -> Task:
-        """Return the task for a data set or a model of these sizes; see `Task`."""
+        """Return the task for a data set or a model of these sizes; see `Task`.
+
+        Args:
+            num_outputs: how many things the targets tell apart, such as classes; 0: not known. The task's own
+                `num_outputs` says what that asks of a model.
+            input_size: as the task has it.
+        """
+
+    def of_model(self, num_outputs: int | None, input_size: Shape) -> Task:
+        """Return the task at the sizes of a model; None where it gives something else than models of this task."""
+        return replace(self.bind(num_outputs or 0, input_size), num_outputs=num_outputs or 0)
 
     @abstractmethod
     def outputs_of(self, outputs: Any) -> int | None:
@@ -107,9 +117,19 @@ class Task(ABC):
     Attributes:
         num_outputs: width of the head, such as the number of classes; 0 where it is not known (timm's way to say that
             there is none).
-        input_size: of one input; channels, height, width of an image.
+        input_size: of one input; channels, height, width of an image. A 0 stands for a size that is not known, () for
+            sizes of which nothing is known.
         config: the options that a recipe gave.
     """
+
+    form: ClassVar[str] = "outputs that fit the task"
+    """What models give for N inputs, in words."""
+    counted: ClassVar[str] = "outputs"
+    """What `num_outputs` counts, in words."""
+    input_name: ClassVar[str] = "input"
+    """What a file calls the input of models that take one tensor."""
+    output_name: ClassVar[str] = "output"
+    """What a file calls the output of models that give one tensor."""
 
     num_outputs: int
     input_size: Shape
@@ -117,13 +137,13 @@ class Task(ABC):
 
     @property
     def in_chans(self) -> int:
-        """Channels of an image."""
-        return self.input_size[0]
+        """Channels of an image; 0 where they are not known."""
+        return self.input_size[0] if self.input_size else 0
 
     @property
     def img_size(self) -> int:
-        """Pixels a side of an image."""
-        return self.input_size[-1]
+        """Pixels a side of an image; 0 where they are not known."""
+        return self.input_size[-1] if self.input_size else 0
 
     @property
     def name(self) -> str:
@@ -207,6 +227,23 @@ class Task(ABC):
         """Raise InputError where the `tensor`s of two models cannot be compared."""
         if student.shape != teacher.shape:
             raise InputError(f"the teacher gives outputs of {tuple(teacher.shape)}, the model {tuple(student.shape)}")
+
+    # Files.
+
+    def outputs_in(self, names: Sequence[str]) -> Sequence[str]:
+        """Return which of a file's outputs are what models give: one stands for a tensor, several for a dictionary."""
+        return [self.output_name] if self.output_name in names else names
+
+    def disagreement(self, name: str, output: Tensor, expected: Tensor, within: float) -> str | None:
+        """Return in what way an output of a file is another than the model's; None where it is not.
+
+        Args:
+            name: of the output.
+            output: what the file gives for a batch.
+            expected: what the model gives; no value is further off than `within`.
+            within: a difference that means nothing.
+        """
+        return None
 
     # Evaluation.
 

@@ -30,10 +30,10 @@ from spaces.channels.sorting import Ranking
 from spaces.channels.supernet import ChannelSupernet
 from spaces.layers import Layer
 from spaces.registry import spaces
-from spaces.shapes import Shape, shown
-from spaces.space import Preset, Space, task_of
+from spaces.shapes import shown
+from spaces.space import Preset, Space
 from spaces.supernet import Supernet
-from spaces.zoo import ModelConfig, build_model
+from spaces.zoo import BuiltModel, ModelConfig, build_model
 
 _KINDS = ("channels", "heads", "head_dims", "mlp")
 _LEAST = 1e-9  # a share of units that no group falls below: `widths` and `min_width` say what is offered
@@ -206,11 +206,9 @@ class ChannelSpace(Space):
 
     def _open(self, task: Task | None, seed: int) -> tuple[nn.Module, Task]:
         """Return the whole model for `task` (None: as the model is) and what it is for."""
-        if task is None or task == self._own_task:
-            built = build_model(self.config.model, seed=seed)
-        else:
-            built = build_model(self.config.model, task.num_outputs, task.img_size, task.in_chans, seed)
-        return built.module, _task(self.config.model, built.num_classes, built.input_size)
+        own = task is None or task == self._own_task
+        built = build_model(self.config.model, None if own else task, seed)
+        return built.module, _of_square_images(built)
 
     def _graph_in_scope(self, module: nn.Module) -> Graph:
         images = _images(self.default_task)
@@ -231,12 +229,13 @@ def _images(task: Task) -> Tensor:
     return torch.randn(1, task.in_chans, task.img_size, task.img_size, generator=torch.Generator().manual_seed(0))
 
 
-def _task(model: ModelConfig, num_classes: int | None, shape: Shape) -> Task:
-    """Return what a model is for; spaces search classifiers of square images."""
-    if num_classes is None or len(shape) != 3 or shape[1] != shape[2]:
-        gives = "no logits" if num_classes is None else f"{num_classes} classes"
+def _of_square_images(built: BuiltModel) -> Task:
+    """Return what a model is for; networks of spaces take square images and give what their task asks for."""
+    task, shape = built.task, built.input_size
+    if not task.num_outputs or len(shape) != 3 or shape[1] != shape[2]:
+        gives = f"{task.num_outputs} {task.counted}" if task.num_outputs else f"no {task.form}"
         raise InputError(
-            f"space channels: the model {model.name!r} takes {shown(shape)} and gives {gives}; "
-            "square images and logits of shape (1, classes) are needed"
+            f"space channels: the model {built.config.name!r} takes {shown(shape)} and gives {gives}; "
+            f"square images and {task.form} are needed"
         )
-    return task_of(num_classes, shape[0], shape[1])
+    return task

@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from compress.core.errors import InputError, did_you_mean, is_out_of_memory, reason_of
+from evaluators.tasks import Task
 from spaces.checkpoint import LoadReport
-from spaces.shapes import Shape
 from spaces.zoo import BuiltModel, ModelConfig, agree
 
 _RESERVED = {
@@ -35,14 +35,13 @@ def resolved(
     config: ModelConfig,
     kwargs: dict[str, Any],
     module: nn.Module,
-    num_classes: int | None,
-    shape: Shape,
+    task: Task,
     report: LoadReport | None,
     cfg: dict[str, Any],
 ) -> BuiltModel:
     """Return the built model with the config that builds it again, without weights."""
     config = config.model_copy(update={"kwargs": kwargs, "pretrained": False, "checkpoint": None})
-    return BuiltModel(module, config, num_classes, shape, report, cfg)
+    return BuiltModel(module, config, task, report, cfg)
 
 
 def merged(config: ModelConfig, base: Mapping[str, Any] | None = None, **wishes: Any) -> dict[str, Any]:

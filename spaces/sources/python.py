@@ -10,10 +10,11 @@ from torch import nn
 
 from compress.core.errors import InputError, did_you_mean, is_out_of_memory, reason_of
 from compress.core.wrappers import unwrap_all
-from spaces.shapes import as_argument, check_forward
+from evaluators.tasks import Task
+from spaces.shapes import as_argument, sides_of, wished
 from spaces.sources.construct import merged, parameters, refused, resolved
 from spaces.user_code import import_module
-from spaces.zoo import BuiltModel, ModelConfig, Source, Wishes, sources
+from spaces.zoo import BuiltModel, ModelConfig, Source, sources
 
 
 @sources.register("python")
@@ -21,7 +22,6 @@ class PythonSource(Source):
     """What a callable `package.module:callable` returns; the working directory is searched too."""
 
     images = False
-    checked = True
 
     def problems(self, config: ModelConfig) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the form of the name."""
@@ -29,13 +29,14 @@ class PythonSource(Source):
         if not (module and attribute):
             yield "name", f"got {config.name!r}; a python model is written package.module:callable"
 
-    def build(self, config: ModelConfig, wishes: Wishes) -> BuiltModel:
+    def build(self, config: ModelConfig, task: Task) -> BuiltModel:
         """Call it with the kwargs, and with `num_classes`, `in_chans`, `img_size` or `image_size` if it takes them."""
         factory = _import(config.name)
         kwargs = dict(config.kwargs)
-        side = as_argument(wishes.sides)
-        with_size = {"img_size": side, "image_size": side}
-        for name, value in {"num_classes": wishes.num_classes, "in_chans": wishes.in_chans, **with_size}.items():
+        sides = sides_of(task)
+        sizes = dict.fromkeys(("img_size", "image_size"), as_argument(sides))
+        wishes = {"num_classes": wished(task.num_outputs), "in_chans": wished(task.in_chans), **sizes}
+        for name, value in wishes.items():
             if name in parameters(factory):
                 kwargs = merged(config, kwargs, **{name: value})
         with refused(config, kwargs):
@@ -48,16 +49,10 @@ class PythonSource(Source):
             module = unwrap_all(module)
         except InputError as error:
             raise InputError(f"model.name: {config.name!r}: {error}") from error
-        shape = (wishes.in_chans or 3, *((224, 224) if wishes.sides is None else wishes.sides))
-        num_classes = check_forward(module.eval(), shape, config.name, wishes.num_classes)
-        if wishes.num_classes not in (None, num_classes):
-            raise InputError(
-                f"model.name: {config.name!r} gives {num_classes} logits; the data has {wishes.num_classes} classes "
-                "(set the number in model.kwargs)"
-            )
+        shape = (task.in_chans or 3, *((224, 224) if sides is None else sides))
         cfg = {"input_size": shape, "fixed_input_size": config.input_size is not None}
         sized = config.model_copy(update={"input_size": shape})
-        return resolved(sized, kwargs, module, num_classes, shape, None, cfg)
+        return resolved(sized, kwargs, module, task.config.of_model(None, shape), None, cfg)
 
 
 def _import(name: str) -> Callable[..., Any]:

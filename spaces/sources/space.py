@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from compress.core.errors import InputError
+from evaluators.tasks import Task
 from spaces.registry import create, open_preset, read_architecture, spaces
-from spaces.shapes import as_argument
+from spaces.shapes import as_argument, sides_of
 from spaces.sources.construct import resolved
-from spaces.zoo import BuiltModel, ModelConfig, Source, Wishes, sources
+from spaces.zoo import BuiltModel, ModelConfig, Source, sources
 
 if TYPE_CHECKING:
     from spaces.architecture import Architecture
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class SpaceSource(Source):
     """An architecture of a search space, named by a preset, its choices, its published code or a JSON file."""
 
-    classless = True
+    headless = True
 
     def names(self) -> Sequence[str]:
         """Return the names of the spaces."""
@@ -38,23 +39,24 @@ class SpaceSource(Source):
         if "model" not in (config.kwargs.get("options") or {}):
             _architecture(config)
 
-    def build(self, config: ModelConfig, wishes: Wishes) -> BuiltModel:
+    def build(self, config: ModelConfig, task: Task) -> BuiltModel:
         """Build the architecture at the size that it has by itself, or that is asked for."""
         space, arch = _architecture(config)
-        side = as_argument(wishes.sides)
+        side = as_argument(sides_of(task))
         if isinstance(side, list):
             raise InputError(f"model.input_size: networks of a search space take square images; got {side}")
         size = space.input_size(arch, side)
-        task = space.task(wishes.num_classes, wishes.in_chans, size)
+        sizes = space.task(task.num_outputs, task.in_chans, size)
+        shape = sizes.input_size
+        task = task.config.of_model(sizes.num_outputs, shape)
         module = space.build(arch, task)
-        shape = (task.in_chans, size, size)
         options = space.to_dict(arch)["options"]
         if "model" in options:  # a space of another model's widths, whose weights have no part in what is built
             options["model"] |= {"pretrained": False, "checkpoint": None}
         kwargs = {"options": options, "arch": dict(arch)}
         cfg = {"input_size": shape, "fixed_input_size": config.input_size is not None}
         sized = config.model_copy(update={"input_size": shape})
-        return resolved(sized, kwargs, module, task.num_outputs, shape, None, cfg)
+        return resolved(sized, kwargs, module, task, None, cfg)
 
 
 def _architecture(config: ModelConfig) -> tuple[Space, Architecture]:

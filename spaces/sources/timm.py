@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from compress.core.errors import did_you_mean
+from evaluators.tasks import Task
 from spaces.checkpoint import LoadReport, classifier_names
-from spaces.shapes import as_argument, pair
+from spaces.shapes import as_argument, pair, sides_of, wished
 from spaces.sources.construct import downloading, merged, refused, reserved, resolved
-from spaces.zoo import BuiltModel, ModelConfig, Source, Wishes, sources, unknown_name
+from spaces.zoo import BuiltModel, ModelConfig, Source, sources, unknown_name
 
 
 @sources.register("timm")
@@ -35,19 +36,19 @@ class TimmSource(Source):
             yield "name", problem
         yield from reserved(config)
 
-    def build(self, config: ModelConfig, wishes: Wishes) -> BuiltModel:
+    def build(self, config: ModelConfig, task: Task) -> BuiltModel:
         """Build it with `num_classes` and `in_chans`, and `img_size` where its input size is fixed."""
         import timm
 
         published = timm.models.get_pretrained_cfg(config.name)
-        kwargs = merged(config, num_classes=wishes.num_classes, in_chans=wishes.in_chans)
+        kwargs = merged(config, num_classes=wished(task.num_outputs), in_chans=wished(task.in_chans))
         fixed = bool(published and published.fixed_input_size)
         if fixed:
-            kwargs = merged(config, kwargs, img_size=as_argument(wishes.sides))
+            kwargs = merged(config, kwargs, img_size=as_argument(sides_of(task)))
         with refused(config, kwargs):
             module = timm.create_model(config.name, pretrained=False, **kwargs)
         cfg: dict[str, Any] = dict(vars(module)["pretrained_cfg"])
-        sides = pair(kwargs.get("img_size") or wishes.sides or cfg["input_size"][1:])
+        sides = pair(kwargs.get("img_size") or sides_of(task) or cfg["input_size"][1:])
         channels = int(kwargs.get("in_chans", cfg["input_size"][0]))
         num_classes = kwargs.get("num_classes", getattr(module, "num_classes", None))
         kwargs |= {"in_chans": channels} | ({} if num_classes is None else {"num_classes": num_classes})
@@ -62,7 +63,7 @@ class TimmSource(Source):
             report = LoadReport(f"timm {config.name}", len(module.state_dict()) - len(replaced), replaced=replaced)
         shape = (channels, *sides)
         cfg |= {"input_size": shape, "fixed_input_size": fixed or config.input_size is not None}
-        return resolved(config, kwargs, module, num_classes or None, shape, report, cfg)
+        return resolved(config, kwargs, module, task.config.of_model(num_classes, shape), report, cfg)
 
 
 def _tag_problem(name: str) -> str:

@@ -19,6 +19,7 @@ from compress.core.errors import InputError
 from compress.graph.plan import Plan
 from evaluators.datasets import DataConfig as DataConfigType
 from evaluators.datasets import Preprocessing
+from evaluators.tasks import DEFAULT
 from spaces.zoo import ModelConfig, build_model
 
 adapter: TypeAdapter[Any] = TypeAdapter(DataConfigType)
@@ -42,7 +43,7 @@ def bundle() -> Bundle:
     return Bundle(
         built.module,
         built.config,
-        10,
+        DEFAULT.bind(10, (3, 32, 32)),
         Preprocessing((3, 32, 32), (0.5,) * 3, (0.25,) * 3),
         masks=masks,
         metrics={"top1": 91.5, "top5": None},
@@ -141,8 +142,8 @@ def test_damaged_or_absent_files_are_one_sentence(bundle: Bundle, tmp_path: Path
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 2}, {"num_classes": "many"}, {"preprocessing": {}}, {"parts": ["pickle"]}, {"base": {"name": ""}},
-        {"surplus": 1},
+        {"schema": 2}, {"num_outputs": "many"}, {"preprocessing": {}}, {"parts": ["pickle"]}, {"base": {"name": ""}},
+        {"task": "x"}, {"task": {"name": "classification", "x": 1}}, {"surplus": 1},
     ],
 )  # fmt: skip
 def test_a_manifest_that_is_wrong_is_one_sentence(bundle: Bundle, tmp_path: Path, change: dict[str, Any]) -> None:
@@ -150,6 +151,30 @@ def test_a_manifest_that_is_wrong_is_one_sentence(bundle: Bundle, tmp_path: Path
     file = tmp_path / "b" / "bundle.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     assert "bundle.json" in refused(tmp_path / "b")
+
+
+@pytest.mark.parametrize("outputs", [10, None])
+def test_a_bundle_names_its_task_and_an_older_one_without_it_is_for_classification(
+    bundle: Bundle, tmp_path: Path, outputs: int | None
+) -> None:
+    bundle.task = bundle.task.config.of_model(outputs, (3, 32, 32))
+    bundle.save(tmp_path / "b")
+    file = tmp_path / "b" / "bundle.json"
+    content = json.loads(file.read_text())
+    assert content["task"] == {"name": "classification"} and content.pop("num_outputs") == outputs
+    del content["task"]
+    file.write_text(json.dumps(content | {"num_classes": outputs}))  # as 0.1.0 wrote it
+    again = Bundle.load(tmp_path / "b")
+    assert again.task == bundle.task and torch.equal(logits(again), logits(bundle))
+
+
+def test_a_task_that_is_not_known_here_is_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "b")
+    file = tmp_path / "b" / "bundle.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"task": {"name": "acme", "depth": 3}}))
+    assert "is for task 'acme', which is not known here; allowed: classification" in refused(tmp_path / "b")
+    with pytest.raises(InputError, match=r"^model\.name: .* is for task 'acme', which is not known here"):
+        open_model(ModelConfig(source="bundle", name=str(tmp_path / "b")), digits())
 
 
 def test_weights_that_do_not_fit_are_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
@@ -211,7 +236,7 @@ def test_a_plan_that_is_damaged_or_of_another_model_is_one_sentence(bundle: Bund
 def test_open_model_fits_model_and_data_to_each_other() -> None:
     swin = {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "patch_size": 2}
     opened = open_model(ModelConfig(name="swin_tiny_patch4_window7_224", kwargs=swin), digits())
-    assert opened.data and opened.bundle.num_classes == 10 and opened.load_report is None
+    assert opened.data and opened.bundle.task.num_outputs == 10 and opened.load_report is None
     assert opened.bundle.preprocessing == opened.data.preprocessing
     images = next(iter(opened.data.test.batches())).inputs  # type: ignore[union-attr]
     assert opened.bundle.model(images[:2]).shape == (2, 10)
@@ -222,7 +247,7 @@ def test_open_model_fits_model_and_data_to_each_other() -> None:
 def test_open_model_without_data_keeps_the_models_own() -> None:
     for data, size in ((None, 224), (adapter.validate_python({"name": "none", "image_size": 64}), 64)):
         opened = open_model(ModelConfig(name="resnet18"), data)
-        assert opened.data is None and opened.bundle.num_classes == 1000
+        assert opened.data is None and opened.bundle.task.num_outputs == 1000
         assert opened.bundle.preprocessing.input_size == (3, size, size)
         assert opened.bundle.preprocessing.mean == (0.485, 0.456, 0.406)
 
@@ -237,7 +262,7 @@ def test_open_model_takes_a_bundle(bundle: Bundle, tmp_path: Path) -> None:
         open_model(model.model_copy(update={"kwargs": {"shortcut": "B"}}), digits())
     with pytest.raises(InputError, match=r"model\.name: .* no bundle"):
         open_model(model.model_copy(update={"name": str(tmp_path)}), digits())
-    bundle.num_classes = 7
+    bundle.task = DEFAULT.bind(7, (3, 32, 32))
     bundle.save(tmp_path / "run" / "bundle")
     with pytest.raises(InputError, match="has 7 classes, the data has 10"):
         open_model(model, digits())

@@ -9,18 +9,19 @@ import torch
 from safetensors.torch import save_file
 
 from compress.core.errors import InputError
+from evaluators.tasks import DEFAULT
 from spaces.zoo import BuiltModel, ModelConfig, build_model, sources
 
 SMALL_SWIN = {"embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4, "patch_size": 2}
 
 
-def built(num_classes: int | None = None, image_size: int | None = None, in_chans: int | None = None, **config: Any):  # type: ignore[no-untyped-def]
-    return build_model(ModelConfig(**config), num_classes, image_size, in_chans)
+def built(num_outputs: int = 0, image_size: int = 0, in_chans: int = 0, **config: Any) -> BuiltModel:
+    return build_model(ModelConfig(**config), DEFAULT.bind(num_outputs, (in_chans, image_size, image_size)))
 
 
-def refused(num_classes: int | None = None, image_size: int | None = None, **config: Any) -> str:
+def refused(num_outputs: int = 0, image_size: int = 0, **config: Any) -> str:
     with pytest.raises(InputError) as caught:
-        built(num_classes, image_size, **config)
+        built(num_outputs, image_size, **config)
     (sentence,) = caught.value.problems
     assert "\n" not in sentence
     return sentence
@@ -47,14 +48,14 @@ def test_builds_for_the_data_and_rebuilds_from_the_resolved_config(
     config: dict[str, Any], shape: tuple[int, int, int]
 ) -> None:
     model = built(7, 64, **config)
-    assert model.num_classes == 7 and model.input_size == shape and not model.module.training
+    assert model.task == DEFAULT.bind(7, shape) and not model.module.training
     assert model.module(torch.zeros(1, *shape)).shape == (1, 7)
     assert rebuilds(model)
 
 
 def test_keeps_the_models_own_sizes_where_nobody_asks() -> None:
     model = built(name="resnet10t")
-    assert (model.num_classes, model.input_size) == (1000, (3, 176, 176))
+    assert model.task == DEFAULT.bind(1000, (3, 176, 176))
     assert model.pretrained_cfg["mean"] and not model.pretrained_cfg["fixed_input_size"]
     assert built(name="vit_tiny_patch16_224", kwargs={"depth": 1}).pretrained_cfg["fixed_input_size"]
 
@@ -93,7 +94,7 @@ def test_python_models_come_from_the_working_directory(tmp_path: Path, monkeypat
     )
     monkeypatch.chdir(tmp_path)
     model = built(5, 8, source="python", name="own_net_of_test_zoo:net", kwargs={"width": 2})
-    assert model.num_classes == 5 and rebuilds(model)
+    assert model.task.num_outputs == 5 and rebuilds(model)
     assert "takes no argument 'widht'; did you mean 'width'?" in refused(
         5, 8, source="python", name="own_net_of_test_zoo:net", kwargs={"widht": 2}
     )
@@ -114,7 +115,7 @@ def test_python_models_come_from_the_working_directory(tmp_path: Path, monkeypat
         ({"name": "resnet18", "kwargs": {"drop_rat": 0.1}}, ["model.kwargs.drop_rat", "did you mean 'drop_rate'?"]),
         ({"name": "poolformer_s12", "kwargs": {"drop_pathrate": 0.1}}, ["model.kwargs.drop_pathrate"]),
         ({"name": "resnet18", "kwargs": {"output_stride": 5}}, ["model.kwargs", "'output_stride': 5"]),
-        ({"name": "resnet18", "kwargs": {"num_classes": 9}, "num_classes": 10}, ["model.kwargs.num_classes", "10"]),
+        ({"name": "resnet18", "kwargs": {"num_classes": 9}, "num_outputs": 10}, ["model.kwargs.num_classes", "10"]),
         ({"name": "resnet18", "input_size": (3, 32, 32), "image_size": 64}, ["model.input_size", "64"]),
         ({"source": "builtin", "name": "cifar_resnet20", "pretrained": True}, ["model.pretrained"]),
         ({"source": "builtin", "name": "cifar_resnet20", "kwargs": {"shortcut": "C"}}, ["model.kwargs", "'A' or 'B'"]),
@@ -178,9 +179,10 @@ def test_lists_names() -> None:
     [{"preset": "best"}, {"arch": "22212220"}, {"arch": {f"layer{n}": "mb6_k5" for n in range(1, 9)}}],
 )
 def test_a_point_of_a_space_is_a_model_and_its_resolved_config_rebuilds_it(kwargs: dict[str, Any]) -> None:
-    model = build_model(ModelConfig(source="space", name="nas_bench_macro", kwargs=kwargs), num_classes=7, seed=3)
-    again = build_model(model.config, num_classes=7, seed=3)
-    assert model.num_classes == 7 and model.input_size == (3, 32, 32)
+    seven = DEFAULT.bind(7, ())
+    model = build_model(ModelConfig(source="space", name="nas_bench_macro", kwargs=kwargs), seven, seed=3)
+    again = build_model(model.config, seven, seed=3)
+    assert model.task == DEFAULT.bind(7, (3, 32, 32))
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(model.module(images), again.module(images))
 

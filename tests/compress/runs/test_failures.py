@@ -246,7 +246,7 @@ def test_memory_that_runs_out_is_never_taken_for_a_fault_of_the_model(folder: Pa
     with pytest.raises(torch.OutOfMemoryError):
         compress.plan(Hungry(), images, criterion="magnitude", budget={"macs": 0.5})
     with pytest.raises(torch.OutOfMemoryError):
-        check_forward(Hungry(), (3, 8, 8), "hungry")
+        check_forward(Hungry(), "hungry", DEFAULT.bind(0, (3, 8, 8)))
     for error in (
         MemoryError(),
         torch.OutOfMemoryError("CUDA out of memory"),

@@ -75,7 +75,7 @@ def test_a_recipe_prunes_exports_and_measures_it(models, name, size, outputs):
     assert final["macs"] <= 0.7 * baseline["macs"] and final["top1"] is final["loss"] is None
     assert final["onnx_parity_max_rel"] < 1e-4 and final["latency_ms"]["p50"] > 0
     bundle = Bundle.load(models / "run")
-    assert bundle.preprocessing.input_size == size and (bundle.num_classes is None) is (name != "rectangular")
+    assert bundle.preprocessing.input_size == size and bundle.task.num_outputs == (5 if name == "rectangular" else 0)
     session = onnxruntime.InferenceSession(models / "run" / "model.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == ["batch", *size]
     found = session.run(None, {"input": bundle.example_inputs(2).numpy()})
@@ -131,7 +131,7 @@ def test_images_are_resized_to_a_rectangle(tmp_path):
 def test_every_source_takes_a_height_and_a_width(source, name, kwargs):
     built = build_model(ModelConfig(source=source, name=name, kwargs=kwargs, input_size=(3, 64, 96)))
     assert built.input_size == built.pretrained_cfg["input_size"] == (3, 64, 96)
-    assert built.module(torch.zeros(1, 3, 64, 96)).shape == (1, built.num_classes)
+    assert built.module(torch.zeros(1, 3, 64, 96)).shape == (1, built.task.num_outputs)
     again = build_model(ModelConfig.model_validate_json(built.config.model_dump_json()))
     assert again.module.state_dict().keys() == built.module.state_dict().keys() and again.input_size == (3, 64, 96)
 

@@ -53,7 +53,7 @@ def test_a_run_leaves_the_directory_of_the_contract(finished_run: Path) -> None:
     assert stages == ["01-dense", "02-prune", "03-finetune", "04-export", "05-latency"]
     for stage in stages:
         assert (finished_run / "stages" / stage / "metrics.json").is_file()
-        assert Bundle.load(finished_run / "stages" / stage).num_classes == 10
+        assert Bundle.load(finished_run / "stages" / stage).task.num_outputs == 10
     for line in (finished_run / "log.jsonl").read_text().splitlines():
         assert {"time", "event"} <= json.loads(line).keys()
 
@@ -162,7 +162,13 @@ def test_masks_follow_their_weights_through_a_later_plan() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Linear(6, 2))
     masks = {"0.weight": torch.rand(6, 4) > 0.5, "1.weight": torch.rand(2, 6) > 0.5}
     plan = Plan(kept={"0.weight": {0: (0, 2, 5)}, "0.bias": {0: (0, 2, 5)}, "1.weight": {1: (0, 2, 5)}})
-    bundle = Bundle(model, ModelConfig(name="two"), 2, Preprocessing((1, 2, 2), (0.5,), (0.5,)), masks=masks)
+    bundle = Bundle(
+        model,
+        ModelConfig(name="two"),
+        DEFAULT.bind(2, (1, 2, 2)),
+        Preprocessing((1, 2, 2), (0.5,), (0.5,)),
+        masks=masks,
+    )
     narrowed = shrunk(bundle, plan, apply(plan, model)).masks
     assert narrowed is not None
     assert torch.equal(narrowed["0.weight"], masks["0.weight"][[0, 2, 5]])

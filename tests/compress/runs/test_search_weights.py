@@ -131,7 +131,7 @@ def test_a_bundle_of_a_space_remembers_its_number_of_classes(tmp_path: Path) -> 
     np.savez(tmp_path / "four.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
     data = NpzConfig(name="npz", path=str(tmp_path / "four.npz"))
     open_model(ModelConfig(source="space", name="mobilenetv3", kwargs=kwargs), data).bundle.save(tmp_path / "bundle")
-    assert Bundle.load(tmp_path / "bundle").num_classes == 4
+    assert Bundle.load(tmp_path / "bundle").task.num_outputs == 4
 
 
 def test_a_bundle_of_a_narrowed_model_needs_that_models_checkpoint_no_more(tmp_path: Path) -> None:

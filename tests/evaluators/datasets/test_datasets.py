@@ -296,7 +296,7 @@ def test_image_folder_is_read_with_the_models_preprocessing(folder: Path) -> Non
     data = opened(hint, name="imagefolder", path=str(folder), workers=0, batch_size=4)
     assert data.class_names == ["cat", "dog"] and data.task.num_outputs == 2
     facts = adapter.validate_python({"name": "imagefolder", "path": str(folder)}).describe()
-    assert (facts.num_classes, facts.image_size) == (2, None)
+    assert (facts.num_outputs, facts.image_size) == (2, None)
     assert data.preprocessing == Preprocessing((3, 32, 32), IMAGENET["mean"], IMAGENET["std"], "bicubic", 0.9)  # type: ignore[arg-type]
     assert split(data.train).num_samples == 10 and len(split(data.train)) == 2
     batch = next(iter(split(data.test).batches()))
