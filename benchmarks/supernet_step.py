@@ -52,6 +52,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "pooling": ("pooling", {}),
     "channels": ("channels", {"depth": True}),
     "nats_size": ("nats_size", {}),
+    "nas_bench_201": ("nas_bench_201", {}),
 }
 """Sizes at which these spaces are searched on images of 32 pixels."""
 

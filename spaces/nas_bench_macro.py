@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import Field
@@ -12,6 +13,7 @@ from compress.core.config import Config
 from compress.core.errors import InputError
 from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
+from spaces.candidates import AdditiveMacs, Candidates
 from spaces.layers import Layer
 from spaces.mobilenet.blocks import block
 from spaces.mobilenet.network import MobileNet
@@ -115,17 +117,10 @@ def operation(name: str, in_channels: int, out: int) -> BlockRow | None:
     return BlockRow(kernel, in_channels * ratio, out, stride)
 
 
-class Candidates(nn.ModuleDict):
-    """The operations of one layer, each with weights of its own; only the chosen one runs."""
-
-    def __init__(self, in_channels: int, row: BlockRow) -> None:
-        options = {name: operation(name, in_channels, row.out) for name in OPERATIONS}
-        super().__init__({name: block(in_channels, option) for name, option in options.items() if option is not None})
-        self.chosen = OPERATIONS[-1]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, in_channels, H, W) to (N, out, H / stride, W / stride)."""
-        return cast(Tensor, self[self.chosen](x)) if self.chosen in self else x
+def all_operations(in_channels: int, row: BlockRow) -> Candidates:
+    """Return the candidates of one layer."""
+    options = {name: operation(name, in_channels, row.out) for name in OPERATIONS}
+    return Candidates({name: block(in_channels, each) if each else nn.Identity() for name, each in options.items()})
 
 
 class NasBenchMacroSupernet(Supernet):
@@ -136,20 +131,37 @@ class NasBenchMacroSupernet(Supernet):
     def __init__(self, space: NasBenchMacro, task: Task) -> None:
         super().__init__(space, task)
         whole = space.rows(space.parse("2" * len(space.decisions)))
-        self.network = MobileNet(whole, task, Candidates)
+        self.network = MobileNet(whole, task, all_operations)
 
     def _activate(self, arch: Architecture) -> None:
         for (stage, layer), name in self.space.operations(arch).items():
-            self._candidates(stage, layer).chosen = name
+            self._candidates(stage, layer).choose(name)
+
+    def mixtures(self) -> Mapping[str, tuple[Choice, ...]]:
+        """Return the layers and their operations."""
+        return {decision.name: decision.choices for decision in self.space.decisions}
+
+    def _mix(self, weights: Mapping[str, Mapping[Choice, Tensor]]) -> None:
+        layers = [layer for stage in self.network.stages for layer in stage.children()]
+        for layer, chosen in zip(layers, weights.values(), strict=True):
+            cast(Candidates, layer).mix({str(choice): weight for choice, weight in chosen.items()})
+
+    def expected_macs(self, weights: Mapping[str, Tensor]) -> Tensor:
+        """Return the expectation over operations that are drawn independently."""
+        return self._macs.expected(weights)
+
+    @cached_property
+    def _macs(self) -> AdditiveMacs:
+        return AdditiveMacs(self.space, self.task)
 
     def inherited(self, arch: Architecture) -> dict[str, Tensor]:
         """Return the shared state under the names of `arch`'s stand-alone network."""
         state = {name: value for name, value in self.network.state_dict().items() if not name.startswith("stages.")}
         kept = [0] * len(self.network.stages)
         for (stage, layer), chosen in self.space.operations(arch).items():
-            candidates = self._candidates(stage, layer)
-            if chosen in candidates:
-                state |= candidates[chosen].state_dict(prefix=f"stages.{stage}.{kept[stage]}.")
+            module = self._candidates(stage, layer)[chosen]
+            if not isinstance(module, nn.Identity):
+                state |= module.state_dict(prefix=f"stages.{stage}.{kept[stage]}.")
                 kept[stage] += 1
         return state
 

@@ -89,7 +89,8 @@ class Supernet(nn.Module, ABC):
     def mix(self, weights: Mapping[str, Tensor]) -> None:
         """Let `forward` add up the outputs of candidates in proportion, until the next `activate`.
 
-        A candidate whose weight is exactly 0 is not computed, so its parameters keep `grad` None.
+        A candidate whose weight is exactly 0 is not computed, so its parameters keep `grad` None; its weight gets the
+        gradient 0.
 
         Args:
             weights: for every name of `mixtures` one number for each candidate, (candidates,); gradients flow to them.
@@ -99,11 +100,21 @@ class Supernet(nn.Module, ABC):
         given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
         if given != expected:
             raise ValueError(f"weights of shapes {expected} are needed; got {given}")
-        self._mix({name: weights[name] for name in candidates})
+        computed = iter(torch.cat([weights[name].detach() for name in candidates]).ne(0).tolist())
+        self._mix(
+            {
+                name: {
+                    choice: weight
+                    for choice, weight in zip(choices, weights[name].unbind(), strict=True)
+                    if next(computed)
+                }
+                for name, choices in candidates.items()
+            }
+        )
         self.active = None
 
-    def _mix(self, weights: Mapping[str, Tensor]) -> None:
-        """Do what `mix` does with checked weights; only where `mixtures` is overridden."""
+    def _mix(self, weights: Mapping[str, Mapping[Choice, Tensor]]) -> None:
+        """Do what `mix` does, with the scalar weights of the candidates to compute; only needed with `mixtures`."""
         raise NotImplementedError
 
     def decode(self, weights: Mapping[str, Tensor]) -> Architecture:

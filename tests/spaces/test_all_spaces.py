@@ -87,6 +87,7 @@ CASES = [
     Case("pooling", {"backbone": "timm:resnet10t", "halvings": 2}, task_of(5, 3, 64), "timm"),
     Case("channels", {"depth": True}),
     Case("nats_size"),
+    Case("nas_bench_201", {"channels": 4, "cells": 1}),
 ]  # fmt: skip
 
 

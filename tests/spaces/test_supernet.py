@@ -135,12 +135,12 @@ def test_the_supernet_serves_the_task_it_was_made_for(space: Branches) -> None:
 
 
 class MixedBranches(BranchesSupernet):
-    mixed: Mapping[str, Tensor]
+    mixed: Mapping[str, Mapping[Choice, Tensor]]
 
     def mixtures(self) -> dict[str, tuple[Choice, ...]]:
         return {decision.name: decision.choices for decision in self.space.decisions}
 
-    def _mix(self, weights: Mapping[str, Tensor]) -> None:
+    def _mix(self, weights: Mapping[str, Mapping[Choice, Tensor]]) -> None:
         self.mixed = weights
 
 
@@ -159,8 +159,11 @@ def test_a_supernet_says_what_it_cannot_do(space: Branches) -> None:
 def test_a_mixture_ends_with_the_next_activation_and_is_no_architecture(space: Branches) -> None:
     net = MixedBranches(space, space.task())
     net.activate({"first": "none", "second": "none"})
-    weights = {"gain": torch.rand(2), "first": torch.rand(2), "second": torch.rand(2)}
+    weights = {"gain": torch.tensor([0.3, 0]), "first": torch.tensor([0, 0.0]), "second": torch.tensor([0.5, -1])}
     net.mix(weights)
+    assert {name: list(chosen) for name, chosen in net.mixed.items()} == {
+        "first": [], "second": ["linear", "none"], "gain": [1]
+    }  # fmt: skip
     assert list(net.mixed) == ["first", "second", "gain"] and net.active is None
     with pytest.raises(ValueError, match="activate an architecture"):
         net.extract()
