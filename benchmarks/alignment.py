@@ -18,7 +18,8 @@ import torch
 import compress
 from compress.export.exporters import ExportConfig, export
 from evaluators.latency.measure import LatencyConfig, compare
-from evaluators.latency.targets import width_multiple
+from evaluators.latency.targets.local import LocalTarget
+from evaluators.latency.width_multiple import width_multiple
 
 
 def main() -> None:
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--macs", type=float, default=0.7)
     parser.add_argument("--align", type=int, nargs="*")
     arguments = parser.parse_args()
-    auto = width_multiple("local")
+    auto = width_multiple(LocalTarget())
     print(f"this machine: multiples of {auto.value} ({auto.source})")
     torch.manual_seed(0)
     model = timm.create_model(arguments.model).eval()

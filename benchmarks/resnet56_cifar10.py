@@ -25,13 +25,14 @@ from compress.runs.recipe import load_recipe
 from compress.runs.recipe_file import split_overrides
 from compress.training.fit import fit
 from evaluators.cost import count_macs
-from evaluators.latency.targets import width_multiple
+from evaluators.latency.targets.local import LocalTarget
+from evaluators.latency.width_multiple import width_multiple
 from evaluators.tasks.evaluation import evaluate
 
 
 def ours(model: nn.Module, inputs: Any, config: Any) -> nn.Module:
     """The recipe's own section `prune`."""
-    setting = Setting(multiple=width_multiple("local").value)
+    setting = Setting(multiple=width_multiple(LocalTarget()).value)
     return apply(plan_structure(model, prunable(model, inputs, config), inputs, config, setting), model)
 
 

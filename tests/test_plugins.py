@@ -141,6 +141,33 @@ class Sum(Meter):
     def compute(self):
         return {"brier": self.total / self.count, "loss": self.total / self.count}
 '''
+TARGET = '''
+"""A target: another Python of this machine."""
+
+import subprocess
+import sys
+from typing import Literal
+
+from pydantic import Field
+
+from evaluators.latency.targets import TargetBase, targets
+
+
+@targets.register("acme_shell")
+class ShellTarget(TargetBase):
+    """A Python that a shell starts."""
+
+    kind: Literal["acme_shell"] = "acme_shell"
+    nice: int = Field(0, ge=0)
+
+    @property
+    def shown(self):
+        return f"shell, nice {self.nice}"
+
+    def run(self, program):
+        command = f"nice -n {self.nice} {sys.executable} -"
+        return subprocess.run(command, shell=True, input=program, capture_output=True)
+'''
 ASKED = """
 from typer.testing import CliRunner
 from compress.cli import app
@@ -152,8 +179,20 @@ assert "acme_relative" in asked("ls", "criteria").stdout.split()
 assert "acme_width" in asked("ls", "spaces").stdout.split()
 assert "acme_brier" in asked("ls", "tasks").stdout.split()
 assert "acme_clip" in asked("ls", "stages").stdout.split()
-wrong = asked("validate", "acme.yaml", "--set=prune.criterion=acme_relativ", "--set=acme_clip.largest=0")
-assert wrong.exit_code == 2 and len(wrong.stderr.splitlines()) == 2, wrong.stderr
+assert "acme_shell" in asked("ls", "targets").stdout.split()
+
+from compress.runs.recipe import load_recipe
+from compress.testing.targets import check_target
+
+latency = lambda target: {"export.opset": 18, "latency.target": target}
+for written in ("acme_shell", {"kind": "acme_shell", "nice": 3}):
+    recipe = load_recipe("acme.yaml", latency(written))
+check_target(recipe.section("latency").target)
+assert recipe.resolved()["latency"]["target"] == {"kind": "acme_shell", "nice": 3}
+wrong = asked("validate", "acme.yaml", "--set=prune.criterion=acme_relativ", "--set=acme_clip.largest=0",
+              "--set=export={}", "--set=latency.target={kind: acme_shell, nice: -1}")
+assert wrong.exit_code == 2 and len(wrong.stderr.splitlines()) == 3, wrong.stderr
+assert "latency.target.nice: out of range; got -1; allowed at least 0" in wrong.stderr
 assert "acme_clip.largest: out of range; got 0; allowed above 0" in wrong.stderr
 assert "did you mean 'acme_relative'?" in wrong.stderr
 """
@@ -189,7 +228,7 @@ def compress(arguments: list[str], environment: dict[str, str], cwd: Path) -> su
 
 
 def test_a_recipe_uses_what_another_package_brings(tmp_path: Path) -> None:
-    modules = {"criterion": CRITERION, "space": SPACE, "task": TASK, "stage": STAGE}
+    modules = {"criterion": CRITERION, "space": SPACE, "task": TASK, "stage": STAGE, "target": TARGET}
     environment = install(tmp_path, modules, {name: f"acme.{name}" for name in modules})
     (tmp_path / "acme.yaml").write_text(RECIPE)
     done = compress(["run", "--recipe", "acme.yaml", "--quiet", "--json"], environment, tmp_path)

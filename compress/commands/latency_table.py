@@ -38,7 +38,11 @@ def latency_table(
     size: SizeFlag = None,
     target: Annotated[
         str,
-        typer.Option("--target", metavar="NAME", help="local, ray:LABEL, or a command as 'ssh host python3 -'."),
+        typer.Option(
+            "--target",
+            metavar="NAME",
+            help="local, ray:LABEL, a command as 'ssh host python3 -', or a section as in a recipe.",
+        ),
     ] = "local",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads within an operator.")] = 1,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images per run.")] = 1,
@@ -61,7 +65,6 @@ def latency_table(
     from compress.core.atomic import check_writable
     from evaluators.candidates.latency import SearchLatency
     from evaluators.candidates.latency_survey import survey
-    from evaluators.latency.targets import in_recipe
 
     check_writable(output.parent, "--output")
     if output.is_dir():
@@ -70,7 +73,7 @@ def latency_table(
     opened.default_task = opened.task(classes, channels, size)
     settings = _settings(
         {
-            "measure": {"target": in_recipe(target), "threads": threads, "batch": batch, "seconds": 0.3},
+            "measure": {"target": _target(target), "threads": threads, "batch": batch, "seconds": 0.3},
             "statistic": statistic,
         }
     )
@@ -89,6 +92,22 @@ def _open(name: str, preset: str | None, options: dict[str, Any]) -> Space:
     from spaces.registry import create, open_preset
 
     return create(name, options) if preset is None else open_preset(name, preset, options)[0]
+
+
+def _target(given: str) -> Any:
+    """Return what a recipe writes for `--target`."""
+    import yaml
+
+    from compress.core.yaml_lines import parse_scalar
+
+    if given.startswith("{"):
+        try:
+            return parse_scalar(given)
+        except (yaml.YAMLError, ValueError) as error:
+            raise InputError(f"--target  is not YAML; got {given!r}") from error
+    if given.startswith("ray:"):
+        return {"ray": given.removeprefix("ray:")}
+    return given if given == "local" else {"command": given}
 
 
 def _settings(values: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -136,7 +136,7 @@ def _place(detail: ErrorDetails, values: Any) -> Path_:
     current = values
     for index, part in enumerate(detail["loc"]):
         if isinstance(current, dict) and part in current:
-            current = current[str(part)]
+            current = current[part]
         elif isinstance(current, list) and isinstance(part, int) and part < len(current):
             current = current[part]
         elif not (index == len(detail["loc"]) - 1 and (detail["type"] == "missing" or _is_default(detail, current))):
@@ -228,19 +228,32 @@ def _resolve(node: dict[str, Any], tree: dict[str, Any], value: Any) -> dict[str
     while True:
         if "$ref" in node:
             node = {**tree["$defs"][node["$ref"].rsplit("/", 1)[1]], **{k: v for k, v in node.items() if k != "$ref"}}
-        elif "discriminator" in node and "mapping" in node["discriminator"]:
-            choice = node["discriminator"]
-            tag = value.get(choice["propertyName"], choice.get("default")) if isinstance(value, dict) else None
-            reference = choice["mapping"].get(str(tag))
-            if reference is None:
-                return node
-            node = {"$ref": reference}
+        elif (choice := node.get("discriminator", {})).get("mapping") and (tag := _tag(choice, value)) is not None:
+            node = {"$ref": choice["mapping"][tag]}
+        elif choice.get("mapping") and not choice.get("short"):
+            return node
         elif alternatives := [a for a in node.get("anyOf") or node.get("oneOf") or [] if a.get("type") != "null"]:
             rest = {key: text for key, text in node.items() if key not in ("anyOf", "oneOf")}
             nearest: dict[str, Any] = max(alternatives, key=lambda each: _fitness(each, tree, value))
             node = {**rest, **nearest}
         else:
             return node
+
+
+def _tag(choice: dict[str, Any], value: Any) -> str | None:
+    """Return which section of a discriminator `choice` the `value` is; None where it does not say."""
+    if not isinstance(value, dict):
+        return None
+    named = named_by(value, choice["mapping"]) if choice.get("short") else None
+    tag = str(value.get(choice["propertyName"], named or choice.get("default")))
+    return tag if tag in choice["mapping"] else None
+
+
+def named_by(section: Iterable[Any], names: Iterable[str]) -> str | None:
+    """Return the first of `names` that a key of `section` is called like, or else is a misspelling of."""
+    names = list(names)
+    misspelt = (name for key in section for name in names if did_you_mean(key, [name]))
+    return next((key for key in section if key in names), None) or next(misspelt, None)
 
 
 def _fitness(alternative: dict[str, Any], tree: dict[str, Any], value: Any) -> tuple[bool, float]:

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
-from compress.core.errors import InputError, reason_of
+from compress.core.errors import InputError, did_you_mean, reason_of
+from compress.core.problems import named_by
 from compress.core.registry import Registry, module_of
 
 
@@ -59,6 +60,64 @@ class OneOf:
 
     def _with_default(self, section: Any) -> Any:
         return {self.key: self.default, **section} if isinstance(section, Mapping) else section
+
+
+@dataclass(frozen=True)
+class OneOfShort(OneOf):
+    """Annotates like `OneOf`, for sections that may be written, and are written again, in short.
+
+    A name alone stands for the section of that name with its defaults, and a key that is called like a name for
+    `key`: with the key `kind`, `local` is `{kind: local}`, and `{ray: pi4}` is `{kind: ray, ray: pi4}`.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {self._tag(name): self._schema(name, handler) for name in self.registry}
+        short = core_schema.plain_serializer_function_ser_schema(self._in_short)
+        tagged = core_schema.tagged_union_schema(choices, self._tag_of)
+        return core_schema.no_info_before_validator_function(self._in_full, tagged, serialization=short)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        choices: Any = schema["schema"]["choices"]
+        named = {name: choices[self._tag(name)] for name in self.registry}
+        written = handler(core_schema.tagged_union_schema(named, self.key))
+        alternatives = [{"enum": self._alone(), "type": "string"}, *written["oneOf"]]
+        return {"anyOf": alternatives, "discriminator": written["discriminator"] | {"short": True}}  # for messages
+
+    def _tag(self, name: str) -> str:
+        """Return what stands for a section in pydantic's locations: no key, which a name may be."""
+        return f"{self.key}={name}"
+
+    def _tag_of(self, section: Any) -> str:
+        return self._tag(section[self.key] if isinstance(section, Mapping) else getattr(section, self.key))
+
+    def _alone(self) -> list[str]:
+        """Return the names that can stand alone: all options of their sections have defaults."""
+        fields = {name: self.registry.get(name).model_fields.values() for name in self.registry}
+        return [name for name, options in fields.items() if not any(option.is_required() for option in options)]
+
+    def _in_full(self, section: Any) -> Any:
+        names, alone = self.registry.names(), self._alone()
+        if isinstance(section, Mapping):
+            name = section.get(self.key, named_by(section, names))
+            if name is None:
+                raise PydanticKnownError("union_tag_not_found", {"discriminator": repr(self.key)})
+            if name not in names:
+                about = {"discriminator": repr(self.key), "tag": str(name), "expected_tags": ", ".join(names)}
+                raise PydanticKnownError("union_tag_invalid", about)
+            return {self.key: name, **section}
+        if section in alone:
+            return {self.key: section}
+        if self.registry.base is not None and isinstance(section, self.registry.base):
+            return section
+        allowed = f"{', '.join(alone)} or a section of keys"
+        raise ValueError(f"unknown value; allowed {allowed}{did_you_mean(section, alone)}")
+
+    def _in_short(self, section: BaseModel) -> Any:
+        written = section.model_dump()
+        if set(written) == {self.key}:
+            return written[self.key]
+        rest = {key: value for key, value in written.items() if key != self.key}
+        return rest if named_by(rest, self.registry.names()) == written[self.key] else written
 
 
 @dataclass(frozen=True)

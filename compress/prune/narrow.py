@@ -28,7 +28,7 @@ from compress.prune.structure import Setting, plan_structure, prunable, scored_u
 from compress.prune.structure_config import StructureConfig
 from evaluators.datasets import Data
 from evaluators.latency.measure import LatencyConfig, compare
-from evaluators.latency.targets import width_multiple
+from evaluators.latency.width_multiple import width_multiple
 from evaluators.tasks import Task
 from evaluators.tasks.evaluation import evaluate
 

@@ -35,7 +35,8 @@ from compress.prune.budget import meet_budget
 from compress.prune.proof import compare_costs, mended
 from compress.prune.structure_config import StructureConfig
 from evaluators.datasets.batch import Batch
-from evaluators.latency.targets import width_multiple
+from evaluators.latency.targets.local import LocalTarget
+from evaluators.latency.width_multiple import width_multiple
 from evaluators.tasks import UNSIZED, Task
 
 
@@ -188,7 +189,7 @@ def plan(
     if config.budget is not None and config.budget.kind == "latency":
         raise InputError("budget.latency: a recipe measures latency; allowed here: macs, params")
     if config.align == "auto" and multiple is None:
-        multiple = width_multiple("local").value
+        multiple = width_multiple(LocalTarget()).value
     if isinstance(example_inputs, Tensor):
         example_inputs = example_inputs[:1]
     device = str(next(tensors_in(example_inputs)).device)

@@ -55,10 +55,11 @@ REGISTRIES: dict[str, tuple[str, ...]] = {
     "tasks": ("evaluators.tasks.task:tasks",),
     "steps": ("compress.training.step:steps",),
     "sources": ("spaces.zoo:sources",),
+    "targets": ("evaluators.latency.targets:targets",),
 }
 """What plugs in, by the word of `compress ls`: where its registries are."""
 
-KINDS = ("recipes", "models", "targets", *REGISTRIES)
+KINDS = ("recipes", "models", *REGISTRIES)
 
 
 def registries(kind: str) -> list[Registry[Any]]:
@@ -86,8 +87,6 @@ def _all(kind: str) -> Iterator[tuple[str, str]]:
         yield from ((name, _first_comment(recipes_folder() / name)) for name in shipped_recipes())
     elif kind == "models":
         yield from ((name, "") for name in _models())
-    elif kind == "targets":
-        yield from ((name, "") for name in _targets())
     else:
         from compress.runs.stage import all_stages
 
@@ -106,12 +105,3 @@ def _models() -> list[str]:
 
     named = (source for source in sources if source != "space")  # spaces are listed by themselves
     return [f"{source}:{name}" for source in named for name in sources.get(source)().names()]
-
-
-def _targets() -> list[str]:
-    from typing import get_args
-
-    from evaluators.latency.targets import Target
-
-    here, *sections = get_args(Target)
-    return sorted([*get_args(here), *(next(iter(section.model_fields)) for section in sections)])

@@ -15,10 +15,11 @@ def examine() -> dict[str, Any]:
     """Return the environment, the width multiple of this machine, ONNX Runtime's providers, and warnings."""
     import onnxruntime
 
-    from evaluators.latency.targets import width_multiple
+    from evaluators.latency.targets.local import LocalTarget
+    from evaluators.latency.width_multiple import width_multiple
 
     found = environment(choose_device("auto"))
-    multiple = width_multiple("local")
+    multiple = width_multiple(LocalTarget())
     found["width_multiple"], found["width_multiple_from"] = multiple.value, multiple.source
     found["onnxruntime_providers"] = onnxruntime.get_available_providers()
     found["load"] = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None

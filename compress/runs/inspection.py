@@ -17,7 +17,8 @@ from compress.runs.catalog import find_recipe
 from compress.runs.recipe import check_model, load_recipe
 from compress.runs.recipe_file import section
 from evaluators.datasets import DataConfig
-from evaluators.latency.targets import width_multiple
+from evaluators.latency.targets.local import LocalTarget
+from evaluators.latency.width_multiple import width_multiple
 from spaces.shapes import shown
 from spaces.zoo import ModelConfig, sources
 
@@ -76,7 +77,7 @@ def inspect_model(name: str, overrides: Mapping[str, Any] | None = None) -> Insp
     model, data = _configs(name, overrides or {})
     bundle = open_model(model, data).bundle
     graph, costs = bundle.known.graph(bundle.model, bundle.example_inputs()), bundle.costs()
-    multiple = width_multiple("local").value
+    multiple = width_multiple(LocalTarget()).value
     return Inspection(
         model=model.name,
         input_size=bundle.preprocessing.input_size,

@@ -174,11 +174,11 @@ class MeasuredLatency(LatencyMeter):
     def _key(self, arch: Architecture) -> str:
         """Return a digest of everything that a latency depends on, but how long it is timed.
 
-        The target `local` stands for different machines where hosts share a run, or one goes on with another's.
+        This machine stands for different machines where hosts share a run, or one goes on with another's.
         """
         task = self.space.task(img_size=self.space.input_size(arch))
         where = self.config.measure.model_dump(mode="json", include=set(_WHERE))
-        if self.config.measure.target == "local":
+        if self.config.measure.target.here:
             where["machine"] = _this_machine()
         about: dict[str, Any] = {"task": sizes_of(task), "statistic": self.config.statistic, **where}
         about |= self.space.to_dict(self.space.canonical(arch))

@@ -24,7 +24,6 @@ from compress.core.errors import InputError
 from compress.core.progress import say, track
 from evaluators.candidates.latency import MeasuredLatency, QuickLatencyConfig, SearchLatency, Statistic
 from evaluators.latency.table import Block, LatencyTable, Row, TableError, dot, options_of, rows_of, sizes_of
-from evaluators.latency.targets import name_of
 from spaces.architecture import Architecture
 from spaces.space import Space
 
@@ -81,7 +80,7 @@ def survey(
         space=space.name,
         options=options_of(space),
         **sizes_of(task),
-        target=name_of(measure.target),
+        target=measure.target.shown,
         **measure.model_dump(include={"threads", "batch", "provider", "optimization"}),
         statistic=statistic,
         environment=meter.environment(drawn[-1]),

@@ -13,7 +13,9 @@ from compress.core.config import Config
 from compress.core.errors import CompressError, InputError
 from compress.core.problems import validated
 from compress.core.progress import say
-from evaluators.latency.targets import Target, ask
+from evaluators.latency.ask import ask
+from evaluators.latency.targets import Target
+from evaluators.latency.targets.local import LocalTarget
 
 METRICS = ("p10", "p50", "p90", "p99", "min", "cpu_p50", "runs", "threads", "batch", "provider", "contended")
 
@@ -21,7 +23,10 @@ METRICS = ("p10", "p50", "p90", "p99", "min", "cpu_p50", "runs", "threads", "bat
 class LatencyConfig(Config):
     """How long and where an ONNX file is timed."""
 
-    target: Target = Field("local", description="local, {command: 'ssh host python3 -'}, or {ray: LABEL} of a node")
+    target: Target = Field(
+        LocalTarget(),
+        description="local, {command: 'ssh host python3 -'}, {ray: LABEL} of a node, or the `kind` of another",
+    )
     threads: int = Field(1, ge=1, le=256, description="threads within an operator; the same for every candidate")
     batch: int = Field(1, ge=1, description="images per run, where the file leaves it open")
     input_size: tuple[PositiveInt, ...] | None = Field(

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from compress.core.errors import CompressError, InputError
+from compress.testing.targets import check_target
 from evaluators.candidates.evaluator import Stopped
 from evaluators.latency.measure import LatencyConfig, record
 from search.config import PrunerConfig
@@ -205,6 +206,7 @@ def on(label: str) -> LatencyConfig:
 
 def test_latency_is_measured_on_the_node_with_the_label(cluster, model):
     assert record(model, on("pi4")).min > 0
+    check_target(on("pi4").target)
     with pytest.raises(InputError, match=r"ray:pi5: no node carries .* there are: big, pi4, spare"):
         record(model, on("pi5"))
 

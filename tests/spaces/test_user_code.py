@@ -120,6 +120,10 @@ def test_a_module_that_fails_is_named(folder: Path, text: str, says: str) -> Non
 def test_files_of_the_user_do_not_reach_the_process_that_measures(folder: Path) -> None:
     for name in ("types", "json", "code"):
         (folder / f"{name}.py").write_text("raise SystemExit('a file of the user')")
-    ask = "from evaluators.latency.targets import width_multiple; print(width_multiple('local').value)"
+    ask = """
+from evaluators.latency.targets.local import LocalTarget
+from evaluators.latency.width_multiple import width_multiple
+print(width_multiple(LocalTarget()).value)
+"""
     done = subprocess.run([sys.executable, "-P", "-c", ask], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and int(done.stdout) >= 1, done.stderr

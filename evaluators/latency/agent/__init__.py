@@ -1,6 +1,6 @@
 """Measure ONNX models where they will run: needs Python 3.8, numpy and onnxruntime only, nothing of this project.
 
-`evaluators.latency.targets` feeds the modules of this package to `python3 -` (here, or over ssh or adb) as one program,
+`evaluators.latency.ask` feeds the modules of this package to `python3 -` (here, or over ssh or adb) as one program,
 followed by the models in base64 and a call of `main` with a JSON request. The answer is one JSON line on standard
 output. Nothing is installed on the target.
 """
@@ -68,7 +68,7 @@ _received: dict[str, list[str]] = {}
 
 
 def part(name: str, text: str) -> None:
-    """Take one piece (base64) of the file `name`; `evaluators.latency.targets` writes these calls before `main`'s."""
+    """Take one piece (base64) of the file `name`; `evaluators.latency.ask` writes these calls before `main`'s."""
     _received.setdefault(name, []).append(text)
 
 

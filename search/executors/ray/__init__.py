@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from compress.core.errors import InputError
-from evaluators.latency.ray_target import import_ray
+from evaluators.latency.targets.ray import import_ray
 from search.executors.executor import ExecutorBase, executors
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import pytest
 from compress.core.errors import InputError
 from compress.core.onnx_parts import parts, together
 from evaluators.latency.measure import LatencyConfig, compare, measure
-from evaluators.latency.targets import CommandTarget, conv_chain
+from evaluators.latency.targets.command import CommandTarget
+from evaluators.latency.width_multiple import conv_chain
 
 QUICK = LatencyConfig(seconds=0, max_seconds=1)
 BY_COMMAND = QUICK.model_copy(update={"target": CommandTarget(command=f"{shlex.quote(sys.executable)} -")})

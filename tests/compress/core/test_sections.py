@@ -9,7 +9,7 @@ from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.core.problems import validated
 from compress.core.registry import Registry
-from compress.core.sections import NameOf, OneOf
+from compress.core.sections import NameOf, OneOf, OneOfShort
 
 
 class Base(Config):
@@ -104,3 +104,70 @@ def test_a_config_without_its_own_name_is_named_with_its_module() -> None:
     registry.register("nameless")(Nameless)
     with pytest.raises(InputError, match=r"the walk 'nameless' \(.*test_sections\) needs the field `name: Literal"):
         validated(recipe(registry), {"walk": {"name": "near"}})
+
+
+class Here(Config):
+    kind: Literal["here"] = "here"
+
+
+class Wire(Config):
+    kind: Literal["wire"] = "wire"
+    wire: str = Field(min_length=1)
+    retries: int = Field(3, ge=0)
+
+
+class Post(Config):
+    kind: Literal["post"] = "post"
+    address: str
+    wire: str | None = None
+
+
+def way() -> type[Any]:
+    registry: Registry[Any] = Registry("way", base=Config)
+    for name, config in (("here", Here), ("wire", Wire), ("post", Post)):
+        registry.register(name)(config)
+    return create_model("Recipe", __base__=Config, way=(Annotated[Config, OneOfShort(registry, "kind")], Here()))
+
+
+@pytest.mark.parametrize(
+    ("written", "means", "again"),
+    [
+        ("here", Here(), "here"),
+        ({"kind": "here"}, Here(), "here"),
+        ({"wire": "red"}, Wire(wire="red"), {"wire": "red", "retries": 3}),
+        ({"kind": "wire", "wire": "red"}, Wire(wire="red"), {"wire": "red", "retries": 3}),
+        ({"kind": "post", "address": "x"}, Post(address="x"), {"kind": "post", "address": "x", "wire": None}),
+        (Wire(wire="red"), Wire(wire="red"), {"wire": "red", "retries": 3}),
+    ],
+)
+def test_a_section_may_be_written_short_and_is_written_so_again(written: Any, means: Config, again: Any) -> None:
+    found = validated(way(), {"way": written})
+    assert found.way == means
+    for mode in ("json", "python"):
+        assert found.model_dump(mode=mode) == {"way": again}
+    assert validated(way(), {"way": again}).way == means
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("heer", "way: unknown value; got \"heer\"; allowed here or a section of keys; did you mean 'here'?"),
+        ("wire", 'way: unknown value; got "wire"; allowed here or a section of keys'),
+        (None, "way: unknown value; got null; allowed here or a section of keys"),
+        ({}, "way.kind: required, but missing; allowed here, post, wire"),
+        ({"retries": 3}, "way.kind: required, but missing; allowed here, post, wire"),
+        ({3: 4}, "way.kind: required, but missing; allowed here, post, wire"),
+        ({"kind": "wier"}, "way.kind: unknown value; got \"wier\"; allowed here, post, wire; did you mean 'wire'?"),
+        ({"kind": [1]}, "way.kind: unknown value; got [1]; allowed here, post, wire"),
+        ({"wrie": "red"}, "way.wrie: unknown key; allowed kind, retries, wire; did you mean 'wire'?"),
+        ({"wire": ""}, 'way.wire: out of range; got ""; allowed not empty'),
+        ({"wire": "red", "retries": -1}, "way.retries: out of range; got -1; allowed at least 0"),
+        ({"wire": "red", "address": "x"}, "way.address: unknown key; allowed kind, retries, wire"),
+        ({"here": None}, "way.here: unknown key; allowed kind"),
+        ({"kind": "post"}, "way.address: required, but missing"),
+    ],
+)
+def test_what_is_wrong_in_a_short_section_is_one_sentence(written: Any, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        validated(way(), {"way": written})
+    assert caught.value.problems == [says]

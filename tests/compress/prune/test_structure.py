@@ -135,9 +135,7 @@ def test_a_pruned_model_can_be_pruned_again(resnet):
 
 
 def test_align_auto_means_what_this_machine_runs_fastest(monkeypatch):
-    monkeypatch.setattr(
-        structure, "width_multiple", lambda target: SimpleNamespace(value=24 if target == "local" else 0)
-    )
+    monkeypatch.setattr(structure, "width_multiple", lambda target: SimpleNamespace(value=24 if target.here else 0))
     model = nn.Sequential(nn.Conv2d(3, 96, 3), nn.ReLU(), nn.Conv2d(96, 4, 3)).eval()
     plan = structure.plan(model, torch.randn(1, 3, 8, 8), "magnitude", ratio=0.4)
     assert (plan.align, plan.layers[0].after) == (24, 48)

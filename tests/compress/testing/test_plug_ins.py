@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +22,7 @@ from compress.testing.evaluators import check_evaluator
 from compress.testing.losses import check_loss
 from compress.testing.spaces import check_space
 from compress.testing.strategies import Rungs, check_strategy
+from compress.testing.targets import check_target
 from compress.testing.tasks import check_task
 from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext
 from evaluators.candidates.proxies import ProxyConfig
@@ -26,6 +30,8 @@ from evaluators.datasets import Data
 from evaluators.datasets.batch import Batch
 from evaluators.datasets.digits import DigitsConfig
 from evaluators.datasets.none import NoneConfig
+from evaluators.latency.targets.command import CommandTarget
+from evaluators.latency.targets.local import LocalTarget
 from evaluators.tasks import DEFAULT
 from evaluators.tasks.classification import Classification
 from search.strategies import StrategyBase, StrategyContext
@@ -254,3 +260,32 @@ class Forgetful(Classification):
 def test_a_wrong_task_is_caught() -> None:
     with pytest.raises(AssertionError, match=r"of one batch and .* of the same samples in two"):
         check_task(Forgetful(7, (3, 8, 8)), *judged())
+
+
+@pytest.mark.parametrize("target", [LocalTarget(), CommandTarget(command=f"{shlex.quote(sys.executable)} -")])
+def test_shipped_targets_pass(target: Any) -> None:
+    check_target(target)
+
+
+class Short(LocalTarget):
+    """Sends a program's beginning."""
+
+    def run(self, program: bytes) -> subprocess.CompletedProcess[bytes]:
+        return super().run(program[-1000:])
+
+
+class Calm(LocalTarget):
+    """Says that all is well."""
+
+    def run(self, program: bytes) -> subprocess.CompletedProcess[bytes]:
+        done = super().run(program)
+        return subprocess.CompletedProcess(done.args, 0, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [(Short, "does not run"), (Calm, "does not tell that a program failed")],
+)
+def test_a_wrong_target_is_caught(kind: type[LocalTarget], says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        check_target(kind())

@@ -16,7 +16,7 @@ from evaluators.latency import agent
 from evaluators.latency.agent.clock import Watch, is_contended, unrest
 from evaluators.latency.agent.feed import DTYPES, BadInput, make_feed, make_input
 from evaluators.latency.agent.timing import summarise
-from evaluators.latency.targets import conv_chain
+from evaluators.latency.width_multiple import conv_chain
 
 REQUEST = {
     "threads": 1, "batch": 1, "input_size": None, "provider": "CPUExecutionProvider", "optimization": "all",

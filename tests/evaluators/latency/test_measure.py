@@ -8,7 +8,7 @@ import evaluators.latency.measure
 from compress.core.errors import CompressError, InputError
 from evaluators.latency import agent
 from evaluators.latency.measure import LatencyConfig, LatencyRecord, compare, measure, record
-from evaluators.latency.targets import conv_chain
+from evaluators.latency.width_multiple import conv_chain
 
 QUICK = LatencyConfig(seconds=0.2)
 METRICS = {"p10", "p50", "p90", "p99", "min", "cpu_p50", "runs", "threads", "batch", "provider", "contended"}

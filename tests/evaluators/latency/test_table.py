@@ -198,6 +198,9 @@ def test_the_command_writes_the_table_and_says_how_good_it_is(tmp_path: Path) ->
     [
         (["--space", "mobilenet3"], "did you mean 'mobilenetv3'"),
         (["--space", "mobilenetv3", "--target", ""], "--target"),
+        (["--space", "mobilenetv3", "--target", "{kind: lokal}"], "--target  unknown value"),
+        (["--space", "mobilenetv3", "--target", "{kind: local"], "--target  is not YAML; got '{kind: local'"),
+        (["--space", "mobilenetv3", "--target", "ray:"], "--target  out of range"),
         (["--space", "mobilenetv3", "--statistic", "mean"], "--statistic"),
         (["--space", "mobilenetv3", "--statistic", "cpu_p50", "--threads", "2"], "--threads  statistic: cpu_p50 is"),
         (["--space", "mobilenetv3", "--threads", "1000"], "--threads"),

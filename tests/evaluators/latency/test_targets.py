@@ -6,18 +6,15 @@ import onnx
 import pytest
 from pydantic import ValidationError
 
-import evaluators.latency.targets
+import evaluators.latency.ask
+import evaluators.latency.width_multiple
 from compress.core.errors import CompressError, InputError
 from evaluators.latency import agent
+from evaluators.latency.ask import ask
 from evaluators.latency.measure import LatencyConfig, compare, measure
-from evaluators.latency.targets import (
-    CommandTarget,
-    WidthMultiple,
-    ask,
-    conv_chain,
-    measured_width_multiple,
-    width_multiple,
-)
+from evaluators.latency.targets.command import CommandTarget
+from evaluators.latency.targets.local import LocalTarget
+from evaluators.latency.width_multiple import WidthMultiple, conv_chain, measured_width_multiple, width_multiple
 
 PYTHON = shlex.quote(sys.executable)
 
@@ -48,7 +45,7 @@ def test_a_command_receives_both_models_of_a_comparison(model, tmp_path):
 
 
 def test_models_larger_than_one_piece_arrive_whole(model, monkeypatch):
-    monkeypatch.setattr(evaluators.latency.targets, "PIECE_BYTES", 999)
+    monkeypatch.setattr(evaluators.latency.ask, "PIECE_BYTES", 999)
     assert measure(model, through(f"{PYTHON} -"))["runs"] >= 100
 
 
@@ -110,8 +107,8 @@ def test_a_command_that_cannot_be_split_is_refused(command):
     ("extension", "expected"), [("avx512", WidthMultiple(16, "AVX-512")), ("avx2", WidthMultiple(8, "AVX2"))]
 )
 def test_width_multiple_follows_the_targets_vectors(monkeypatch, extension, expected):
-    monkeypatch.setattr(evaluators.latency.targets, "ask", lambda *_: {"vector_extension": extension})
-    assert width_multiple("local") == expected
+    monkeypatch.setattr(evaluators.latency.width_multiple, "ask", lambda *_: {"vector_extension": extension})
+    assert width_multiple(LocalTarget()) == expected
 
 
 def test_width_multiple_asks_the_command_for_its_processor():
@@ -129,8 +126,8 @@ def test_an_unknown_processor_is_measured(monkeypatch, free_from, value):
         rounded = [-(-int(path.stem.removeprefix("conv")) // free_from) * free_from for path in models]
         return {"result": {"ratios": [{"median": (rounded[0] / rounded[1]) ** 2}]}}
 
-    monkeypatch.setattr(evaluators.latency.targets, "ask", answer)
-    found = width_multiple("local")
+    monkeypatch.setattr(evaluators.latency.width_multiple, "ask", answer)
+    found = width_multiple(LocalTarget())
     assert found.value == value
     assert found.source.startswith("measured")
 
@@ -139,7 +136,7 @@ def test_an_unknown_processor_is_measured(monkeypatch, free_from, value):
 def test_measuring_agrees_with_what_the_processor_says():
     if agent.vector_extension() != "avx512":
         pytest.skip("the measured multiple is known for AVX-512 only")
-    assert measured_width_multiple("local").value == 16
+    assert measured_width_multiple(LocalTarget()).value == 16
 
 
 def test_the_conv_chain_runs_on_its_own_width(tmp_path):
@@ -157,7 +154,7 @@ def test_wrong_input_on_a_command_names_the_command(model):
 
 def test_local_errors_do_not_mention_a_command(model):
     with pytest.raises(InputError) as caught:
-        ask("local", {**agent_request(), "batch": 2}, [model])
+        ask(LocalTarget(), {**agent_request(), "batch": 2}, [model])
     assert sys.executable not in str(caught.value)
 
 
