@@ -53,6 +53,7 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "channels": ("channels", {"depth": True}),
     "nats_size": ("nats_size", {}),
     "nas_bench_201": ("nas_bench_201", {}),
+    "darts": ("darts", {"channels": 16, "layers": 8, "norm": "search"}),
 }
 """Sizes at which these spaces are searched on images of 32 pixels."""
 

@@ -32,13 +32,14 @@ class FactorizedReduction(nn.Module):
 class AuxiliaryHead(nn.Module):
     """The classifier on stage 2 that steadies training: pooling, 1x1 and full-map convolutions, a linear layer."""
 
-    def __init__(self, project: ConvNorm, mix: ConvNorm, classifier: nn.Module) -> None:
+    def __init__(self, project: ConvNorm, mix: nn.Module, classifier: nn.Module, stride: int = 3) -> None:
         super().__init__()
         self.project, self.mix, self.classifier = project, mix, classifier
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to logits (N, classes)."""
-        x = self.project(F.avg_pool2d(F.relu(x), 5, 3))
+        x = self.project(F.avg_pool2d(F.relu(x), 5, self.stride))
         logits: Tensor = self.classifier(F.relu(self.mix(F.relu(x))).flatten(1))
         return logits
 

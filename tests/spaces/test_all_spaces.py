@@ -88,6 +88,7 @@ CASES = [
     Case("channels", {"depth": True}),
     Case("nats_size"),
     Case("nas_bench_201", {"channels": 4, "cells": 1}),
+    Case("darts", {"channels": 4, "layers": 3}),
 ]  # fmt: skip
 
 

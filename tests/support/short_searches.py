@@ -27,6 +27,7 @@ TRIALS = 60
 DECISIONS = ["a", "b", "c"]
 SPACES: dict[str, dict[str, Any]] = {
     "channels": {"depth": True},
+    "darts": {"channels": 4, "layers": 3},
     "hytra": {"layers": 6, "blocks": 2, "channels": [16, 32, 64], "head_dim": 8},
     "mnasnet": {"widths": [8, 16, 24], "depths": [1, 2, 2], "strides": [1, 2, 2], "stem": 8, "last_conv": 32},
     "mobilenetv3": {"skeleton": "tiny", "widths": [0.5, 1.0], "resolutions": [24, 32], "se": "searched"},

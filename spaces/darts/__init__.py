@@ -1,0 +1,5 @@
+"""The cells of DARTS."""
+
+from spaces.darts.space import DARTSSpace
+
+__all__ = ["DARTSSpace"]
