@@ -80,6 +80,24 @@ def enough_values(key: str = "data.batch_size") -> Iterator[None]:
 
 
 @contextmanager
+def by_batch(model: nn.Module) -> Iterator[None]:
+    """Let batch norms go by what each batch holds inside the block; all else is in evaluation mode.
+
+    Running statistics are afterwards what they were.
+    """
+    layers = norm_layers(model)
+    before = [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers(recurse=False)]
+    try:
+        with evaluating(model):
+            for layer in layers:
+                layer.training = True
+            yield
+    finally:
+        for buffer, old in before:
+            buffer.copy_(old)
+
+
+@contextmanager
 def _averaging(model: nn.Module, layers: list[_BatchNorm]) -> Iterator[None]:
     """Let `layers` average what they see inside the block; statistics from before return after an error."""
     momenta = [layer.momentum for layer in layers]

@@ -93,7 +93,7 @@ class SupernetEvaluator(Evaluator):
 
         data, device = data_for(self.context.space, arch, self.data), self.context.device
         assert data.train is not None
-        model = self.trained.supernet.extract(arch)
+        model = self.rater.holder(arch, data, self.trained.supernet).extract(arch)
         with hushed(), on_device(model, device):
             recalibrate(model, data.train.epoch(0), self.config.recalibrate, device, data.task.forward)
         state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}

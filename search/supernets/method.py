@@ -110,6 +110,8 @@ class SupernetMethod(Config):
 
     finds: ClassVar[bool] = False
     """Whether the training itself ends in an architecture, so that no search has to follow."""
+    hangs_on_epochs: ClassVar[bool] = False
+    """Whether an update goes by how much of the training is over, so that a training cannot be made longer."""
     name: str
 
     def make(self, space: Space, task: Task) -> Supernet:
@@ -169,6 +171,11 @@ class SupernetConfig(LearningConfig):
     @classmethod
     def _by_name(cls, method: Any) -> Any:
         return {"name": method} if isinstance(method, str) else method
+
+    @property
+    def open_ended(self) -> bool:
+        """Whether an update is the same for any number of epochs, so that more may be added."""
+        return super().open_ended and not self.method.hangs_on_epochs
 
     @model_validator(mode="after")
     def _judged_elsewhere(self) -> Self:

@@ -30,6 +30,10 @@ class Rater(ABC):
     def rate(self, arch: Architecture, data: Data) -> Metrics:
         """Return the metrics of `arch`, which is canonical, on `data.test`; `data` have the size it works on."""
 
+    def holder(self, arch: Architecture, data: Data, supernet: Supernet) -> Supernet:
+        """Return the one of the supernets in `supernet` whose weights the stand-alone network of `arch` inherits."""
+        return supernet
+
 
 class AccuracyRater(Rater):
     """The task's metrics on the held-out samples, with batch norms estimated anew for each architecture.

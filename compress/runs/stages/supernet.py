@@ -14,6 +14,7 @@ from compress.runs.recipe import Recipe
 from compress.runs.recipe_file import Finding
 from compress.runs.search_result import as_model
 from compress.runs.stage import Stage, stages
+from compress.runs.stages.train import no_longer
 from evaluators.datasets.holdout import with_holdout
 from search.space import SpaceConfig, blamed_on, fitted, make_space
 from search.supernets.method import SupernetConfig, SupernetContext, seeded
@@ -47,6 +48,12 @@ class SupernetStage(Stage[SupernetConfig]):
         own = search is not None and getattr(search.evaluator, "weights", "") is None
         if search is not None and own and config.space not in (None, search.space):
             yield (*key, "space"), "differs from search.space, which is judged by this supernet; leave it out"
+
+    def cannot_grow(self, key: str, was: int, config: SupernetConfig, finished: bool) -> str | None:
+        """Return why a training may not get more epochs: its method, its learning rates, or it is over."""
+        if config.method.hangs_on_epochs:
+            return f"what an update of method {config.method.name} does hangs on the number of epochs"
+        return no_longer(config, finished)
 
     def run(self, artifact: Artifact, config: SupernetConfig, context: Context) -> Artifact:
         """Train, and keep the weights with what tells which samples were held out.

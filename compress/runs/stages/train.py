@@ -16,9 +16,20 @@ from compress.runs.recipe import Recipe
 from compress.runs.recipe_file import Finding
 from compress.runs.stage import Act, Seconds, Stage, stages
 from compress.runs.stages.export import export_seconds
-from compress.training.config import TrainConfig
+from compress.training.config import TrainConfig, TrainerConfig
 from compress.training.estimate import estimate_seconds
 from compress.training.fit import fit
+
+
+def no_longer(config: TrainerConfig, finished: bool) -> str | None:
+    """Return why a training of such settings may not get more epochs, if so."""
+    if not config.open_ended:
+        return (
+            "the learning rate of every update hangs on the number of epochs "
+            f"(schedule: {config.schedule}, warmup_epochs: {config.warmup_epochs}); it does not with schedule: "
+            "constant or step and warmup_epochs given"
+        )
+    return "that training is over, and its optimiser's state is deleted" if finished else None
 
 
 class Training(Stage[TrainConfig]):
@@ -34,13 +45,7 @@ class Training(Stage[TrainConfig]):
 
     def cannot_grow(self, key: str, was: int, config: TrainConfig, finished: bool) -> str | None:
         """Return why a training may not get more epochs: its learning rates, or it is over."""
-        if not config.open_ended:
-            return (
-                "the learning rate of every update hangs on the number of epochs "
-                f"(schedule: {config.schedule}, warmup_epochs: {config.warmup_epochs}); it does not with schedule: "
-                "constant or step and warmup_epochs given"
-            )
-        return "that training is over, and its optimiser's state is deleted" if finished else None
+        return no_longer(config, finished)
 
 
 @stages.register("train")

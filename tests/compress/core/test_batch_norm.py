@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from compress.core.batch_norm import norm_layers, recalibrate
+from compress.core.batch_norm import by_batch, norm_layers, recalibrate
 
 NORMS = [nn.BatchNorm2d, nn.SyncBatchNorm, BatchNormAct2d]
 
@@ -65,3 +67,20 @@ def test_a_model_without_batch_norm_is_not_run() -> None:
     model = nn.Sequential(nn.Flatten(), nn.LayerNorm(4), nn.BatchNorm1d(4, track_running_stats=False))
     assert norm_layers(model) == []
     assert recalibrate(model, ["not even images"], limit=5) == 0
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_norms_can_go_by_the_batch_and_remember_nothing(norm: type[nn.Module]) -> None:
+    model = make(norm).train()
+    model[1].eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    batch = images(1)[0]
+    with torch.no_grad(), by_batch(model):
+        first, again = model(batch), model(batch)
+    twin = copy.deepcopy(model).train()
+    twin[2].eval()
+    assert torch.equal(first, twin(batch))
+    assert torch.equal(first, again)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
