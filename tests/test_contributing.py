@@ -37,7 +37,7 @@ from spaces.registry import create
 optuna.logging.disable_default_handler()
 listed = lambda kind: CliRunner().invoke(app, ["ls", kind]).stdout.split()
 assert "relative" in listed("criteria") and "mse" in listed("losses")
-assert listed("stages")[3:5] == ["finetune", "clip"]
+assert listed("stages")[listed("stages").index("finetune") + 1] == "clip"
 assert "ladder" in listed("spaces") and "one_step" in listed("strategies")
 
 changes = ["prune.criterion=relative", "finetune.distill={loss: mse, weight: 0.5}", "train.step={name: tempered}"]

@@ -33,26 +33,6 @@ def rebuilds(model: BuiltModel) -> bool:
     return shapes[0] == shapes[1] and again.config == model.config
 
 
-@pytest.mark.parametrize(
-    ("config", "shape"),
-    [
-        ({"name": "resnet10t", "in_chans": 1}, (1, 64, 64)),
-        ({"name": "swin_tiny_patch4_window7_224", "kwargs": SMALL_SWIN}, (3, 64, 64)),
-        ({"name": "vit_tiny_patch16_224", "kwargs": {"depth": 1}}, (3, 64, 64)),
-        ({"source": "torchvision", "name": "shufflenet_v2_x0_5"}, (3, 64, 64)),
-        ({"source": "builtin", "name": "cifar_resnet20", "in_chans": 1}, (1, 64, 64)),
-        ({"source": "python", "name": "torchvision.models:mnasnet0_5", "kwargs": {"num_classes": 7}}, (3, 64, 64)),
-    ],
-)
-def test_builds_for_the_data_and_rebuilds_from_the_resolved_config(
-    config: dict[str, Any], shape: tuple[int, int, int]
-) -> None:
-    model = built(7, 64, **config)
-    assert model.task == DEFAULT.bind(7, shape) and not model.module.training
-    assert model.module(torch.zeros(1, *shape)).shape == (1, 7)
-    assert rebuilds(model)
-
-
 def test_keeps_the_models_own_sizes_where_nobody_asks() -> None:
     model = built(name="resnet10t")
     assert model.task == DEFAULT.bind(1000, (3, 176, 176))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import random
-import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +18,7 @@ from compress.testing.datasets import check_dataset
 from compress.testing.evaluators import check_evaluator
 from compress.testing.losses import check_loss
 from compress.testing.spaces import check_space
-from compress.testing.strategies import Rungs, check_strategy
-from compress.testing.targets import check_target
+from compress.testing.strategies import Rungs
 from compress.testing.tasks import check_task
 from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext
 from evaluators.candidates.proxies import ProxyConfig
@@ -30,13 +26,8 @@ from evaluators.datasets import Data
 from evaluators.datasets.batch import Batch
 from evaluators.datasets.digits import DigitsConfig
 from evaluators.datasets.none import NoneConfig
-from evaluators.latency.targets.command import CommandTarget
-from evaluators.latency.targets.local import LocalTarget
 from evaluators.tasks import DEFAULT
 from evaluators.tasks.classification import Classification
-from search.strategies import StrategyBase, StrategyContext
-from search.strategies.regularized_evolution import RegularizedEvolutionStrategy
-from search.strategies.sampler import SpaceSampler
 from spaces.registry import create
 
 
@@ -60,8 +51,7 @@ def test_a_shipped_space_passes_in_one_call() -> None:
     check_space("nas_bench_macro", {"stem": 4, "depths": (2, 2, 2)})
 
 
-def test_a_shipped_strategy_evaluator_task_and_data_set_pass(tmp_path: Path) -> None:
-    check_strategy(RegularizedEvolutionStrategy(population=5, sample=2))
+def test_a_shipped_evaluator_task_and_data_set_pass(tmp_path: Path) -> None:
     context = EvaluatorContext(create("nats_size"), None, "cpu", 0, tmp_path)
     check_evaluator(ProxyConfig(scores=["params"]), context)
     check_dataset(DigitsConfig(name="digits", limit_train=40, limit_test=20, batch_size=8))
@@ -182,24 +172,6 @@ def test_a_wrong_space_is_caught(monkeypatch: pytest.MonkeyPatch, method: str, w
         check_space(space)
 
 
-class Stubborn(StrategyBase):
-    """Proposes by the global generator."""
-
-    name: Literal["stubborn"] = "stubborn"
-
-    def sampler(self, context: StrategyContext) -> Any:
-        class Sampler(SpaceSampler):
-            def propose(self, finished: Any, running: Any, choices: Any, generator: Any) -> Any:
-                return {name: random.choice(options) for name, options in choices.items()}
-
-        return Sampler(context.distributions, seed=context.seed)
-
-
-def test_a_wrong_strategy_is_caught() -> None:
-    with pytest.raises(AssertionError, match="proposes other architectures for the same seed"):
-        check_strategy(Stubborn())
-
-
 class Moody(EvaluatorBase):
     kind: Literal["moody"] = "moody"
 
@@ -260,32 +232,3 @@ class Forgetful(Classification):
 def test_a_wrong_task_is_caught() -> None:
     with pytest.raises(AssertionError, match=r"of one batch and .* of the same samples in two"):
         check_task(Forgetful(7, (3, 8, 8)), *judged())
-
-
-@pytest.mark.parametrize("target", [LocalTarget(), CommandTarget(command=f"{shlex.quote(sys.executable)} -")])
-def test_shipped_targets_pass(target: Any) -> None:
-    check_target(target)
-
-
-class Short(LocalTarget):
-    """Sends a program's beginning."""
-
-    def run(self, program: bytes) -> subprocess.CompletedProcess[bytes]:
-        return super().run(program[-1000:])
-
-
-class Calm(LocalTarget):
-    """Says that all is well."""
-
-    def run(self, program: bytes) -> subprocess.CompletedProcess[bytes]:
-        done = super().run(program)
-        return subprocess.CompletedProcess(done.args, 0, done.stdout, done.stderr)
-
-
-@pytest.mark.parametrize(
-    ("kind", "says"),
-    [(Short, "does not run"), (Calm, "does not tell that a program failed")],
-)
-def test_a_wrong_target_is_caught(kind: type[LocalTarget], says: str) -> None:
-    with pytest.raises(AssertionError, match=says):
-        check_target(kind())
