@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -95,6 +95,19 @@ def by_batch(model: nn.Module) -> Iterator[None]:
     finally:
         for buffer, old in before:
             buffer.copy_(old)
+
+
+@contextmanager
+def statistics_kept(layers: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Let `layers` in training mode leave their running statistics as they are, inside the block."""
+    momenta = [layer.momentum for layer in layers]
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
 
 @contextmanager

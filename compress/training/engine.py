@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal, TypeVar
 
@@ -51,9 +52,9 @@ class Engine:
         context: AbstractContextManager[Any] = self.fabric.autocast()
         return context
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`, a scalar, to those that are there."""
-        self.fabric.backward(loss)
+    def backward(self, loss: Tensor, inputs: Sequence[Tensor] | None = None) -> None:
+        """Add the gradients of `loss`, a scalar, to those that are there: of `inputs` alone, if they are given."""
+        self.fabric.backward(loss, inputs=inputs)
 
     def apply(self, optimizer: Optimizer) -> None:
         """Let `optimizer` make its step, with gradients scaled back where the precision scales them."""

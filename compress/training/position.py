@@ -19,7 +19,7 @@ class Position:
         history: one event per epoch.
         best: best value of the task's main metric on the test data so far, None before the first.
         best_epoch: finished epochs when it was reached.
-        stopped_by: "epochs", "minutes" or "patience" once the run is over, else None.
+        stopped_by: "epochs", "minutes", "patience" or "step" (by its own judgement) once the run is over, else None.
     """
 
     epoch: int = 0
@@ -42,7 +42,7 @@ class FitResult:
         seconds: wall clock, over all resumes.
         history: one event per epoch: epoch, update, lr, loss, and where it was evaluated the task's metrics (its loss
             as test_loss).
-        stopped_by: "epochs", "minutes" or "patience".
+        stopped_by: "epochs", "minutes", "patience" or "step".
         best_epoch: the epoch whose weights were kept with `keep: best`, else None.
     """
 

@@ -41,9 +41,11 @@ class TrainingStep(nn.Module):
 
     Attributes:
         engine: where passes run; set by `prepare`.
+        optimizer: the run's, of the model's weights, to be read alone; there before the first update.
     """
 
     engine: Engine
+    optimizer: Optimizer
 
     def prepare(self, model: nn.Module, engine: Engine) -> None:
         """Get ready for updates of `model`, which is on its device; called once, before any state is restored."""
@@ -94,6 +96,10 @@ class TrainingStep(nn.Module):
 
     def end_epoch(self, model: nn.Module, epoch: int) -> None:
         """Do what is due after the last update of `epoch`, before the model is evaluated and saved."""
+
+    def finished(self) -> bool:
+        """Return whether the epoch that has just ended is the last one, whatever the number of epochs says."""
+        return False
 
     def figures(self) -> dict[str, float]:
         """Return what the log tells of the epoch that has just ended, by name, beside loss and learning rate."""

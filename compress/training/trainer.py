@@ -196,7 +196,7 @@ class Trainer:
             self.step.end_epoch(self.model, here.epoch)
             event |= self.step.figures()
             here.epoch += 1
-            here.stopped_by = "epochs" if last else None
+            here.stopped_by = "epochs" if last else "step" if self.step.finished() else None
         every = self.config.evaluate_every
         if self.test is not None and every and (last or event["epoch"] % every == 0):
             event |= self._evaluate(self.test, event["epoch"])

@@ -61,7 +61,7 @@ class Updater:
         self.engine = Engine(device, config.precision, config.channels_last)
         self.engine.placed(model)
         step.prepare(model, self.engine)
-        self.optimizer = make_optimizer(config, model, step)
+        self.optimizer = step.optimizer = make_optimizer(config, model, step)
         self.schedule = make_schedule(config, self.optimizer, batches)
         self.keeper = MaskKeeper(model, masks) if masks else None
         self.ema = ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema is not None else None

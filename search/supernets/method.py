@@ -89,6 +89,10 @@ class SupernetStep(TrainingStep):
         """Return what the report tells of the training, as JSON values."""
         return {}
 
+    def notes(self) -> list[str]:
+        """Return sentences that the report shows."""
+        return []
+
 
 @dataclass(frozen=True)
 class Training:
@@ -98,11 +102,13 @@ class Training:
         found: the architecture that the training itself has found, if the method finds one.
         ratings: what a rater looks up instead of running networks, as JSON values.
         details: what the report tells, as JSON values.
+        notes: sentences that the report shows.
     """
 
     found: Architecture | None = None
     ratings: Mapping[str, Any] | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 class SupernetMethod(Config):
@@ -142,7 +148,7 @@ class SupernetMethod(Config):
         )
         result = trainer.run(context.resume)
         told = {"epochs_run": result.epochs_run, "seconds_training": round(result.seconds, 3), **step.details()}
-        return Training(step.found(supernet), details=told)
+        return Training(step.found(supernet), details=told, notes=step.notes())
 
     def rater(self, trained: TrainedSupernet, supernet: Supernet, device: str, recalibrate: int) -> Rater:
         """Return what rates architectures of a trained supernet; by accuracy, unless a subclass knows better."""

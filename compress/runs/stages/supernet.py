@@ -43,6 +43,11 @@ class SupernetStage(Stage[SupernetConfig]):
         data, search = sections.get("data"), sections.get("search")
         if data is not None and data.absent:
             yield key, "needs images, but data.name is none; name a data set"
+        if not config.method.finds and search is None and sections.get("model") is None:
+            needy = [name for name, given in sections.items() if given is not None and _needs_model(name)]
+            if needy and "search" in sections:
+                what = f"{config.method.name} ends in no architecture, which section {needy[0]} needs"
+                yield (*key, "method", "name"), f"{what}; add a section search, or leave {needy[0]} out"
         if config.space is None and search is None and "search" in sections:
             yield (*key, "space"), "missing; name the space (the recipe has no section search that names one)"
         own = search is not None and getattr(search.evaluator, "weights", "") is None
@@ -84,7 +89,7 @@ class SupernetStage(Stage[SupernetConfig]):
         )
         with blamed_on("supernet.method"):
             training = config.method.train(supernet, given)
-        context.details |= {"supernet": training.details}
+        context.details |= {"supernet": training.details, "notes": training.notes}
         samples, labels = fingerprint(whole)
         TrainedSupernet(
             space=space,
@@ -99,6 +104,8 @@ class SupernetStage(Stage[SupernetConfig]):
             ratings=None if training.ratings is None else dict(training.ratings),
             details=training.details,
         ).save(context.run / FOLDER)
+        for note in training.notes:
+            say(f"supernet: {note}")
         found = None if training.found is None else space.to_dict(training.found)
         context.details["found"] = found
         return artifact if found is None else Artifact(model=as_model(space.name, found))
@@ -114,6 +121,10 @@ def _space_of(config: SupernetConfig, recipe: Recipe) -> SpaceConfig:
         return config.space
     found: SpaceConfig = recipe.section("search").space
     return found
+
+
+def _needs_model(section: str) -> bool:
+    return section in stages and stages.get(section).needs_model
 
 
 def _macs(supernet: Supernet) -> int:
