@@ -87,6 +87,8 @@ CASES = [
     Case("pooling", {"backbone": "timm:resnet10t", "halvings": 2}, task_of(5, 3, 64), "timm"),
     Case("channels", {"depth": True}),
     Case("nats_size"),
+    Case("resnet_shapes", {"depth": 14}),
+    Case("resnet_shapes", {"depth": 20, "block": "bottleneck"}, note="bottleneck"),
     Case("nas_bench_201", {"channels": 4, "cells": 1}),
     Case("darts", {"channels": 4, "layers": 3}),
 ]  # fmt: skip
