@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from operator import add
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -30,6 +30,10 @@ class Candidates(nn.ModuleDict):
     def mix(self, weights: Mapping[str, Tensor]) -> None:
         """Let modules run whose outputs are added up with these scalar weights."""
         self.chosen = dict(weights)
+
+    def __getstate__(self) -> dict[str, Any]:
+        weights = {name: weight if weight is None else weight.detach() for name, weight in self.chosen.items()}
+        return {**self.__dict__, "chosen": weights}  # tensors with a history cannot be copied
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the chosen module's output, or the weighted sum of several."""

@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -52,6 +52,7 @@ def check_space(space: Space | str, options: Mapping[str, Any] | None = None, ta
         enliven(net)
         for arch in archs[:2]:
             check_supernet(net, arch, images_for(space, arch, task).double())
+        check_mixtures(net, archs[0], images_for(space, archs[0], task).double())
 
 
 def drawn(space: Space, count: int, seed: int = 0) -> list[Architecture]:
@@ -155,6 +156,37 @@ def check_supernet(net: Supernet, arch: Architecture, images: Tensor, tolerance:
         check_close(first(net(images)), first(alone(images)), tolerance, arch)
         expected = first(alone.train()(images))
         check_close(first(net.train()(images)), expected, tolerance, arch)
+
+
+def check_mixtures(net: Supernet, arch: Architecture, images: Tensor, tolerance: float = 1e-6) -> None:
+    """A supernet that mixes, in double precision, hears all weights and decodes them.
+
+    Where it mixes decisions, one-hot weights are `arch` and cost what it costs.
+    """
+    try:
+        candidates = net.mixtures()
+    except InputError:
+        return  # it mixes nothing
+    even = {name: torch.full((len(each),), 1 / len(each), requires_grad=True) for name, each in candidates.items()}
+    net.eval().mix(even)
+    first(net(images)).square().sum().backward()
+    net.zero_grad(set_to_none=True)
+    deaf = [name for name, weights in even.items() if weights.grad is None or not bool(weights.grad.any())]
+    assert not deaf, f"a mixture does not hang on the weights of {deaf[0]}"
+    strengths = {name: torch.rand(len(each)) for name, each in candidates.items()}
+    decoded = net.decode(strengths)
+    assert net.space.check(dict(decoded)) == decoded, f"the strengths are decoded to no architecture: {dict(decoded)}"
+    if candidates.keys() <= arch.keys():
+        alone = {name: torch.tensor([float(each == arch[name]) for each in some]) for name, some in candidates.items()}
+        with torch.no_grad():
+            net.mix(alone)
+            mixed = first(net(images))
+            net.activate(arch)
+            check_close(mixed, first(net(images)), tolerance, arch)
+        with suppress(InputError):  # it weighs no costs
+            macs, wanted = net.expected_macs(alone).item(), net.space.cost(arch, net.task)["macs"]
+            assert abs(macs - wanted) <= tolerance * wanted, f"expects {macs} MACs of {dict(arch)}, which has {wanted}"
+    net.activate(arch)
 
 
 def check_close(ours: Tensor, expected: Tensor, tolerance: float, arch: Architecture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -110,6 +111,13 @@ def test_gradients_of_the_weights_are_the_slope_of_the_output(net: Supernet) -> 
         net.mix({name: weights[name] + step * directions[name] for name in weights})
         ends.append(net(x).square().sum().item())
     assert (ends[0] - ends[1]) / 2e-7 == pytest.approx(slope.item(), rel=1e-4)
+
+
+def test_a_mixture_can_be_copied(net: Supernet) -> None:
+    x, weights = images(), uniform(net)
+    net.eval()
+    net.mix({name: weight * 2 for name, weight in weights.items()})
+    torch.testing.assert_close(copy.deepcopy(net)(x), net(x))
 
 
 def test_candidates_without_weight_are_not_computed(net: Supernet) -> None:

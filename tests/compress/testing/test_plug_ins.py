@@ -28,6 +28,7 @@ from evaluators.datasets.digits import DigitsConfig
 from evaluators.datasets.none import NoneConfig
 from evaluators.tasks import DEFAULT
 from evaluators.tasks.classification import Classification
+from spaces.nas_bench_macro import NasBenchMacroSupernet
 from spaces.registry import create
 
 
@@ -170,6 +171,24 @@ def test_a_wrong_space_is_caught(monkeypatch: pytest.MonkeyPatch, method: str, w
     monkeypatch.setattr(space, method, wrong)
     with pytest.raises(AssertionError, match=says):
         check_space(space)
+
+
+@pytest.mark.parametrize(
+    ("weigh", "says"),
+    [
+        (lambda weights: weights | {"layer2": dict.fromkeys(weights["layer2"], torch.tensor(1.0))}, "of layer2"),
+        (lambda weights: {name: {each: 2 * w for each, w in some.items()} for name, some in weights.items()}, "away"),
+    ],
+)
+def test_a_wrong_mixture_is_caught(monkeypatch: pytest.MonkeyPatch, weigh: Any, says: str) -> None:
+    mix = NasBenchMacroSupernet._mix
+    monkeypatch.setattr(NasBenchMacroSupernet, "_mix", lambda net, weights: mix(net, weigh(weights)))
+    with pytest.raises(AssertionError, match=says):
+        check_space("nas_bench_macro", {"stem": 4, "depths": (2, 2)})
+    monkeypatch.setattr(NasBenchMacroSupernet, "_mix", mix)
+    monkeypatch.setattr(NasBenchMacroSupernet, "expected_macs", lambda net, weights: weights["layer1"].sum())
+    with pytest.raises(AssertionError, match=r"expects 1\.0 MACs"):
+        check_space("nas_bench_macro", {"stem": 4, "depths": (2, 2)})
 
 
 class Moody(EvaluatorBase):
