@@ -65,9 +65,37 @@ class SearchConfig(Config):
     tensorboard: bool = Field(False, description="write every trial's figures to tensorboard/ in the run, as it ends")
 
     @model_validator(mode="after")
-    def _can_prune(self) -> SearchConfig:
-        if self.pruner is None:
-            return self
+    def _fits_its_objective(self) -> SearchConfig:
+        if self.objective.maximize is not None:  # else `for_task` finds out
+            self._check_objective()
+        return self
+
+    def for_task(self, task: TaskConfig) -> SearchConfig:
+        """Return the section with what it leaves to `task` filled in: the metric that is searched for.
+
+        Raises InputError where that does not go with the rest, or no pruner can watch it.
+        """
+        filled = self.model_copy(update={"objective": self.objective.for_task(task)})
+        try:
+            filled._check_objective()
+        except ValueError as error:
+            raise InputError(f"search: {error}") from error
+        filled._check_watched(task)
+        return filled
+
+    def _check_objective(self) -> None:
+        """Raise ValueError for an objective that the pruner or the strategy does not take."""
+        if self.pruner is not None:
+            self._check_pruner()
+        count = len(self.objective.directions)
+        if count > 1 and self.strategy.name not in self.strategy.several:
+            able = [name for name in strategies if name in strategies.get(name).several]
+            raise ValueError(
+                f"strategy {self.strategy.name} searches for one value; got {count} in objective "
+                f"({', '.join(self.objective.names)}); allowed for several: {', '.join(able)}"
+            )
+
+    def _check_pruner(self) -> None:
         if len(self.objective.directions) > 1:
             raise ValueError("pruner works with one objective; leave it out or name one metric")
         if not self.evaluator.reports:
@@ -75,9 +103,8 @@ class SearchConfig(Config):
                 "pruner stops candidates in the middle of their training; it needs evaluator.kind: train with "
                 f"train.evaluate_every of at least 1; got kind: {self.evaluator.kind}"
             )
-        return self
 
-    def check_pruner(self, task: TaskConfig) -> None:
+    def _check_watched(self, task: TaskConfig) -> None:
         """Raise InputError where the objective holds no metric of `task` that the pruner can watch on the way."""
         if self.pruner is None:
             return
@@ -95,14 +122,3 @@ class SearchConfig(Config):
                 f"search: pruner compares candidates by {' or '.join(told)} on the way; "
                 f"got objective {', '.join(self.objective.names)}"
             )
-
-    @model_validator(mode="after")
-    def _strategy_takes_as_many(self) -> SearchConfig:
-        count = len(self.objective.directions)
-        if count > 1 and self.strategy.name not in self.strategy.several:
-            able = [name for name in strategies if name in strategies.get(name).several]
-            raise ValueError(
-                f"strategy {self.strategy.name} searches for one value; got {count} in objective "
-                f"({', '.join(self.objective.names)}); allowed for several: {', '.join(able)}"
-            )
-        return self

@@ -9,7 +9,8 @@ from pydantic import Field, model_validator
 
 from compress.core.config import Config
 from compress.core.errors import InputError
-from evaluators.tasks import DEFAULT
+from compress.core.problems import validated
+from evaluators.tasks import TaskConfig
 
 Direction = Literal["maximize", "minimize"]
 
@@ -53,7 +54,10 @@ class Reward(Config):
 class ObjectiveConfig(Config):
     """What a search is after: one metric, a reward, a weighted sum, or several metrics at once (a Pareto front)."""
 
-    maximize: list[str] = Field([DEFAULT.metrics[0].name], description="metrics that should be large")
+    maximize: list[str] | None = Field(
+        None,
+        description="metrics that should be large; null: the task's main metric, or none where less of it is better",
+    )
     minimize: list[str] = Field([], description="metrics that should be small")
     weights: dict[str, float] = Field({}, description="one objective instead: the sum of these metrics times weights")
     reward: Reward | None = Field(None, description="MnasNet's soft constraint on the one maximised metric")
@@ -61,21 +65,41 @@ class ObjectiveConfig(Config):
 
     @model_validator(mode="after")
     def _consistent(self) -> ObjectiveConfig:
-        both = sorted(set(self.maximize) & set(self.minimize))
+        both = sorted({*self._up} & {*self.minimize})
         if both and not self.weights:
             raise ValueError(f"{both[0]} is in maximize and in minimize")
-        if not self.weights and not self.maximize and not self.minimize:
+        if not self.weights and self.maximize == [] and not self.minimize:
             raise ValueError("nothing to search for: name a metric in maximize or minimize")
-        if self.reward is not None and (len(self.maximize) != 1 or self.minimize or self.weights):
+        one = self.maximize is None or len(self.maximize) == 1
+        if self.reward is not None and (not one or self.minimize or self.weights):
             raise ValueError("reward needs exactly one metric in maximize, none in minimize and no weights")
         return self
+
+    def for_task(self, task: TaskConfig) -> ObjectiveConfig:
+        """Return the objective with the main metric of `task` where `maximize` is left out.
+
+        Raises InputError where that does not go with the rest, such as a reward for a metric that is minimized.
+        """
+        if self.maximize is not None:
+            return self
+        main, minimize = task.metrics[0], self.minimize
+        if main.direction == "minimize" and main.name not in minimize:
+            minimize = [main.name, *minimize]
+        maximize = [main.name] if main.direction == "maximize" else []
+        values = {**self.model_dump(), "maximize": maximize, "minimize": minimize}
+        return validated(ObjectiveConfig, values, lambda _, text: f"search.objective: {text} (task {task.name})")
+
+    @property
+    def _up(self) -> list[str]:
+        """What is maximized; nothing as long as the task has to say it."""
+        return self.maximize or []
 
     @property
     def directions(self) -> tuple[Direction, ...]:
         """One direction per value that `values` returns."""
         if self.weights:
             return ("maximize",)
-        up: list[Direction] = ["maximize" for _ in self.maximize]
+        up: list[Direction] = ["maximize" for _ in self._up]
         down: list[Direction] = ["minimize" for _ in self.minimize]
         return (*up, *down)
 
@@ -85,13 +109,13 @@ class ObjectiveConfig(Config):
         if self.weights:
             return (" + ".join(f"{weight:g} {metric}" for metric, weight in self.weights.items()),)
         if self.reward is not None:
-            return (f"{self.maximize[0]} · ({self.reward.metric} / {self.reward.target:g})^w",)
-        return (*self.maximize, *self.minimize)
+            return (f"{self._up[0]} · ({self.reward.metric} / {self.reward.target:g})^w",)
+        return (*self._up, *self.minimize)
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Every metric that values and constraints need, without repeats."""
-        own = tuple(self.weights) if self.weights else (*self.maximize, *self.minimize)
+        own = tuple(self.weights) if self.weights else (*self._up, *self.minimize)
         soft = (self.reward.metric,) if self.reward is not None else ()
         return tuple(dict.fromkeys((*own, *soft, *self.constraints)))
 
@@ -99,7 +123,7 @@ class ObjectiveConfig(Config):
         """Return the value or values of an architecture with these metrics; KeyError names one that is missing."""
         if self.weights:
             return [sum(weight * metrics[name] for name, weight in self.weights.items())]
-        values = [metrics[name] for name in (*self.maximize, *self.minimize)]
+        values = [metrics[name] for name in (*self._up, *self.minimize)]
         if self.reward is not None:
             values[0] *= self.reward.factor(metrics[self.reward.metric])
         return values

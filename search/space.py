@@ -62,9 +62,9 @@ def make_space(config: SpaceConfig, model: ModelConfig | None = None, key: str =
 
 def fitted(space: Space, data: DataConfig | None, task: TaskConfig, seed: int) -> Data | None:
     """Open the recipe's data at the size of `space`, and let the space build for them; None where there are none."""
-    found = None if data is None else data.load(task, None, image_size=space.default_task.img_size, seed=seed)
-    if found is not None:
-        space.default_task = found.task
+    own = space.default_task
+    found = None if data is None else data.load(task, None, image_size=own.img_size, seed=seed)
+    space.default_task = task.bind(own.num_outputs, own.input_size) if found is None else found.task
     return found
 
 

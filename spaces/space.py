@@ -92,7 +92,7 @@ class Space(ABC):
 
     @abstractmethod
     def _build(self, arch: Architecture, task: Task) -> nn.Module:
-        """Return a plain module: images (N, C, H, W) to logits (N, classes)."""
+        """Return a plain module: images (N, C, H, W) to outputs (N, num_outputs)."""
 
     def _layers(self, arch: Architecture, task: Task) -> list[Layer] | None:
         """Return the rows that make up the whole network, computed without building; None where that cannot be."""

@@ -79,11 +79,12 @@ def show_architecture(facts: Mapping[str, Any]) -> str:
 
 
 def _task(task: Task) -> dict[str, int]:
-    return {"classes": task.num_outputs, "channels": task.in_chans, "size": task.img_size}
+    return {task.counted: task.num_outputs, "channels": task.in_chans, "size": task.img_size}
 
 
 def _built_for(task: Mapping[str, int]) -> str:
-    return f"built for {task['classes']} classes, images of {task['channels']} x {task['size']} x {task['size']}"
+    (counted, number), *_ = task.items()
+    return f"built for {number} {counted}, images of {task['channels']} x {task['size']} x {task['size']}"
 
 
 def _short(value: object) -> str:

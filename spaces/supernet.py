@@ -63,7 +63,7 @@ class Supernet(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, classes) of the active architecture for images (N, C, H, W)."""
+        """Return the outputs (N, num_outputs) of the active architecture for images (N, C, H, W)."""
 
     def extract(self, arch: Mapping[str, Choice] | None = None) -> nn.Module:
         """Return a stand-alone copy of `arch` (None: the active one) that computes the same, in the same mode."""

@@ -14,7 +14,9 @@ PACKAGES = ("compress", "search", "spaces", "evaluators")
 PAGE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 USE = """
+import json
 import random
+import onnxruntime
 import optuna
 import torch
 from typer.testing import CliRunner
@@ -24,11 +26,13 @@ from compress.cli import app
 from compress.distill.losses import losses
 from compress.testing.stages import check_stage
 from compress.testing.steps import check_training_step
+from compress.testing.tasks import check_task
 from compress.training.config import TrainConfig
 from compress.training.step import StepContext
 from compress.training.trainer import Trainer
+from evaluators.datasets.batch import Batch
 from evaluators.datasets.digits import DigitsConfig
-from evaluators.tasks import DEFAULT
+from evaluators.tasks import DEFAULT, tasks
 from search.strategies import make_sampler
 from search.strategies.one_step import OneStepStrategy
 from search.strategies.strategy import StrategyContext
@@ -71,6 +75,38 @@ study.optimize(lambda trial: -space.cost(space.suggest(trial), space.task(10, 3,
 assert study.best_params == {"depth": 1, "rung1.width": 16}, study.best_params
 arch = space.check(study.best_params)
 assert space.build(arch, space.task(10, 3, 8))(torch.zeros(2, 3, 8, 8)).shape == (2, 10)
+
+grade = tasks.get("grade")().bind(10, (3, 8, 8))
+graded = space.build(arch, grade)
+check_task(grade, Batch(torch.rand(6, 3, 8, 8), torch.arange(6)), lambda batch: graded(batch.inputs))
+result = CliRunner().invoke(app, ["run", "--recipe", "graded.yaml"])
+assert result.exit_code == 0, result.stderr
+report = json.load(open("runs/graded/report.json"))
+assert report["task"] == {"name": "grade", "main_metric": "error", "direction": "minimize"}
+search = json.load(open("runs/graded/stages/01-search/details.json"))["search"]
+assert (search["objective"], search["directions"]) == (["error"], ["minimize"])
+assert json.load(open("runs/graded/bundle/bundle.json"))["task"] == {"name": "grade"}
+session = onnxruntime.InferenceSession("runs/graded/model.onnx")
+assert [output.name for output in session.get_outputs()] == ["grade"]
+for name in ("runs/graded", "runs/graded/model.onnx"):
+    found = json.loads(CliRunner().invoke(app, ["eval", name, "--json"]).stdout)
+    assert abs(found["error"] - report["final"]["error"]) < 1e-3, (found, report["final"])
+wrong = CliRunner().invoke(app, ["run", "--recipe", "clipped.yaml", "--set=task.name=grade", "--out=runs/other"])
+assert wrong.exit_code == 0, wrong.stderr  # no data: the head is built for one number
+"""
+GRADED = """
+version: 1
+name: graded
+task: {name: grade}
+data: {name: digits, image_size: 8, limit_train: 60, limit_test: 50}
+search:
+  space: {name: ladder, options: {rungs: 2}}
+  strategy: {name: random}
+  evaluator: {kind: train, train: {epochs: 1}}
+  trials: 2
+prune: {kind: weights, criterion: relative, sparsity: 0.5, modules: {convolutions: ["*"]}}
+finetune: {epochs: 1, distill: {loss: mse}}
+export: {exporter: torchscript}
 """
 
 
@@ -79,10 +115,11 @@ def test_the_examples_work_as_they_stand_on_the_page(tmp_path: Path) -> None:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
     files = re.findall(r"such as `([\w/]+\.py)`.*?```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(files) == PAGE.count("```python") == 6
+    assert len(files) == PAGE.count("```python") == 7
     for name, code in files:
         assert not (tmp_path / name).exists()
         (tmp_path / name).write_text(code, encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+    (tmp_path / "graded.yaml").write_text(GRADED)
     done = subprocess.run([sys.executable, "-c", USE], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

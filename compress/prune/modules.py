@@ -165,7 +165,7 @@ class _Reader:
         return f"{'.'.join(parts[:-1])}/{sum(int(key) < int(parts[-1]) for key in pools if key.isdigit())}"
 
     def _ends(self, model: nn.Module) -> tuple[set[str], set[str]]:
-        """Return the layers that read the image and those that give the logits: from timm's config, else by place."""
+        """Return the layers that read the image and those that give the outputs: from timm's config, else by place."""
         config = getattr(model, "pretrained_cfg", None) or {}
         fit = [_layer_of(name) for name in self.names if self.unfit(name) is None]
         first, last = _as_set(config.get("first_conv")), _as_set(config.get("classifier"))

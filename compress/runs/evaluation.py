@@ -31,21 +31,33 @@ def evaluate_file(path: Path, recipe: Recipe, device: str = "auto") -> dict[str,
     Raises `InputError` where the recipe has no test images, the file is no bundle and no ONNX model, or it is one that
     does not map images to what the recipe's task needs.
     """
-    onnx = path.is_file()
-    model = recipe.given_model if onnx else ModelConfig(source="bundle", name=str(path))
-    if onnx and model.source != "bundle":
-        model = model.model_copy(update={"checkpoint": None, "pretrained": False})
-    opened = open_model(model, recipe.data, recipe.seed, recipe.task)
-    data = opened.data
-    if data is None or data.test is None:
-        raise InputError("data: the recipe has no test images; name a data set with --set data.name=...")
-    if onnx:
+    if path.is_file():
+        data = _tested(_data_for_file(recipe))
         file = OnnxModel(path, data.task)
         test = _fitting(recipe, data, file)
         return {**evaluate(file, test, data.task), "images": test.num_samples}
-    chosen = choose_device(device)
+    opened = open_model(ModelConfig(source="bundle", name=str(path)), recipe.data, recipe.seed, recipe.task)
+    data, chosen = _tested(opened.data), choose_device(device)
+    assert data.test is not None
     with on_device(opened.bundle.model, chosen):
         return {**evaluate(opened.bundle.model, data.test, data.task, chosen), "images": data.test.num_samples}
+
+
+def _data_for_file(recipe: Recipe) -> Data | None:
+    """Return the data as the recipe's model takes them; as they are where a search finds it, which trains so."""
+    model = recipe.model
+    if model is None:
+        return recipe.data.load(recipe.task, seed=recipe.seed)
+    if model.source != "bundle":
+        model = model.model_copy(update={"checkpoint": None, "pretrained": False})
+    return open_model(model, recipe.data, recipe.seed, recipe.task).data
+
+
+def _tested(data: Data | None) -> Data:
+    """Return data with test images; InputError where there are none."""
+    if data is None or data.test is None:
+        raise InputError("data: the recipe has no test images; name a data set with --set data.name=...")
+    return data
 
 
 def _fitting(recipe: Recipe, data: Data, file: OnnxModel) -> Loader:

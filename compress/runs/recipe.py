@@ -145,8 +145,20 @@ def load_recipe(
     """
     draft = read(find_recipe(recipe), recipe_schema(), overrides, check_sections, flag)
     assert draft.value is not None
-    draft.value._located = draft.located
-    return draft.value
+    found = for_its_task(draft.value)
+    found._located = draft.located
+    return found
+
+
+def for_its_task(recipe: Recipe) -> Recipe:
+    """Return the recipe with what its sections leave to the task filled in."""
+    filled: dict[str, Any] = {}
+    for stage in all_stages():
+        section = recipe.section(stage.name)
+        configs = [stage.for_task(config, recipe.task) for config in as_list(section)]
+        if configs:
+            filled[stage.name] = configs if isinstance(section, list) else configs[0]
+    return recipe.model_copy(update=filled)
 
 
 def differing_keys(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -13,7 +13,7 @@ from compress.core.atomic import write_text
 from compress.core.errors import InputError
 from compress.core.progress import say
 from compress.runs.directory import RunDirectory, finished_stage
-from compress.runs.recipe import Recipe, differing_keys, recipe_schema
+from compress.runs.recipe import Recipe, differing_keys, for_its_task, recipe_schema
 from compress.runs.stage import Act, Stage, acts_of, all_stages
 
 
@@ -80,8 +80,8 @@ def _read(directory: RunDirectory) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--resume  {directory.recipe} cannot be read; name another directory with --out") from error
     try:
-        return recipe_schema().model_validate_json(json.dumps(before), strict=True).resolved()
-    except (TypeError, ValueError):  # its values are compared as they are, and what differs is named
+        return for_its_task(recipe_schema().model_validate_json(json.dumps(before), strict=True)).resolved()
+    except (InputError, TypeError, ValueError):  # its values are compared as they are, and what differs is named
         return before if isinstance(before, dict) else {}
 
 

@@ -15,6 +15,7 @@ from compress.core.yaml_lines import Path_
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.recipe_file import Finding
+from evaluators.tasks import TaskConfig
 
 if TYPE_CHECKING:
     from compress.runs.recipe import Recipe
@@ -80,6 +81,10 @@ class Stage(ABC, Generic[C]):
 
         Raises InputError where the user has to mend something, CompressError where it went wrong.
         """
+
+    def for_task(self, config: C, task: TaskConfig) -> C:
+        """Return `config` with what it leaves to the recipe's task filled in; InputError where that cannot be."""
+        return config
 
     def acts(self, config: C | None, recipe: Recipe) -> Iterator[Act]:
         """Yield what a run does for `config`, None where the recipe has no such section."""

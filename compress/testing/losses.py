@@ -8,7 +8,7 @@ from compress.distill.losses import LossConfig
 
 
 def check_loss(config: LossConfig) -> None:
-    """Combine random logits of a student and a teacher by the loss of `config`.
+    """Combine random outputs of a student and a teacher by the loss of `config`.
 
     Raises:
         AssertionError: the loss is no finite scalar, gives the student no gradient, changes what it is given, or
@@ -27,10 +27,10 @@ def check_loss(config: LossConfig) -> None:
         assert gradient is not None and bool(gradient.abs().sum() > 0), f"loss {name} gives the student no gradient"
         found.append((loss.detach(), gradient))
     assert torch.equal(student.detach(), kept[0]) and torch.equal(teacher, kept[1]), (
-        f"loss {name} changes the logits that it is given"
+        f"loss {name} changes the outputs that it is given"
     )
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True)), (
-        f"loss {name} differs for the same logits"
+        f"loss {name} differs for the same outputs"
     )
     equal = config.combine(teacher, teacher, torch.zeros(()))
     assert bool(torch.isfinite(equal)), f"loss {name} is not finite where student and teacher agree"

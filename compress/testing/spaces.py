@@ -27,7 +27,7 @@ def check_space(space: Space | str, options: Mapping[str, Any] | None = None, ta
     Args:
         space: or its name, with `options`; a small member of it, since some networks are built.
         options: of the space.
-        task: what networks are built for; None: five classes of images of 32 pixels.
+        task: what networks are built for; None: a head of five for images of 32 pixels.
 
     Raises:
         AssertionError: in a sentence, what the space does not hold.
@@ -133,17 +133,17 @@ def check_cost(space: Space, arch: Architecture, task: Task) -> None:
 
 
 def check_network(space: Space, arch: Architecture, task: Task) -> None:
-    """A network is a plain module that gives logits for images, and whose every parameter gets a gradient."""
+    """A network is a plain module that gives what `task` asks for, and whose every parameter gets a gradient."""
     network = space.build(arch, task)
     parts = list(network.modules())
     assert not any(isinstance(part, Supernet) for part in parts), "a network holds a supernet"
     held = any(isinstance(value, Space) for part in parts for value in vars(part).values())
     assert not held, "a network holds its space"
-    logits = first(network(images_for(space, arch, task)))
-    assert logits.shape == (4, task.num_outputs), (
-        f"a network gives {tuple(logits.shape)} for 4 images of {task.num_outputs} classes"
+    outputs = first(network(images_for(space, arch, task)))
+    assert outputs.shape == (4, task.num_outputs), (
+        f"a network gives {tuple(outputs.shape)} for 4 images and {task.num_outputs} {task.counted}"
     )
-    logits.square().sum().backward()
+    outputs.square().sum().backward()
     idle = [name for name, parameter in network.named_parameters() if parameter.grad is None]
     assert not idle, f"no gradient reaches {idle[0]} of {dict(arch)}"
 

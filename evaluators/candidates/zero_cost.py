@@ -42,7 +42,7 @@ _UNITS = {
 def synflow(model: nn.Module, input_size: tuple[int, int, int]) -> float:
     """Return ln of the synaptic flow: the sum over weights of |w| dR/d|w|.
 
-    R is the sum of the logits for an image of ones, of the network with absolute weights and without biases,
+    R is the sum of the outputs for an image of ones, of the network with absolute weights and without biases,
     activations and norms: the sum over all paths of the product of their weights (Tanaka et al. 2020, eq. 1 and
     section 4; summed over the network by Abdelfattah et al. 2021, section 3.2). Gates (sigmoids) stay. Computed in
     float64 on the CPU; a network whose flow is beyond float64 is fed and read at a smaller scale, which R follows in
@@ -87,7 +87,7 @@ def grad_norm(model: nn.Module, batch: Batch, task: Task) -> float:
 def jacov(model: nn.Module, images: Tensor) -> float:
     """Return how little alike the network's answers change with different images.
 
-    Each image gives a row: the gradient of the sum of its logits by its pixels. With v the eigenvalues of the rows'
+    Each image gives a row: the gradient of the sum of its outputs by its pixels. With v the eigenvalues of the rows'
     correlation matrix, the score is -sum(ln(v + k) + 1 / (v + k)), k = 1e-5: the Kullback-Leibler divergence from
     uncorrelated rows, up to constants (Mellor et al. 2020, first version of arXiv 2006.04647, section 3;
     jacob_cov in Abdelfattah et al. 2021, section 3.3). Images (N, C, H, W); the model is left as it is.

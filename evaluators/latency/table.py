@@ -138,7 +138,7 @@ class LatencyTable(Config):
         write_json(path, self.model_dump(mode="json", by_alias=True))
 
     def check(self, space: Space) -> None:
-        """Raise InputError unless the table is of this space, its options, and networks for its images and classes."""
+        """Raise InputError unless the table is of this space, its options, and networks of its sizes."""
         if space.name != self.space:
             raise InputError(f"the latency table is of space {self.space}; the search is over {space.name}")
         ours = options_of(space)

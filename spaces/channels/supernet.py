@@ -48,10 +48,10 @@ class ChannelSupernet(Supernet):
         self.activate(space.widest())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, classes) of the active architecture for images (N, C, H, W)."""
+        """Return the outputs (N, num_outputs) of the active architecture for images (N, C, H, W)."""
         with self._narrowed():
-            logits: Tensor = self.network(images)
-        return logits
+            outputs: Tensor = self.network(images)
+        return outputs
 
     @contextmanager
     def _narrowed(self) -> Iterator[None]:

@@ -3,20 +3,47 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from compress.core.errors import InputError
+from evaluators.tasks import DEFAULT, Metric
+from evaluators.tasks.classification import ClassificationConfig
 from search.objective import Limit, ObjectiveConfig, Reward
 
 FAST = {"top1": 90.0, "latency_ms": 0.5, "macs": 4e6}
 SLOW = {"top1": 92.0, "latency_ms": 2.0, "macs": 6e6}
 
 
-def objective(**given):
-    return ObjectiveConfig.model_validate(given)
+class Brier(ClassificationConfig):
+    metrics = (Metric("brier", "minimize", "Brier", "Brier score"), *ClassificationConfig.metrics)
 
 
-def test_one_metric_is_maximised_by_default():
+def objective(task=DEFAULT, **given):
+    return ObjectiveConfig.model_validate(given).for_task(task)
+
+
+def test_the_main_metric_of_the_task_is_searched_for_by_default():
     assert objective().values(FAST) == [90.0]
     assert objective().directions == ("maximize",)
     assert objective(maximize=[], minimize=["macs"]).directions == ("minimize",)
+    assert objective(minimize=["macs"]).names == ("top1", "macs")
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({}, ("brier",)),
+        ({"minimize": ["macs"]}, ("brier", "macs")),
+        ({"minimize": ["macs", "brier"]}, ("macs", "brier")),
+        ({"maximize": [], "minimize": ["macs"]}, ("macs",)),
+    ],
+)
+def test_a_main_metric_that_should_be_small_is_minimized(given, names):
+    found = objective(Brier(), **given)
+    assert (found.names, found.directions) == (names, ("minimize",) * len(names))
+
+
+def test_a_reward_for_a_main_metric_that_should_be_small_is_a_sentence():
+    with pytest.raises(InputError, match=r"^search\.objective: reward needs exactly one metric in maximize"):
+        objective(Brier(), reward={"target": 1})
 
 
 def test_several_metrics_are_several_values_maximised_ones_first():

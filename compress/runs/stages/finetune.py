@@ -14,7 +14,7 @@ from compress.training.estimate import estimate_seconds
 
 @stages.register("finetune")
 class Finetune(Training):
-    """Training of the pruned model, on the labels and on the dense model's logits if asked."""
+    """Training of the pruned model, on the labels and on the dense model's outputs if asked."""
 
     order = 40
     Config = FinetuneConfig

@@ -15,7 +15,7 @@ from compress.runs.context import Context
 from compress.runs.recipe_file import Finding
 from compress.runs.search_result import search_record, strategy_summary, winner, write_best
 from compress.runs.stage import Stage, all_stages, stages
-from evaluators.tasks import DEFAULT
+from evaluators.tasks import DEFAULT, TaskConfig
 from search.config import SearchConfig
 from search.job import SearchJob
 from search.outcome import best, counts_by_state
@@ -43,16 +43,22 @@ class Search(Stage[SearchConfig]):
         return config.space.name != "table"
 
     def check(self, config: SearchConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
-        """Yield each later section that would need a network, where a table is searched; what no pruner can watch."""
+        """Yield each later section that would need a network, where a table is searched; what the task leaves open."""
         try:
-            config.check_pruner(sections.get("task", DEFAULT))
+            config.for_task(sections.get("task", DEFAULT))
         except InputError as error:
-            yield key, error.problems[0].removeprefix("search: ")
+            for problem in error.problems:
+                where, _, text = problem.partition(": ")
+                yield tuple(where.split(".")), text
         if self.leaves_model(config):
             return
         for stage in all_stages():
             if stage.order > self.order and sections.get(stage.name) is not None:
                 yield (stage.name,), "a table (search.space) holds results, not networks; leave the section out"
+
+    def for_task(self, config: SearchConfig, task: TaskConfig) -> SearchConfig:
+        """Return the section with the metric that is searched for."""
+        return config.for_task(task)
 
     def run(self, artifact: Artifact, config: SearchConfig, context: Context) -> Artifact:
         """Search, or go on searching in the run's study.
