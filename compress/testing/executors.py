@@ -11,10 +11,12 @@ from tempfile import TemporaryDirectory
 from optuna.trial import FrozenTrial
 
 from compress.core.errors import CompressError
+from evaluators.tasks import DEFAULT
 from search.config import SearchConfig
 from search.executors.executor import ExecutorBase
 from search.job import SearchJob
 
+MAIN = DEFAULT.metrics[0].name
 HOLE = (1, 2, 0)
 """The one row of the table without a result."""
 
@@ -68,12 +70,12 @@ def _job(executor: ExecutorBase, directory: Path, trials: int, holes: bool = Fal
         f"{a},{b},{c},{'' if holes and (a, b, c) == HOLE else a - b + c / 10}"
         for a, b, c in itertools.product(range(3), repeat=3)
     ]
-    table.write_text("\n".join(["a,b,c,top1", *rows]) + "\n", encoding="utf-8")
+    table.write_text("\n".join([f"a,b,c,{MAIN}", *rows]) + "\n", encoding="utf-8")
     config = SearchConfig.model_validate(
         {
             "space": {"name": "table", "options": {"path": str(table), "decisions": ["a", "b", "c"]}},
             "strategy": {"name": "grid"} if holes else {"name": "random"},
-            "evaluator": {"kind": "tabular", "metrics": {"top1": "top1"}},
+            "evaluator": {"kind": "tabular", "metrics": {MAIN: MAIN}},
             "trials": trials,
         }
     )

@@ -66,9 +66,9 @@ class MixtureSupernet(Supernet):
         self.use(arch, self.home(arch))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, classes) of the active architecture for images (N, C, H, W)."""
-        logits: Tensor = self.running_supernet(images)
-        return logits
+        """Return the outputs (N, num_outputs) of the active architecture for images (N, C, H, W)."""
+        outputs: Tensor = self.running_supernet(images)
+        return outputs
 
     def members(self, arch: Architecture) -> Sequence[Supernet]:
         """Return all of them: each has weights for every architecture."""

@@ -141,17 +141,14 @@ def test_only_tasks_know_of_classes_that_are_ranked() -> None:
     assert [line for line in found if published not in line] == []
 
 
-def test_only_tasks_and_what_is_for_classifiers_alone_know_of_logits() -> None:
-    """Networks in spaces/ are classifiers by construction; so are sets of labelled images."""
+def test_only_tasks_and_what_is_for_classifiers_alone_know_how_outputs_look() -> None:
+    """Networks in spaces/ are classifiers by construction; their sources know what constructors call the number."""
     allowed = (
         "compress/bundle.py",  # reads the key of older bundles
-        "compress/export/exporters.py",  # names an example
-        "compress/prune/modules.py",  # a layer of timm's that is called so
         "compress/distill/losses/",  # kd is a loss of logits
-        "search/strategies/controller.py",  # of choices, not of classes
         "evaluators/latency/table.py",  # the key of a file
     )
-    words = "logits|num_classes"
-    found = lines_with(words, "compress", "search", "evaluators/candidates", "evaluators/latency")
-    found += lines_with("logits", "spaces/space.py", "spaces/zoo.py", "spaces/shapes.py", "evaluators/datasets")
+    rooms = ("compress", "search", "evaluators/candidates", "evaluators/latency")
+    found = lines_with(r"num_classes|, classes\)|[\"']logits[\"']", *rooms, "spaces/space.py", "spaces/supernet.py")
+    found += lines_with(r"num_classes|\bclasses\b|logits", "spaces/zoo.py", "spaces/shapes.py", "spaces/summary.py")
     assert [line for line in found if not line.startswith(allowed)] == []
