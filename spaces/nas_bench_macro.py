@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import product
 from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import Field
@@ -20,7 +21,7 @@ from spaces.mobilenet.network import MobileNet
 from spaces.mobilenet.tables import BlockRow, NetworkRows, layers
 from spaces.registry import spaces
 from spaces.space import Preset, Space, task_of
-from spaces.supernet import Supernet
+from spaces.supernet import Supernet, SupernetBlock
 
 OPERATIONS = ("identity", "mb3_k3", "mb6_k5")
 """In the order of the benchmark's digits."""
@@ -146,6 +147,20 @@ class NasBenchMacroSupernet(Supernet):
         for layer, chosen in zip(layers, weights.values(), strict=True):
             cast(Candidates, layer).mix({str(choice): weight for choice, weight in chosen.items()})
 
+    def blocks(self) -> Sequence[SupernetBlock]:
+        """Return the stages, the first with the stem before it, the last with the last convolution after it."""
+        network, stages = self.network, list(self.network.stages)
+        stem = (network.stem, network.stem_norm, network.stem_activation)
+        last = (network.last, network.last_norm, network.last_activation)
+        decisions = iter(self.space.decisions)
+        found = []
+        for index, stage in enumerate(stages):
+            names = [next(decisions).name for _ in range(self.space.config.depths[index])]
+            enter, leave = stem if index == 0 else (), last if stage is stages[-1] else ()
+            width = network.last.out_channels if leave else self.space.config.stem * 2 ** (index + 1)
+            found.append(NasBenchMacroBlock(names, [*enter, stage, *leave], stage, width))
+        return found
+
     def expected_macs(self, weights: Mapping[str, Tensor]) -> Tensor:
         """Return the expectation over operations that are drawn independently."""
         return self._macs.expected(weights)
@@ -171,3 +186,31 @@ class NasBenchMacroSupernet(Supernet):
 
     def _candidates(self, stage: int, layer: int) -> Candidates:
         return cast(Candidates, cast(nn.Sequential, self.network.stages[stage])[layer])
+
+
+class NasBenchMacroBlock(SupernetBlock):
+    """The layers of one stage, whose operations it decides."""
+
+    def __init__(self, names: Sequence[str], modules: Sequence[nn.Module], stage: nn.Module, width: int) -> None:
+        """`names` are the decisions of the layers of `stage`, one of the `modules`; `width` channels come out."""
+        super().__init__()
+        self.names, self.outputs = tuple(names), {width: 1}
+        self.stage, self.layers = stage, nn.Sequential(*modules)
+
+    def paths(self, before: Mapping[str, Choice]) -> Sequence[Mapping[str, Choice]]:
+        """Return all combinations of operations."""
+        each = product(OPERATIONS, repeat=len(self.names))
+        return [{**before, **dict(zip(self.names, operations, strict=True))} for operations in each]
+
+    def code(self, path: Mapping[str, Choice]) -> str:
+        """Return the benchmark's digit for each layer."""
+        return "".join(str(OPERATIONS.index(str(path[name]))) for name in self.names)
+
+    def activate(self, path: Mapping[str, Choice]) -> None:
+        """Let `forward` compute the operations of a path."""
+        for name, layer in zip(self.names, self.stage.children(), strict=True):
+            cast(Candidates, layer).choose(str(path[name]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map images (N, C, H, W) or the features of the block before to (N, C', H', W')."""
+        return cast(Tensor, self.layers(features))

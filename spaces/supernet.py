@@ -15,19 +15,36 @@ from spaces.space import Space
 
 
 class SupernetBlock(nn.Module, ABC):
-    """A part of a supernet that is trained by itself, on what the parts before it hand on."""
+    """A part of a supernet that is trained by itself, on what the parts before it hand on.
+
+    It holds the supernet's own modules. A *path* names the choices of this block and of all blocks before it, so that
+    a path of the last block is an architecture.
+
+    Attributes:
+        outputs: the widths that its features may have (C'), each with how many times as large as on the block's
+            smallest maps (in pixels a side) its maps are.
+    """
+
+    outputs: Mapping[int, int]
 
     @abstractmethod
     def paths(self, before: Mapping[str, Choice]) -> Sequence[Mapping[str, Choice]]:
-        """Return the choices that this block may take after `before`, those of all earlier blocks."""
+        """Return all paths that go on from `before`, a path of the block before (the first block: nothing)."""
+
+    @abstractmethod
+    def code(self, path: Mapping[str, Choice]) -> str:
+        """Return what is published for this block's part of a path, or of an architecture; others have another."""
 
     @abstractmethod
     def activate(self, path: Mapping[str, Choice]) -> None:
-        """Let `forward` compute one of `paths`."""
+        """Let `forward` compute this block's part of a path."""
 
     @abstractmethod
     def forward(self, features: Tensor) -> Tensor:
-        """Map features (N, C, H, W), the images for the first block, to those of the next (N, C', H', W')."""
+        """Map features (N, C, H, W), the images for the first block, to those of the next (N, C', H', W').
+
+        What it is given stays as it is.
+        """
 
 
 class Supernet(nn.Module, ABC):

@@ -81,7 +81,7 @@ def _order(samples: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]
 class ArrayLoader:
     """Images that lie in memory as uint8 (N, H, W, C); a batch is resized, augmented and normalised as one tensor.
 
-    `augment` None marks a test split.
+    `augment` None marks a test split. Loaders that differ in `view` alone give the same images, augmented otherwise.
     """
 
     def __init__(
@@ -97,6 +97,7 @@ class ArrayLoader:
         self.images, self.labels = images, labels
         self.preprocessing, self.batch_size, self.augment, self.seed = preprocessing, batch_size, augment, seed
         self.num_samples = len(images)
+        self.view = 0
         self._mean = 255 * torch.tensor(preprocessing.mean).view(-1, 1, 1)
         self._std = 255 * torch.tensor(preprocessing.std).view(-1, 1, 1)
         self._grey = torch.tensor(_GREY).view(3, 1, 1)
@@ -118,7 +119,8 @@ class ArrayLoader:
         """Yield the shuffled, augmented batches of an epoch from batch `start` on."""
         order = _order(self.num_samples, self.batch_size, self.seed, epoch)
         for number in range(start, len(order)):
-            generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, number))
+            numbers = (self.seed, epoch, number, self.view) if self.view else (self.seed, epoch, number)
+            generator = torch.Generator().manual_seed(seed_of(*numbers))
             rows = moved(order[number], self.images.device)
             images = augment(self._resized(rows), self.augment or "none", generator)
             yield Batch(self._normalised(images), self.labels[rows], order[number])

@@ -87,7 +87,7 @@ class Fair(PathConfig):
         count = max(len(decision.choices) for decision in space.decisions)
 
         def draw(generator: random.Random) -> list[Architecture]:
-            orders = {decision.name: _shuffled(decision, count, generator) for decision in space.decisions}
+            orders = {decision.name: shuffled(decision.choices, count, generator) for decision in space.decisions}
             fill = drawn_by(generator)
             paths = ({name: order[place] for name, order in orders.items()} for place in range(count))
             return [space.complete(path, fill) for path in paths]
@@ -139,9 +139,9 @@ def _first(decision: Decision) -> Choice:
     return decision.choices[0]
 
 
-def _shuffled(decision: Decision, count: int, generator: random.Random) -> Sequence[Choice]:
+def shuffled(choices: Sequence[Choice], count: int, generator: random.Random) -> Sequence[Choice]:
     """Return `count` choices: all of them in random order, then all of them in another, cut off."""
     found: list[Choice] = []
     while len(found) < count:
-        found += generator.sample(decision.choices, len(decision.choices))
+        found += generator.sample(choices, len(choices))
     return found[:count]

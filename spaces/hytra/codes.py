@@ -24,8 +24,8 @@ def read_codes(code: Any, fabric: Fabric) -> dict[str, Choice]:
         InputError: with every wrong position, naming its decision and what is allowed.
     """
     if isinstance(code, Sequence) and len(code) > 0 and all(isinstance(stage, list | tuple) for stage in code):
-        return _choices(_from_stages(code, fabric), fabric)
-    return _choices(_flat(code, fabric), fabric)
+        return choices_of(_from_stages(code, fabric), fabric)
+    return choices_of(_flat(code, fabric), fabric)
 
 
 def write_codes(path: Sequence[int], fabric: Fabric) -> str:
@@ -80,7 +80,8 @@ def _from_stages(stages: Sequence[Sequence[Any]], fabric: Fabric) -> list[int]:
     return path
 
 
-def _choices(path: Sequence[int], fabric: Fabric) -> dict[str, Choice]:
+def choices_of(path: Sequence[int], fabric: Fabric) -> dict[str, Choice]:
+    """Return the choices of a path, or of its first layers; InputError with every code that is not allowed."""
     problems = []
     choices: dict[str, Choice] = {}
     before: int | None = None

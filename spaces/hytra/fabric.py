@@ -90,6 +90,12 @@ class Fabric:
             scales.append(scales[-1] - 1 if step == "down" else min(scales[-1], self.largest[layer]))
         return scales
 
+    def path(self, taken: Mapping[str, Choice], layers: int) -> tuple[int, ...]:
+        """Return the codes of the first `layers` layers."""
+        scales = self.scales(taken, layers) if layers else []
+        operations = (str(taken.get(f"layer{layer}.operation", "conv")) for layer in range(layers))
+        return tuple(self.code(scale, operation) for scale, operation in zip(scales, operations, strict=True))
+
     def decisions(self) -> Iterator[Decision]:
         """Yield the decisions; every combination of choices is a path."""
         for layer in range(self.layers):

@@ -72,7 +72,7 @@ class HyTra(Space):
 
     def codes(self, arch: Mapping[str, Choice]) -> list[int]:
         """Return the published code of every layer of a legal `arch`."""
-        return [self.fabric.code(scale, operation) for scale, operation in self.path(arch)]
+        return list(self.fabric.path(arch, self.fabric.layers))
 
     def from_code(self, code: Any) -> Mapping[str, Choice]:
         """Return the choices of a path or of stage-wise operations.

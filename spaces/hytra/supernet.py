@@ -11,6 +11,7 @@ from evaluators.tasks import Task
 from spaces.architecture import Architecture
 from spaces.hytra.block import Block, Route, follow
 from spaces.hytra.operations import initialise, make_stem, style_of
+from spaces.hytra.search_block import HyTraBlock
 from spaces.supernet import Supernet
 
 if TYPE_CHECKING:
@@ -62,6 +63,12 @@ class HyTraSupernet(Supernet):
             path = self._paths(self.active)[index]
         out: Tensor = self.stages[index](features, path)
         return out
+
+    def blocks(self) -> Sequence[HyTraBlock]:
+        """Return the blocks, the first with the stem before it."""
+        fabric = self.space.fabric
+        stages = (stage for stage in self.stages if isinstance(stage, Block))
+        return [HyTraBlock(fabric, index, self.stem, stage) for index, stage in enumerate(stages)]
 
     def inherited(self, arch: Architecture) -> dict[str, Tensor]:
         """Return the state of the checked `arch`'s stand-alone network; its tensors are the shared weights."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 from typing import TYPE_CHECKING, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluators.tasks import Task
-from spaces.architecture import Architecture
+from spaces.architecture import Architecture, Choice, Decision
 from spaces.nats_size.network import NATSNetwork, Parts
-from spaces.supernet import Supernet
+from spaces.supernet import Supernet, SupernetBlock
 
 if TYPE_CHECKING:
     from spaces.nats_size.space import NATSSizeSpace
@@ -140,6 +141,17 @@ class NATSSizeSupernet(Supernet):
         logits: Tensor = self.network(images)
         return logits
 
+    def blocks(self) -> Sequence[SupernetBlock]:
+        """Return the blocks that BossNAS trains on CIFAR-10: positions 1 and 2 (with the stem), 3 and 4, 5."""
+        network, decisions = self.network, self.space.decisions
+        stem, final = [network.stem], [network.norm, nn.ReLU()]
+        parts = ([*stem, *network.blocks[:2]], [*network.blocks[2:4]], [*network.blocks[4:], *final])
+        places = (range(2), range(2, 4), range(4, 5))
+        return [
+            NATSSizeBlock([decisions[place] for place in each], each[0] + 1, modules)
+            for each, modules in zip(places, parts, strict=True)
+        ]
+
     def inherited(self, arch: Architecture) -> dict[str, Tensor]:
         """Return the state of `arch`'s stand-alone network out of the shared weights."""
         channels = self._channels(arch)
@@ -157,3 +169,35 @@ class NATSSizeSupernet(Supernet):
 
     def _channels(self, arch: Architecture) -> list[int]:
         return [self.task.in_chans, *(arch.number(decision.name) for decision in self.space.decisions)]
+
+
+class NATSSizeBlock(SupernetBlock):
+    """One or two positions of the network, whose widths it decides."""
+
+    def __init__(self, decisions: Sequence[Decision], first: int, modules: Sequence[nn.Module]) -> None:
+        """`first` is the position of the first decision; `modules` run one after the other."""
+        super().__init__()
+        self.decisions, self.first = tuple(decisions), first
+        self.layers = nn.Sequential(*modules)
+        self.outputs = {int(width): 1 for width in self.decisions[-1].choices}
+
+    def paths(self, before: Mapping[str, Choice]) -> Sequence[Mapping[str, Choice]]:
+        """Return all combinations of widths."""
+        names = [decision.name for decision in self.decisions]
+        widths = product(*(decision.choices for decision in self.decisions))
+        return [{**before, **dict(zip(names, each, strict=True))} for each in widths]
+
+    def code(self, path: Mapping[str, Choice]) -> str:
+        """Return one digit for each position: the place of its width among those that are offered."""
+        return "".join(str(decision.index(path[decision.name])) for decision in self.decisions)
+
+    def activate(self, path: Mapping[str, Choice]) -> None:
+        """Let `forward` compute with the widths of a path."""
+        for module in self.layers.modules():
+            if isinstance(module, SlimmableUnit):
+                module.width = int(path[self.decisions[module.target - self.first].name])
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map images (N, C, H, W) or the features of the block before to (N, C', H', W')."""
+        out: Tensor = self.layers(features)
+        return out
