@@ -21,7 +21,15 @@ _FEW = ["data.limit_train=200", "data.limit_test=100"]
 _SHORT = ["train.epochs=1", "train.warmup_epochs=0", "finetune.epochs=1", "finetune.warmup_epochs=0"]
 _CANDIDATES = ["search.evaluator.train.epochs=1", "train.epochs=1"]
 _NETADAPT = ["search.evaluator.steps=1", "search.evaluator.seed_train.epochs=1", "train.epochs=1"]
+_PLACEMENTS = [
+    "data.limit_train=64",
+    "data.batch_size=16",
+    "supernet.method.models=2",
+    "search.evaluator.recalibrate=1",
+]
 QUICKER: dict[str, list[str]] = {
+    "bms_pooling_cifar10": [*_BRIEF, *_PLACEMENTS, "data.limit_test=50", "supernet.epochs=1", "train.epochs=1"],
+    "bms_pooling_digits": [],
     "dimap_swin": [*_TIMING, *_FEW, *_SHORT],
     "dimap_swin_channels": [*_BRIEF, *_FEW, *_SHORT],
     "netadapt_digits": [*_BRIEF, *_FEW, *_NETADAPT],
@@ -30,6 +38,7 @@ QUICKER: dict[str, list[str]] = {
     "search_digits_nasnet_rl": [*_BRIEF, "data.limit_train=64", "data.limit_test=50", "train.epochs=1"],
     "search_nats_table": [],
     "search_pooling_cifar10": [*_BRIEF, *_FEW, *_CANDIDATES],
+    "spos_mobilenetv3_digits": [],
     "search_ray": [*_BRIEF, *_FEW, "search.evaluator.train.epochs=2", "train.epochs=1"],
 }
 """By a recipe's name, keys that leave all its stages and trials as they are, but make each of them short."""
