@@ -13,8 +13,10 @@ from compress.core.batch_norm import recalibrate
 from compress.core.environment import on_device
 from compress.core.errors import InputError
 from compress.core.progress import hushed
+from evaluators.candidates.cache import JsonCache
 from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, evaluators
 from evaluators.candidates.networks import costs, data_for, fingerprint
+from evaluators.datasets import Data
 from search.supernets.trained import TrainedSupernet
 from spaces.architecture import Architecture
 
@@ -60,6 +62,8 @@ class SupernetEvaluator(Evaluator):
         # the same space, and what it remembers of architectures counts once
         self.trained.supernet.space = context.space
         self.rater = self.trained.method.rater(self.trained, self.trained.supernet, context.device, config.recalibrate)
+        self.scores = JsonCache(context.directory / "supernet_scores.json")
+        self._sized: dict[int, Data] = {}
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -71,11 +75,19 @@ class SupernetEvaluator(Evaluator):
         return self.rater.free(self.context.space.canonical(arch))
 
     def evaluate(self, arch: Architecture, wanted: Collection[str], seed: int, report: Report | None = None) -> Metrics:
-        """Return the metrics of `arch` with inherited weights."""
+        """Return the metrics of `arch` with inherited weights; what was rated before, by any process, is looked up."""
         space = self.context.space
         arch = space.canonical(arch)  # other encodings of the same network may inherit other weights
-        data = data_for(space, arch, self.data)
-        return self.rater.rate(arch, data) | costs(space, arch, data)
+        data = self._data_for(arch)
+        free = self.rater.free(arch)
+        if set(free) != set(self.rater.metrics(data)):
+            key = fingerprint(space, arch, weights=self.trained.digest, recalibrate=self.config.recalibrate)
+            kept = self.scores.get(key)
+            if kept is None:
+                kept = self.rater.rate(arch, data)
+                self.scores.put(key, kept)
+            free |= kept
+        return free | costs(space, arch, data)
 
     def weights_path(self, arch: Architecture, seed: int) -> Path | None:
         """Return where the weights are that `arch` inherits; with `inherit` they are cut out now."""
@@ -83,15 +95,22 @@ class SupernetEvaluator(Evaluator):
             return None
         space = self.context.space
         arch = space.canonical(arch)
-        path = self.context.directory / f"{fingerprint(space, arch, weights=str(self.config.weights))}.safetensors"
+        path = self.context.directory / f"{fingerprint(space, arch, weights=self.trained.digest)}.safetensors"
         if not path.is_file():
             self._cut_out(arch, path)
         return path
 
+    def _data_for(self, arch: Architecture) -> Data:
+        """Return the data at the size that `arch` works on: the same object for the same size."""
+        size = self.context.space.input_size(arch, self.data.image_size)
+        if size not in self._sized:
+            self._sized[size] = data_for(self.context.space, arch, self.data)
+        return self._sized[size]
+
     def _cut_out(self, arch: Architecture, path: Path) -> None:
         from safetensors.torch import save_file
 
-        data, device = data_for(self.context.space, arch, self.data), self.context.device
+        data, device = self._data_for(arch), self.context.device
         assert data.train is not None
         model = self.rater.holder(arch, data, self.trained.supernet).extract(arch)
         with hushed(), on_device(model, device):

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
 
-from compress.core.batch_norm import recalibrate
-from compress.core.environment import on_device
+from torch import Tensor
+
+from compress.core.batch_norm import norm_layers, recalibrate
 from compress.core.errors import Diverged
 from compress.core.progress import hushed
 from evaluators.candidates.evaluator import Metrics
 from evaluators.candidates.networks import accuracy, diverged
-from evaluators.datasets import Data
+from evaluators.datasets import Data, Loader
+from evaluators.datasets.batch import Batch
+from evaluators.datasets.loaders import placed
 from spaces.architecture import Architecture
 from spaces.supernet import Supernet
+
+KEPT_BYTES = 2**28
+"""Of prepared batches that are kept for the next architecture."""
 
 
 class Rater(ABC):
@@ -38,13 +47,14 @@ class Rater(ABC):
 class AccuracyRater(Rater):
     """The task's metrics on the held-out samples, with batch norms estimated anew for each architecture.
 
-    Where several supernets hold an architecture's weights, each metric is their mean.
+    Where several supernets hold an architecture's weights, each metric is their mean. The supernet stays on the device,
+    and batches stay prepared there from one architecture to the next, as far as they fit.
     """
 
     def __init__(self, supernet: Supernet, device: str, batches: int) -> None:
         """`batches` of training data estimate an architecture's batch norms; 0 leaves what training has left."""
-        self.supernet, self.device, self.batches = supernet, device, batches
-        supernet.eval()
+        self.supernet, self.device, self.batches = supernet.to(device).eval(), device, batches
+        self._prepared: dict[int, _Prepared] = {}
 
     def metrics(self, data: Data) -> tuple[str, ...]:
         """Return the task's."""
@@ -52,15 +62,77 @@ class AccuracyRater(Rater):
 
     def rate(self, arch: Architecture, data: Data) -> Metrics:
         """Return the mean over the supernets that hold `arch`; outputs that are not finite count as the worst."""
-        found = [self._rate(member, arch, data) for member in self.supernet.members(arch)]
+        ready = self._prepared.get(data.image_size)
+        if ready is None or ready.data is not data:
+            ready = self._prepared[data.image_size] = _Prepared.of(data, self.device, self.batches)
+        found = [self._rate(member, arch, ready) for member in self.supernet.members(arch)]
         return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
 
-    def _rate(self, supernet: Supernet, arch: Architecture, data: Data) -> Metrics:
-        assert data.train is not None
+    def _rate(self, supernet: Supernet, arch: Architecture, ready: _Prepared) -> Metrics:
         supernet.activate(arch)
         try:
-            with hushed(), on_device(supernet, self.device):
-                recalibrate(supernet, data.train.epoch(0), self.batches, self.device, data.task.forward)
-                return accuracy(supernet, data, self.device)
+            with hushed():
+                if self.batches and norm_layers(supernet):
+                    batches = ready.calibration.epoch(0)
+                    recalibrate(supernet, batches, self.batches, self.device, ready.data.task.forward)
+                return accuracy(supernet, replace(ready.data, test=ready.test), self.device)
         except Diverged as error:
-            return diverged(data, error)
+            return diverged(ready.data, error)
+
+
+@dataclass
+class _Prepared:
+    """The batches that architectures of one image size are calibrated and judged on."""
+
+    data: Data
+    calibration: Loader
+    test: Loader
+
+    @classmethod
+    def of(cls, data: Data, device: str, batches: int) -> _Prepared:
+        assert data.train is not None and data.test is not None
+        calibration = _kept(placed(data.train, device), device, batches)
+        return cls(data, calibration, _kept(placed(data.test, device), device))
+
+
+class _Kept:
+    """A loader whose batches are prepared once; they are the same every time."""
+
+    def __init__(self, loader: Loader, batches: list[Batch]) -> None:
+        self.kept = batches
+        self.batch_size, self.num_samples = loader.batch_size, loader.num_samples
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return len(self.kept)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches."""
+        return iter(self.kept[start:])
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches."""
+        return iter(self.kept)
+
+
+def _kept(loader: Loader, device: str, limit: int | None = None) -> Loader:
+    """Return `loader` with its batches prepared on `device`, if they fit; the first `limit` of a training epoch."""
+    stream = loader.batches() if limit is None else islice(loader.epoch(0), limit)
+    found: list[Batch] = []
+    for batch in stream:
+        found.append(batch.to(device))
+        if len(found) * _bytes(found[0]) > KEPT_BYTES:
+            return loader
+    return _Kept(loader, found)
+
+
+def _bytes(batch: Batch) -> int:
+    total = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal total
+        total += tensor.nbytes
+        return tensor
+
+    batch.mapped(count)
+    return total

@@ -68,6 +68,7 @@ class TrainedSupernet:
         found: the architecture that the training itself has found, if the method finds one.
         ratings: what a rater looks up, if the method has rated everything there is.
         details: what the report tells.
+        digest: stands for the weights, once they are on disk.
     """
 
     space: Space
@@ -81,6 +82,7 @@ class TrainedSupernet:
     found: Architecture | None = None
     ratings: dict[str, Any] | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
     def save(self, folder: Path) -> None:
         """Write everything to `folder`, the manifest last, each file atomically."""
@@ -144,6 +146,7 @@ class TrainedSupernet:
             found=None if content.found is None else space.check(content.found),
             ratings=content.ratings,
             details=content.details,
+            digest=_digest(folder / _WEIGHTS),
         )
 
     def check_space(self, space: Space, key: str) -> None:
@@ -175,6 +178,11 @@ def fingerprint(data: Data) -> tuple[int, str]:
     assert data.train is not None
     labels = labels_of(data.train)
     return len(labels), hashlib.sha256(labels.astype("<i8").tobytes()).hexdigest()[:16]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _read(path: Path, key: str) -> _Manifest:

@@ -83,6 +83,19 @@ def test_a_score_does_not_depend_on_what_was_scored_before(space: Space, tmp_pat
     assert ours.evaluate(first, (), 0) == alone
 
 
+def test_scores_are_kept_for_other_searches_by_the_same_weights(
+    space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(space, tmp_path)
+    arch = space.sample(random.Random(1))
+    found = make(space, tmp_path).evaluate(arch, (), 0)
+    again, other = make(space, tmp_path), make(space, tmp_path, recalibrate=1)
+    for evaluator in (again, other):
+        monkeypatch.setattr(evaluator.rater, "rate", lambda *_: {"top1": 1.0, "top5": 2.0, "loss": 3.0})
+    assert again.evaluate(arch, (), 0) == found
+    assert other.evaluate(arch, (), 0)["top1"] == 1.0
+
+
 def test_candidates_are_judged_on_the_samples_that_were_held_out(space: Space, tmp_path: Path) -> None:
     save(space, tmp_path)
     data = digits()
