@@ -272,8 +272,11 @@ def _node_at(tree: dict[str, Any], path: Path_, values: Any) -> dict[str, Any]:
     """Return the part of the JSON schema `tree` that describes the key at `path`."""
     node, current = _resolve(tree, tree, values), values
     for part in path:
-        current = _value_at(current, (part,))
+        around, current = current, _value_at(current, (part,))
         child = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
+        if (choice := child.get("discriminator", {})).get("beside"):  # of `OptionsOf`
+            key = choice["beside"]
+            child = {"$ref": choice["mapping"].get(str(around.get(key, node["properties"][key].get("default"))))}
         node = _resolve(child, tree, current)
     return node
 

@@ -9,7 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
@@ -131,3 +137,54 @@ class NameOf:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.literal_schema(sorted({name for registry in self.registries for name in registry}))
+
+
+@dataclass(frozen=True)
+class OptionsOf:
+    """Annotates a base class of configs: the section holds the options of what the key `beside` it names.
+
+    >>> criterion: Annotated[str, NameOf(unit_criteria)] = "dimap"
+    >>> options: Annotated[UnitCriterion, OptionsOf(unit_criteria, "criterion")] = DimapUnits()
+
+    The key is declared before the section. Options that are left out are at the defaults of what is named.
+    """
+
+    registry: Registry[Any]
+    beside: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {self._tag(name): handler.generate_schema(self.registry.get(name)) for name in self.registry}
+        chosen = core_schema.tagged_union_schema(choices, lambda section: section.tag)
+        plain = core_schema.plain_serializer_function_ser_schema(lambda section: section.model_dump())
+        return core_schema.with_info_wrap_validator_function(self._read, chosen, serialization=plain)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        choices: Any = schema["schema"]["choices"]
+        named = {name: choices[self._tag(name)] for name in self.registry}
+        written = handler(core_schema.tagged_union_schema(named, self.beside))
+        choice = {"beside": self.beside, "mapping": written["discriminator"]["mapping"]}  # for messages
+        return {"anyOf": written["oneOf"], "discriminator": choice}
+
+    def _tag(self, name: str) -> str:
+        return f"{self.beside}={name}"
+
+    def _read(self, section: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        name = info.data.get(self.beside)
+        if name is None:
+            return section  # what is wrong is told of the key itself
+        config = self.registry.get(name)
+        if isinstance(section, BaseModel):
+            if isinstance(section, config):
+                return section
+            section = section.model_dump(exclude_unset=True)
+        if not isinstance(section, Mapping):
+            raise PydanticKnownError("model_type", {"class_name": config.__name__})
+        return handler(_Tagged(section, self._tag(name)))
+
+
+class _Tagged(dict[str, Any]):
+    """A section with the tag of what it holds options of."""
+
+    def __init__(self, section: Mapping[str, Any], tag: str) -> None:
+        super().__init__(section)
+        self.tag = tag

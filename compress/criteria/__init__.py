@@ -40,4 +40,4 @@ class WeightCriterion(ABC):
 
 
 weight_criteria: Registry[type[WeightCriterion]] = Registry("weight criterion", "compress.criteria", WeightCriterion)
-unit_criteria: Registry[UnitCriterion] = Registry("unit criterion", "compress.criteria")
+unit_criteria: Registry[type[UnitCriterion]] = Registry("unit criterion", "compress.criteria", UnitCriterion)

@@ -35,7 +35,7 @@ from torch import Generator, Tensor, nn
 
 from compress.criteria import Allocation, WeightCriterion, unit_criteria, weight_criteria
 from compress.criteria.exact_selection import between, bin_edges, histogram, keep_above
-from compress.criteria.unit_criterion import ScoringData, energies, matrices, per_cost
+from compress.criteria.unit_criterion import ScoringData, UnitCriterion, energies, matrices, per_cost
 from compress.graph.graph import Group
 
 _SLACK = 1e-9  # relative; far above float64 rounding of the sums, far below the width of a bin
@@ -163,19 +163,22 @@ def relative_energy(energy: Tensor, rest: Tensor | float = 0.0) -> Tensor:
 
 
 @unit_criteria.register("dimap")
-def dimap_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
-    """Return the relative distortion that a unit's removal causes in the layers it touches, over its cost."""
-    sums = energies(model)
-    scores = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups}
-    rivals = defaultdict(list)
-    for group in groups:
-        for part in matrices(group):
-            rivals[part.tensor, part.dim, group.kind].append((group, part))
-    for members in rivals.values():
-        parts = [sums.of(part) for _, part in members]
-        energy = torch.cat(parts)
-        rest = (sums.along(members[0][1]).sum() - energy.sum()).clamp(min=0.0)
-        shares = torch.split(relative_energy(energy, rest), [len(part) for part in parts])
-        for (group, _), share in zip(members, shares, strict=True):
-            scores[group.name] += share
-    return per_cost(scores, data)
+class DimapUnits(UnitCriterion):
+    """The relative distortion that a unit's removal causes, over what the unit costs."""
+
+    def scores(self, model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
+        """Return the relative distortion that a unit's removal causes in the layers it touches, over its cost."""
+        sums = energies(model)
+        scores = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups}
+        rivals = defaultdict(list)
+        for group in groups:
+            for part in matrices(group):
+                rivals[part.tensor, part.dim, group.kind].append((group, part))
+        for members in rivals.values():
+            parts = [sums.of(part) for _, part in members]
+            energy = torch.cat(parts)
+            rest = (sums.along(members[0][1]).sum() - energy.sum()).clamp(min=0.0)
+            shares = torch.split(relative_energy(energy, rest), [len(part) for part in parts])
+            for (group, _), share in zip(members, shares, strict=True):
+                scores[group.name] += share
+        return per_cost(scores, data)

@@ -8,23 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from compress.criteria import unit_criteria
-from compress.criteria.unit_criterion import ScoringData, matrices, mean_normalised, named_tensors
+from compress.criteria.unit_criterion import ScoringData, UnitCriterion, matrices, mean_normalised, named_tensors
 from compress.graph.graph import Group, Slice
 
 
 @unit_criteria.register("fpgm")
-def fpgm_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
-    """Return the sum of distances from a unit's rows to those of all other units, over the mean of its group.
+class FpgmUnits(UnitCriterion):
+    """The distance of a unit's filters from those of all others."""
 
-    The unit with the least sum is nearest to the geometric median. Distances are taken layer by layer
-    over all layers that produce the unit.
-    """
-    tensors = named_tensors(model)
-    scores = {
-        group.name: torch.stack([_distances(tensors[part.tensor], part) for part in matrices(group, "out")]).sum(0)
-        for group in groups
-    }
-    return mean_normalised(scores, data.graph)
+    def scores(self, model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
+        """Return the sum of distances from a unit's rows to those of all other units, over the mean of its group.
+
+        The unit with the least sum is nearest to the geometric median. Distances are taken layer by layer
+        over all layers that produce the unit.
+        """
+        tensors = named_tensors(model)
+        scores = {
+            group.name: torch.stack([_distances(tensors[part.tensor], part) for part in matrices(group, "out")]).sum(0)
+            for group in groups
+        }
+        return mean_normalised(scores, data.graph)
 
 
 def _distances(weight: Tensor, part: Slice) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from compress.criteria import WeightCriterion, unit_criteria, weight_criteria
-from compress.criteria.unit_criterion import ScoringData
+from compress.criteria.unit_criterion import ScoringData, UnitCriterion
 from compress.graph.graph import Group
 
 
@@ -22,6 +22,9 @@ class Random(WeightCriterion):
 
 
 @unit_criteria.register("random")
-def random_units(model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
-    """Return independent uniform scores for the units of every group."""
-    return {group.name: torch.rand(group.size, generator=data.generator, dtype=torch.float64) for group in groups}
+class RandomUnits(UnitCriterion):
+    """Independent uniform scores."""
+
+    def scores(self, model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
+        """Return independent uniform scores for the units of every group."""
+        return {group.name: torch.rand(group.size, generator=data.generator, dtype=torch.float64) for group in groups}

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.criteria import unit_criteria
-from compress.criteria.unit_criterion import ScoringData, named_tensors
+from compress.criteria.unit_criterion import ScoringData, UnitCriterion, named_tensors
 from compress.graph.graph import Graph, Group
 
 
-def score_units(model: nn.Module, graph: Graph, criterion: str, data: ScoringData) -> tuple[Graph, dict[str, Tensor]]:
+def score_units(
+    model: nn.Module, graph: Graph, criterion: str | UnitCriterion, data: ScoringData
+) -> tuple[Graph, dict[str, Tensor]]:
     """Return how much every unit is worth (group name -> float64 (size,), higher is kept longer).
 
     Where a group repeats inside each head, its units may be chosen in every head on their own: the criterion sees
@@ -21,14 +23,16 @@ def score_units(model: nn.Module, graph: Graph, criterion: str, data: ScoringDat
     repeat; its score is the sum of theirs. The graph that is returned has its groups rematched in that way, but for
     those that are rigid.
 
+    `criterion` is one with its options, or the name of one that is at its defaults.
+
     Raises:
         InputError: a weight is not finite, or the criterion is unknown or cannot score this model.
     """
-    score = unit_criteria.get(criterion)
+    chosen = unit_criteria.get(criterion)() if isinstance(criterion, str) else criterion
     _refuse_not_finite(model, graph)
     free = {group.name for group in graph.groups if group.repeats > 1 and not group.rigid}
     seen = [group.expanded() if group.name in free else group for group in graph.groups]
-    scores = score(model, seen, data)
+    scores = chosen.scores(model, seen, data)
     groups: list[Group] = []
     for group in graph.groups:
         if group.name in free:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from compress.core.config import Config, Numbers
+from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.graph.cost_model import CostModel, Counted
 from compress.graph.graph import Graph, Group, Slice
@@ -19,14 +19,6 @@ from evaluators.tasks import UNSIZED, Task
 
 Batches = Callable[[], Iterable[Batch]]
 DRAW = 8  # images per gradient: its square is one draw of a random value, so many small draws tell more than few large
-
-
-class CriterionOptions(Config):
-    """What a unit criterion lets the recipe choose."""
-
-    norm: Annotated[Literal[1, 2], Numbers()] = Field(
-        2, description="`magnitude`: sum of absolute values (1) or root of the squares (2)"
-    )
 
 
 @dataclass(frozen=True)
@@ -41,7 +33,6 @@ class ScoringData:
     batches: Batches | None = None
     device: torch.device | str = "cpu"
     generator: Generator = field(default_factory=lambda: Generator().manual_seed(0))
-    options: CriterionOptions = field(default_factory=CriterionOptions)
     counted: Counted = "macs"
     task: Task = UNSIZED
 
@@ -61,7 +52,21 @@ class ScoringData:
             yield from batch.to(self.device, copy=True).split(DRAW)  # a copy: a model may change it in place
 
 
-UnitCriterion = Callable[[nn.Module, Sequence[Group], ScoringData], dict[str, Tensor]]
+class UnitCriterion(Config):
+    """Scores units (channels, heads, MLP units); those of low scores are removed.
+
+    The fields of a subclass are what the recipe may say beside `criterion`, in `options`.
+    """
+
+    @abstractmethod
+    def scores(self, model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
+        """Return group name -> float64 (size,): how much each unit is worth; comparable between groups.
+
+        Model and weights stay as they are. Draws come from `data.generator`.
+
+        Raises:
+            InputError: it cannot score this model, or needs data and there is none.
+        """
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:

@@ -143,11 +143,10 @@ def scored_units(
         batches=setting.batches,
         device=setting.device,
         generator=torch.Generator().manual_seed(setting.seed),
-        options=config.options,
         counted=config.budget.counted if config.budget else "macs",
         task=setting.task,
     )
-    return score_units(model, graph, config.criterion, data)
+    return score_units(model, graph, config.options, data)
 
 
 def _dropped(model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting) -> tuple[str, ...]:

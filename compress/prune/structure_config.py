@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from compress.core.config import Config
-from compress.core.sections import NameOf
+from compress.core.sections import NameOf, OptionsOf
 from compress.criteria import unit_criteria
-from compress.criteria.unit_criterion import CriterionOptions
+from compress.criteria.dimap import DimapUnits
+from compress.criteria.unit_criterion import UnitCriterion
 from compress.prune.budget import BudgetConfig
 
 Unit = Literal["channels", "heads", "head_dims", "mlp"]
@@ -20,7 +21,9 @@ class StructureConfig(Config):
 
     kind: Literal["structure"] = Field(description="tensors shrink")
     criterion: Annotated[str, NameOf(unit_criteria)] = Field("dimap", description="how units are ranked")
-    options: CriterionOptions = Field(CriterionOptions(), description="what the criterion leaves open")
+    options: Annotated[UnitCriterion, OptionsOf(unit_criteria, "criterion")] = Field(
+        DimapUnits(), description="what the criterion leaves open"
+    )
     budget: BudgetConfig | None = Field(None, description="what the model may cost afterwards; this or `ratio`")
     ratio: float | None = Field(None, gt=0, lt=1, description="share of all units to remove; this or `budget`")
     allocation: Literal["global", "module", "uniform"] = Field(

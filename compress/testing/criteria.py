@@ -7,7 +7,7 @@ from torch import Generator, Tensor, nn
 
 from compress.criteria import weight_criteria
 from compress.criteria.score import score_units
-from compress.criteria.unit_criterion import ScoringData
+from compress.criteria.unit_criterion import ScoringData, UnitCriterion
 from compress.graph.build import build_graph
 from evaluators.datasets.batch import Batch
 
@@ -40,17 +40,18 @@ def check_weight_criterion(name: str) -> None:
         assert removed == remove, f"criterion {name} removes {removed} weights where {remove} are asked"
 
 
-def check_unit_criterion(name: str) -> None:
-    """Score the channels of a small network by the criterion for units called `name`.
+def check_unit_criterion(criterion: str | UnitCriterion) -> None:
+    """Score the channels of a small network by a criterion for units: one with its options, or a name.
 
     Raises:
         AssertionError: a group has not one finite score a unit, the model was changed, or scores differ from one time
             to the next.
     """
+    name = criterion if isinstance(criterion, str) else type(criterion).__name__
     model = _network()
     model.train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    scores, again = _scores(model, name), _scores(model, name)
+    scores, again = _scores(model, criterion), _scores(model, criterion)
     same = all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     assert same and model.training, f"criterion {name} changes the model that it scores"
     assert all(each.grad is None for each in model.parameters()), f"criterion {name} leaves gradients behind"
@@ -62,10 +63,11 @@ def check_unit_criterion(name: str) -> None:
         assert torch.equal(score, again[group.name]), f"criterion {name} gives other scores with the same generator"
 
 
-def _scores(model: nn.Module, name: str) -> dict[str, Tensor]:
+def _scores(model: nn.Module, criterion: str | UnitCriterion) -> dict[str, Tensor]:
     graph = build_graph(model, _images(1))
     batches = [Batch(_images(16, seed), torch.arange(16) % 5) for seed in range(3)]
-    return score_units(model, graph, name, ScoringData(graph, batches=lambda: iter(batches), generator=_generator()))[1]
+    data = ScoringData(graph, batches=lambda: iter(batches), generator=_generator())
+    return score_units(model, graph, criterion, data)[1]
 
 
 def _network() -> nn.Module:

@@ -31,7 +31,8 @@ class Declared:
         node = self._followed(node)
         choice = node.get("discriminator", {})
         for tag, reference in choice.get("mapping", {}).items():
-            chosen = (*tags, (".".join((*path, choice["propertyName"])), tag))
+            key = (*path[:-1], choice["beside"]) if "beside" in choice else (*path, choice["propertyName"])
+            chosen = (*tags, (".".join(key), tag))
             yield from self._below({"$ref": reference}, path, chosen)
         if not choice.get("mapping"):
             for alternative in node.get("oneOf") or node.get("anyOf") or ():

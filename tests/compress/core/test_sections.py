@@ -9,7 +9,7 @@ from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.core.problems import validated
 from compress.core.registry import Registry
-from compress.core.sections import NameOf, OneOf, OneOfShort
+from compress.core.sections import NameOf, OneOf, OneOfShort, OptionsOf
 
 
 class Base(Config):
@@ -170,4 +170,69 @@ def test_a_section_may_be_written_short_and_is_written_so_again(written: Any, me
 def test_what_is_wrong_in_a_short_section_is_one_sentence(written: Any, says: str) -> None:
     with pytest.raises(InputError) as caught:
         validated(way(), {"way": written})
+    assert caught.value.problems == [says]
+
+
+class Rule(Config):
+    """Something with options."""
+
+
+class Plain(Rule):
+    """Leaves nothing open."""
+
+
+class Norm(Rule):
+    norm: int = Field(2, ge=1)
+    share: float = 0.5
+
+
+def ruled() -> type[Any]:
+    registry: Registry[Any] = Registry("rule", base=Rule)
+    registry.register("plain")(Plain)
+    registry.register("norm")(Norm)
+    return create_model(
+        "Recipe",
+        __base__=Config,
+        rule=(Annotated[str, NameOf(registry)], "plain"),
+        options=(Annotated[Rule, OptionsOf(registry, "rule")], Plain()),
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "means", "again"),
+    [
+        ({}, Plain(), {}),
+        ({"options": {}}, Plain(), {}),
+        ({"rule": "norm"}, Norm(), {"norm": 2, "share": 0.5}),
+        ({"rule": "norm", "options": {"norm": 1}}, Norm(norm=1), {"norm": 1, "share": 0.5}),
+        ({"rule": "norm", "options": Norm(share=0.25)}, Norm(share=0.25), {"norm": 2, "share": 0.25}),
+    ],
+)
+def test_options_are_of_what_another_key_names(written: Any, means: Config, again: Any) -> None:
+    kind = ruled()
+    found = validated(kind, written)
+    assert type(found.options) is type(means) and found.options == means
+    assert found.model_dump(mode="json")["options"] == again
+    assert kind.model_validate_json(found.model_dump_json(), strict=True) == found
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ({"options": {"norm": 2}}, "options.norm: unknown key; allowed none"),
+        (
+            {"rule": "norm", "options": {"nrom": 1}},
+            "options.nrom: unknown key; allowed norm, share; did you mean 'norm'?",
+        ),
+        ({"rule": "norm", "options": {"norm": 0}}, "options.norm: out of range; got 0; allowed at least 1"),
+        ({"rule": "norm", "options": 3}, "options: wrong type; got 3; allowed a section of keys"),
+        (
+            {"rule": "nomr", "options": {"x": 0}},
+            "rule: unknown value; got \"nomr\"; allowed norm, plain; did you mean 'norm'?",
+        ),
+    ],
+)
+def test_an_option_of_something_else_is_refused_by_name(written: Any, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        validated(ruled(), written)
     assert caught.value.problems == [says]

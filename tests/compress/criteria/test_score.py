@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.criteria import unit_criteria
+from compress.criteria.magnitude import MagnitudeUnits
 from compress.criteria.score import score_units
-from compress.criteria.unit_criterion import CriterionOptions, ScoringData
+from compress.criteria.unit_criterion import ScoringData
 from compress.graph.build import build_graph
 from compress.graph.cost_model import CostModel
 from evaluators.datasets.batch import Batch
@@ -81,7 +82,7 @@ def test_scoring_leaves_the_model_as_it_was(criterion):
 def test_magnitude_is_the_norm_over_rows_and_columns_of_a_unit():
     model = ConvNet()
     for norm in (1, 2):
-        found = scores_of(model, "magnitude", options=CriterionOptions(norm=norm))["conv1:channels"]
+        found = scores_of(model, MagnitudeUnits(norm=norm))["conv1:channels"]
         rows = model.conv1.weight.double().abs().pow(norm).sum((1, 2, 3))
         columns = model.conv2.weight.double().abs().pow(norm).sum((0, 2, 3))
         expected = (rows + columns).pow(1 / norm)

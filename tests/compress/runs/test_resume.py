@@ -14,6 +14,10 @@ import yaml
 from typer.testing import CliRunner
 
 from compress.cli import app
+from compress.core.errors import InputError
+from compress.runs.directory import RunDirectory
+from compress.runs.recipe import load_recipe
+from compress.runs.resume import check_same
 from compress.training.trainer import Trainer
 from search.executors import local
 
@@ -189,3 +193,23 @@ def test_epochs_that_may_not_grow_say_why(tmp_path: Path, monkeypatch: pytest.Mo
         (hangs, "hangs on the number of epochs (schedule: cosine, warmup_epochs: 0.0)"),
     ):
         assert result.exit_code == 2 and words in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_a_run_of_an_older_version_had_the_norm_of_magnitude_among_the_options_of_every_criterion(
+    tmp_path: Path,
+) -> None:
+    model = {"source": "builtin", "name": "cifar_resnet20"}
+    prune = {"kind": "structure", "criterion": "lamp", "ratio": 0.3, "align": 4}
+    path = written(tmp_path, model=model, data={"name": "none"}, prune=prune)
+    directory = RunDirectory(tmp_path / "run")
+    directory.path.mkdir()
+    recipe = load_recipe(path)
+    for options, keys in (({"norm": 2}, None), ({"norm": 1}, "prune.options.norm differ")):
+        older = recipe.resolved()
+        older["prune"]["options"] = options
+        directory.recipe.write_text(yaml.safe_dump(older))
+        if keys is None:
+            assert check_same(recipe, directory) is None
+        else:
+            with pytest.raises(InputError, match=keys):
+                check_same(recipe, directory)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.criteria import WeightCriterion, unit_criteria, weight_criteria
+from compress.criteria.unit_criterion import UnitCriterion
 from compress.distill.losses import LossConfig, losses
 from compress.testing.criteria import check_unit_criterion, check_weight_criterion
 from compress.testing.datasets import check_dataset
@@ -94,17 +95,15 @@ class Generous(Signed):
 
 @pytest.fixture
 def registered() -> Iterator[Any]:
-    """Enter criteria for the time of a test."""
-    names = {"weights": weight_criteria, "units": unit_criteria}
+    """Enter a criterion for single weights for the time of a test."""
 
-    def enter(kind: str, criterion: Any) -> str:
-        names[kind].names()  # type: ignore[attr-defined]
-        names[kind]._items["wrong"] = criterion  # type: ignore[attr-defined]
+    def enter(criterion: Any) -> str:
+        weight_criteria.names()
+        weight_criteria._items["wrong"] = criterion
         return "wrong"
 
     yield enter
-    for registry in names.values():
-        registry._items.pop("wrong", None)  # type: ignore[attr-defined]
+    weight_criteria._items.pop("wrong", None)
 
 
 @pytest.mark.parametrize(
@@ -117,25 +116,31 @@ def registered() -> Iterator[Any]:
 )
 def test_a_wrong_weight_criterion_is_caught(registered: Any, criterion: Any, says: str) -> None:
     with pytest.raises(AssertionError, match=says):
-        check_weight_criterion(registered("weights", criterion))
+        check_weight_criterion(registered(criterion))
 
 
-def _without_a_group(model: nn.Module, groups: Any, data: Any) -> dict[str, Tensor]:
-    return {group.name: torch.ones(group.size).double() for group in groups[1:]}
+class Forgetting(UnitCriterion):
+    """Leaves a group out."""
+
+    def scores(self, model: nn.Module, groups: Any, data: Any) -> dict[str, Tensor]:
+        return {group.name: torch.ones(group.size).double() for group in groups[1:]}
 
 
-def _with_gradients(model: nn.Module, groups: Any, data: Any) -> dict[str, Tensor]:
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    return {group.name: torch.ones(group.size).double() for group in groups}
+class Leaving(UnitCriterion):
+    """Leaves gradients in the model."""
+
+    def scores(self, model: nn.Module, groups: Any, data: Any) -> dict[str, Tensor]:
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        return {group.name: torch.ones(group.size).double() for group in groups}
 
 
 @pytest.mark.parametrize(
-    ("criterion", "says"), [(_without_a_group, "no score for each of"), (_with_gradients, "leaves gradients behind")]
+    ("criterion", "says"), [(Forgetting, "no score for each of"), (Leaving, "leaves gradients behind")]
 )
-def test_a_wrong_unit_criterion_is_caught(registered: Any, criterion: Any, says: str) -> None:
+def test_a_wrong_unit_criterion_is_caught(criterion: type[UnitCriterion], says: str) -> None:
     with pytest.raises(AssertionError, match=says):
-        check_unit_criterion(registered("units", criterion))
+        check_unit_criterion(criterion())
 
 
 class Deaf(LossConfig):
