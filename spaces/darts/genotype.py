@@ -126,7 +126,7 @@ def _nodes(kind: str, listed: Any) -> tuple[Node, ...]:
 def _keywords(code: Any) -> dict[str, Any]:
     """Return the arguments of `Genotype(...)` as plain values."""
     wanted = {*CELLS, *(f"{kind}_concat" for kind in CELLS)}
-    refusal = InputError(f"a DARTS genotype is written like {_EXAMPLE}; got {str(code)[:200]!r}")
+    refusal = InputError(f"a DARTS genotype is written like {_EXAMPLE}; got {repr(code)[:120]}")
     if not isinstance(code, str) or len(code) > _LONGEST:
         raise refusal
     try:

@@ -37,7 +37,7 @@ def decode(code: Any) -> dict[str, Choice]:
     Raises InputError naming the node and the part of the code that is wrong.
     """
     if not isinstance(code, str) or len(nodes := code.strip().split("+")) != NODES - 1:
-        raise InputError(f"a NAS-Bench-201 cell is written like {_EXAMPLE}; got {code!r}")
+        raise InputError(f"a NAS-Bench-201 cell is written like {_EXAMPLE}; got {repr(code)[:120]}")
     found: dict[str, Choice] = {}
     for target, node in enumerate(nodes, 1):
         parts = node.strip().split("|")
