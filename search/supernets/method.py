@@ -173,6 +173,10 @@ class SupernetConfig(LearningConfig):
         description="share of the training images that weights never learn from: architectures are judged on it",
     )
 
+    found_options: dict[str, Any] = Field(
+        {}, description="options of the space, such as more cells, with which later sections build what is found"
+    )
+
     @field_validator("method", mode="before")
     @classmethod
     def _by_name(cls, method: Any) -> Any:

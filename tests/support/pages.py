@@ -27,9 +27,21 @@ _PLACEMENTS = [
     "supernet.method.models=2",
     "search.evaluator.recalibrate=1",
 ]
+_CELLS = [
+    "data.limit_train=32",
+    "data.limit_test=50",
+    "data.batch_size=16",
+    "supernet.space.options={channels: 2, layers: 3}",
+    "supernet.found_options={channels: 2, norm: affine}",
+    "supernet.epochs=1",
+    "supernet.precision='32'",
+    "train.epochs=1",
+]
 QUICKER: dict[str, list[str]] = {
     "bms_pooling_cifar10": [*_BRIEF, *_PLACEMENTS, "data.limit_test=50", "supernet.epochs=1", "train.epochs=1"],
     "bms_pooling_digits": [],
+    "darts_cifar10": [*_BRIEF, *_CELLS],
+    "darts_digits": [],
     "dimap_swin": [*_TIMING, *_FEW, *_SHORT],
     "dimap_swin_channels": [*_BRIEF, *_FEW, *_SHORT],
     "netadapt_digits": [*_BRIEF, *_FEW, *_NETADAPT],

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from compress.core.atomic import write_json, write_text
 from compress.core.environment import settle_threads
+from compress.core.errors import InputError
 from compress.core.progress import say
 from compress.core.yaml_lines import Path_
 from compress.runs.artifact import Artifact
@@ -19,6 +21,8 @@ from evaluators.datasets.holdout import with_holdout
 from search.space import SpaceConfig, blamed_on, fitted, make_space
 from search.supernets.method import SupernetConfig, SupernetContext, seeded
 from search.supernets.trained import FOLDER, TrainedSupernet, fingerprint
+from spaces.registry import create
+from spaces.space import Space
 from spaces.supernet import Supernet
 
 
@@ -43,6 +47,8 @@ class SupernetStage(Stage[SupernetConfig]):
         data, search = sections.get("data"), sections.get("search")
         if data is not None and data.absent:
             yield key, "needs images, but data.name is none; name a data set"
+        if config.found_options and not config.method.finds:
+            yield (*key, "found_options"), f"method {config.method.name} ends in no architecture; leave them out"
         if not config.method.finds and search is None and sections.get("model") is None:
             needy = [name for name, given in sections.items() if given is not None and _needs_model(name)]
             if needy and "search" in sections:
@@ -73,6 +79,8 @@ class SupernetStage(Stage[SupernetConfig]):
         whole = fitted(space, recipe.data, recipe.task, recipe.seed)
         assert whole is not None  # the recipe's checks refuse a supernet without data
         data = with_holdout(whole, config.holdout, recipe.seed)
+        with blamed_on("supernet.found_options"):
+            larger = _with_options(space, config.found_options)
         with blamed_on("supernet.method"), seeded(recipe.seed):
             supernet = config.method.make(space, data.task)
         settle_threads(_macs(supernet) * getattr(recipe.data, "batch_size", 1))
@@ -106,9 +114,14 @@ class SupernetStage(Stage[SupernetConfig]):
         ).save(context.run / FOLDER)
         for note in training.notes:
             say(f"supernet: {note}")
-        found = None if training.found is None else space.to_dict(training.found)
-        context.details["found"] = found
-        return artifact if found is None else Artifact(model=as_model(space.name, found))
+        if training.found is None:
+            context.details["found"] = None
+            return artifact
+        arch = larger.check(training.found)
+        found = context.details["found"] = larger.to_dict(arch)
+        write_json(context.directory / "found.json", found)
+        write_text(context.directory / "found.svg", larger.draw(arch))
+        return Artifact(model=as_model(space.name, found))
 
     def restore(self, artifact: Artifact, config: SupernetConfig, context: Context) -> Artifact:
         """Return the architecture that a finished training has found, or what was there before."""
@@ -121,6 +134,17 @@ def _space_of(config: SupernetConfig, recipe: Recipe) -> SpaceConfig:
         return config.space
     found: SpaceConfig = recipe.section("search").space
     return found
+
+
+def _with_options(space: Space, options: Mapping[str, Any]) -> Space:
+    """Return the space of the same architectures with other options; InputError where they are not the same."""
+    if not options:
+        return space
+    other = create(space.name, {**space.config.model_dump(mode="json", exclude_defaults=True), **options})
+    if other.decisions != space.decisions:
+        raise InputError(f"space {space.name} has other architectures with these; got {dict(options)}")
+    other.default_task = space.default_task
+    return other
 
 
 def _needs_model(section: str) -> bool:

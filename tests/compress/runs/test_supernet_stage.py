@@ -26,9 +26,13 @@ TRAIN = {"train": {"epochs": 1}}
         ({}, None),
         (TRAIN, "supernet.method.name: single_path ends in no architecture, which section train needs"),
         ({**TRAIN, "supernet": {**SUPERNET["supernet"], "method": "differentiable"}}, None),
+        (
+            {"supernet": {**SUPERNET["supernet"], "found_options": {"cells": 2}}},
+            "supernet.found_options: method single_path ends in no architecture; leave them out",
+        ),
         ({**TRAIN, "model": {"source": "builtin", "name": "cifar_resnet20"}}, None),
     ],
-    ids=["alone", "none found", "one found", "one given"],
+    ids=["alone", "none found", "one found", "nothing to build", "one given"],
 )
 def test_what_needs_a_model_needs_one_that_is_found_or_given(
     changes: dict[str, Any], problem: str | None, tmp_path: Path

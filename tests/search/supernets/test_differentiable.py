@@ -21,7 +21,8 @@ from compress.training.update import Updater
 from evaluators.datasets.batch import Batch
 from search.supernets.differentiable import Differentiable, DifferentiableStep
 from search.supernets.method import SupernetConfig, SupernetContext, seeded
-from spaces.registry import create
+from spaces.darts.genotype import Genotype
+from spaces.registry import create, open_preset
 from spaces.space import Space
 from spaces.supernet import Supernet
 
@@ -301,6 +302,28 @@ def test_skips_that_take_over_end_the_training_before_they_count(tmp_path: Path)
     unwatched = context(tmp_path, {"arch_lr": 0.05}, epochs=1)
     supernet, _ = made(unwatched, space)
     assert training.found == unwatched.config.method.train(supernet, unwatched).found
+
+
+def test_darts_cells_are_decoded_from_the_strongest_edges_without_none(tmp_path: Path) -> None:
+    space = create("darts", {"channels": 2, "layers": 3, "norm": "search"})
+    space.default_task = space.task(4, 3, 8)
+    supernet, step = made(context(tmp_path, {"relaxation": "binary"}), space)
+    expected = open_preset("darts", "darts-v2")[1]
+    assert expected is not None
+    genotype = Genotype.from_choices(expected)
+    with torch.no_grad():
+        for name, row in zip(step.candidates, step.strengths, strict=True):
+            kind, state, node = name.split("_")
+            chosen = genotype.operations(kind).get((int(state), int(node)))  # type: ignore[arg-type]
+            row[0] = 5 if chosen is None else 0
+            row[0 if chosen is None else step.candidates[name].index(chosen)] += 3
+    assert step.found(supernet) == expected
+    assert step.figures()["skips"] == step.details()["skips"] == 5
+    assert "with 5 skip connections" in step.notes()[0]
+    step.prepare(supernet, Engine("cpu"))
+    for update in range(3):  # most edges are `none` now, which leaves nodes without any input
+        loss = step.loss(supernet, next(TinyLoader(8, 8).epoch(0)), update)
+        assert loss.isfinite()
 
 
 @pytest.mark.parametrize(
