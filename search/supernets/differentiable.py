@@ -52,6 +52,7 @@ class Differentiable(SupernetMethod):
     """Train strengths of candidates by the held-out loss, weights by the training loss, in turns (DARTS)."""
 
     finds: ClassVar[bool] = True
+    hangs_on_epochs: ClassVar[bool] = True
 
     name: Literal["differentiable"] = Field("differentiable", description="strengths of candidates, by gradients")
     relaxation: Literal["softmax", "gumbel", "binary"] = Field(

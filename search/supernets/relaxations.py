@@ -65,7 +65,7 @@ class Binary(Relaxation):
         noisy = strengths + gumbel(strengths, generator)
         count = min(2, strengths.shape[1])
         pair = torch.zeros_like(strengths, dtype=torch.bool).scatter(1, noisy.topk(count).indices, True)
-        pair &= strengths.isfinite()
+        pair &= strengths != -torch.inf
         among = strengths.masked_fill(~pair, -torch.inf)
         gates = torch.where(pair, one_hot(among + gumbel(strengths, generator)).clamp_min(CLOSED), 0.0)
         probabilities = among.softmax(1)

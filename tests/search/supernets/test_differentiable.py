@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import functional_call
 from toy_space import Toy, ToySupernet
 
-from compress.core.errors import InputError
+from compress.core.errors import Diverged, InputError
 from compress.core.problems import validated
 from compress.training.engine import Engine
 from compress.training.update import Updater
@@ -264,6 +264,15 @@ def test_a_broken_training_goes_on_to_the_same_bits(kind: dict[str, Any], tmp_pa
     assert equal(whole, again)
     assert found.found == expected.found
     assert found.details["probabilities"] == expected.details["probabilities"]
+
+
+@each_kind
+def test_what_is_no_number_ends_the_training_in_a_sentence(kind: dict[str, Any], tmp_path: Path) -> None:
+    given = context(tmp_path, kind, checkpoint_seconds=0)
+    given.data.test.images[:] = torch.nan  # strengths alone learn from these
+    supernet, _ = made(given)
+    with pytest.raises(Diverged, match=r"differentiable\): .* is (nan|not finite)"):
+        given.config.method.train(supernet, given)
 
 
 def test_strengths_wait_for_weights_to_warm_up(tmp_path: Path) -> None:
