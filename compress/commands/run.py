@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,9 @@ from compress.commands.options import (
 )
 from compress.core.errors import InputError
 from compress.core.progress import set_quiet
+
+if TYPE_CHECKING:
+    from compress.runs.pipeline import RunResult
 
 
 def run(
@@ -63,13 +66,23 @@ def run_stages(
     loaded = load_recipe(recipe, overrides_of(pairs, seed) | on_ray(ray_address))
     if section is not None and loaded.section(section) is None:
         raise InputError(f"{recipe}  {section}: the recipe has no such section; add one, or use `compress run`")
+    words = words_of(command, recipe, out, pairs, device, seed)
+    words += ["--ray-address", ray_address] if ray_address is not None else []
+    result = run_recipe(loaded, out=out, resume=resume, device=device, resume_hint=shlex.join([*words, "--resume"]))
+    print_result(result, json)
+
+
+def words_of(command: str, recipe: str, out: Path | None, pairs: list[str], device: str, seed: int | None) -> list[str]:
+    """Return the command line that these flags were given on."""
     words = ["compress", command, "--recipe", recipe]
     words += [word for pair in pairs for word in ("--set", pair)]
     words += ["--out", str(out)] if out else []
     words += ["--seed", str(seed)] if seed is not None else []
-    words += ["--ray-address", ray_address] if ray_address is not None else []
-    words += ["--device", device] if device != "auto" else []
-    result = run_recipe(loaded, out=out, resume=resume, device=device, resume_hint=shlex.join([*words, "--resume"]))
+    return words + (["--device", device] if device != "auto" else [])
+
+
+def print_result(result: RunResult, json: bool) -> None:
+    """Print what came out of a run."""
     if json:
         print_json({**result.report, "directory": str(result.directory)})
         print(result.summary, file=sys.stderr)

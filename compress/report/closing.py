@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from compress.core.text_table import text_table
-from compress.report.schema import Report, parse
+from compress.report.rank import figure_rows
+from compress.report.schema import Rank, Report, parse
 from compress.report.search_charts import figure
 from compress.report.tables import model_rows, title_of_one
 
@@ -14,11 +15,22 @@ def closing_table(report: dict[str, Any]) -> str:
     """Return what was measured of the baseline and the final model, side by side; of one model, in one column."""
     found = parse(Report, report, "report.json")
     rows = [row for row in model_rows(found) if row.group in ("Accuracy", "Size", "Latency")]
+    if found.rank is not None and not rows:
+        return _ranking(found.rank)
     if found.alone:
         alone = [(row.label, row.final.text) for row in rows] or _figures(found)
         return text_table(("", title_of_one(found).lower()), alone)
     sides = [(row.label, row.baseline.text, row.final.text, row.difference) for row in rows]
     return text_table(("", "baseline", "final", "change"), sides)
+
+
+def _ranking(rank: Rank) -> str:
+    """Return the figures of a ranking; where no true values are known, what was scored."""
+    if not rank.proxies:
+        return text_table(("", "networks"), [(f"scored by {rank.score}", str(rank.architectures))])
+    return text_table(
+        ("", *(proxy.name for proxy in rank.proxies)), [(name, *cells) for name, cells in figure_rows(rank)]
+    )
 
 
 def _figures(report: Report) -> list[tuple[str, str]]:

@@ -89,6 +89,41 @@ class LatencyRatio(Record):
     blocks: Number = None
 
 
+class Proxy(Record):
+    """How well one kind of score ranks networks; what is not defined is None. `regret` has k as text."""
+
+    name: str
+    architectures: int
+    kendall: Number = None
+    spearman: Number = None
+    spearman_ci95: tuple[float, float] | None = None
+    pearson: Number = None
+    regret: dict[str, float] = Field(default_factory=dict)
+    top: int
+    precision: float
+
+
+class RankTruth(Record):
+    """What scores were held against."""
+
+    source: str
+    metric: str
+    direction: str
+    networks: int
+
+
+class Rank(Record):
+    """How well a supernet ranks networks, and counts of them beside it; `proxies` is empty where nothing is known."""
+
+    space: str
+    architectures: int
+    score: str
+    direction: str
+    truth: RankTruth | None = None
+    proxies: list[Proxy] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
 class TaskReport(Record):
     """What the models of a run are for, and the figure that they are chosen by."""
 
@@ -119,6 +154,7 @@ class Report(Record):
     final: Annotated[Metrics, BeforeValidator(_empty_if_null)]
     latency_ratio: Annotated[LatencyRatio, BeforeValidator(_empty_if_null)] = LatencyRatio()
     efficiency: Number = None
+    rank: Rank | None = None
 
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
@@ -227,6 +263,25 @@ class SearchDetails(Record):
     hypervolume: Hypervolume | None = None
 
 
+class RankedNetwork(Record):
+    """One network of a ranking: its code, its score, and what is known of it."""
+
+    name: str
+    score: Number = None
+    truth: Number = None
+    macs: Number = None
+    params: Number = None
+
+
+class RankDetails(Rank):
+    """What the stage `rank` leaves in details.json: `scored` of the networks now, in so many seconds."""
+
+    scored: int
+    seconds: float
+    best: list[RankedNetwork] = Field(default_factory=list)
+    points: list[RankedNetwork] = Field(default_factory=list)
+
+
 class Details(Record):
     """stages/<nn-name>/details.json; every part may be absent."""
 
@@ -240,6 +295,7 @@ class Details(Record):
     notes: list[str] = Field(default_factory=list)
     sensitivity: list[Sensitivity] = Field(default_factory=list)
     search: SearchDetails | None = None
+    rank: RankDetails | None = None
 
 
 class Samples(Record):

@@ -29,7 +29,7 @@ def progress_chart(search: SearchDetails, complete: Sequence[Evaluated]) -> str:
     for x, y in points:
         best = max(best, y) if maximise else min(best, y)
         line.append((x, best))
-    _dots(plot, points)
+    dots(plot, points)
     _steps(plot, line)
     return svg.markup(plot.drawing)
 
@@ -72,10 +72,10 @@ def _scatter(search: SearchDetails, complete: Sequence[Evaluated], aim: str, cos
         f"trial {entry.number}: {aim} {figure(y)}, {cost} {figure(x)}"
         for entry, (x, y) in zip(shown, points, strict=True)
     ]
-    _dots(plot, points, titles)
+    dots(plot, points, titles)
     _steps(plot, _front(points, _sign(ways, cost), _sign(ways, aim)))
     kept = [place for place, entry in enumerate(shown) if entry.number in chosen]
-    _dots(plot, [points[place] for place in kept], [titles[place] for place in kept], "part", 4.0)
+    dots(plot, [points[place] for place in kept], [titles[place] for place in kept], "part", 4.0)
     return svg.markup(plot.drawing)
 
 
@@ -93,9 +93,10 @@ def _front(points: Points, across: int, up: int) -> Points:
     return front
 
 
-def _dots(
+def dots(
     plot: Plot, points: Points, titles: Sequence[str | None] = (), style: str = "whole-strong", r: float = 2.5
 ) -> None:
+    """Draw a dot at each point, with what a pointer on it reads."""
     for point, title in zip(points, titles or [None] * len(points), strict=True):
         across, down = plot.place(*point)
         svg.add(plot.drawing, "circle", title=title, cx=across, cy=down, r=r, class_=style)

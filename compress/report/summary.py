@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compress.core.formatting import arrow, arrow_with_prefix, count, milliseconds, percent_change, times
+from compress.core.formatting import (
+    MINUS,
+    MISSING,
+    arrow,
+    arrow_with_prefix,
+    count,
+    milliseconds,
+    percent_change,
+    times,
+)
 from compress.report.results import read_run
 from compress.report.schema import Metrics, Report, parse
 
@@ -40,6 +49,7 @@ def summarise(report: Report, run_dir: Path | str | None = None, model: str | No
         _counts("params", *sizes(baseline, final, "params")),
         _main(report),
         _latency(report),
+        _rank(report),
         str(run_dir or f"runs/{report.name}"),
     ]
     return "  ".join(part for part in parts if part)
@@ -78,6 +88,28 @@ def _main(report: Report) -> str:
     if after is None:
         return ""
     return f"{main.label} {'' if before is None else f'{before:.{digits}f}→'}{after:.{digits}f}"
+
+
+def _rank(report: Report) -> str:
+    """Return how well a supernet ranks, and what counting MACs does."""
+    rank = report.rank
+    if rank is None:
+        return ""
+    if not rank.proxies:
+        return f"{rank.architectures} networks scored"
+    ours, macs = (
+        next((each for each in rank.proxies if each.name.startswith(name)), None) for name in ("supernet", "MACs")
+    )
+    assert ours is not None
+    text = (
+        f"Spearman {correlation(ours.spearman)}  Kendall {correlation(ours.kendall)} of {ours.architectures} networks"
+    )
+    return text if macs is None else f"{text} (MACs alone {correlation(macs.spearman)})"
+
+
+def correlation(value: float | None) -> str:
+    """Return a correlation as people read it; a dash where there is none."""
+    return MISSING if value is None else f"{value:.3f}".replace("-", MINUS)
 
 
 def ratio_of_cpu_times(report: Report) -> bool:

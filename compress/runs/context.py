@@ -37,7 +37,8 @@ class Context:
         model_file: where the winner is written as ONNX.
         step: the number of this act among those of one config.
         earlier: the records of the acts before, each with name, seconds, metrics and details.
-        details: what is written of this act to its details.json; `notes` (sentences) are shown in the report.
+        details: what is written of this act to its details.json; `notes` (sentences) are shown in the report,
+            and `in_report` is added to report.json.
         afterwards: called once the act is recorded as finished, to clear up.
     """
 

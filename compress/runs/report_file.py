@@ -22,7 +22,7 @@ def report_of(
         baseline = {**first["metrics"], "latency_ms": last.get("baseline_latency_ms")}
     ratio = last.get("latency_ratio")
     keys, main = metrics_of(recipe.task), recipe.task.metrics[0]
-    return {
+    found: dict[str, Any] = {
         "schema": 1,
         "name": recipe.name,
         "recipe_sha256": recipe.sha256(),
@@ -38,6 +38,9 @@ def report_of(
         "latency_ratio": None if ratio is None else {key: ratio[key] for key in ("median", "ci95", "blocks")},
         "efficiency": _efficiency(ratio, baseline.get("macs"), final.get("macs")),
     }
+    for record in records:
+        found |= record.get("in_report", {})
+    return found
 
 
 def _of_a_search(name: str, value: Any) -> bool:

@@ -48,7 +48,7 @@ class Stage(ABC, Generic[C]):
     """
 
     order: ClassVar[int]
-    """Place among the stages: supernet 5, search 10, train 20, prune 30, finetune 40, export 50, latency 60."""
+    """Place among the stages: supernet 5, rank 7, search 10, train 20, prune 30, finetune 40, export 50, latency 60."""
     Config: ClassVar[Any]
     """What the section holds: a config class, or a union of them with a discriminator."""
     description: ClassVar[str]
@@ -91,7 +91,7 @@ class Stage(ABC, Generic[C]):
         if config is not None:
             yield Act(self, self.name, config)
 
-    def leaves_model(self, config: C) -> bool:
+    def leaves_model(self, config: C, recipe: Recipe) -> bool:
         """Return whether there is a model afterwards; if not, no further stage acts."""
         return True
 
@@ -181,7 +181,7 @@ def acts_of(recipe: Recipe) -> list[Act]:
         given = as_list(recipe.section(stage.name))
         for config in given or [None]:
             found += stage.acts(config, recipe)
-        if not all(stage.leaves_model(config) for config in given):
+        if not all(stage.leaves_model(config, recipe) for config in given):
             break
     return [replace(act, number=number) for number, act in enumerate(found, start=1)]
 

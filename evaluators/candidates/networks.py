@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from compress.core.atomic import replacing
 from compress.core.environment import on_device
 from compress.core.errors import Diverged, InputError
 from compress.core.progress import say
@@ -69,6 +71,15 @@ def costs(space: Space, arch: Architecture, data: Data) -> Metrics:
     """Return the params and macs of `arch` for `data`."""
     found = space.cost(arch, data.task)
     return {name: float(value) for name, value in found.items()}
+
+
+def save_weights(model: nn.Module, path: Path, arch: Architecture) -> None:
+    """Write the weights of `model`, which is the network of `arch`, to a file that is whole or absent."""
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(state, temporary, metadata={"architecture": arch.to_json()})
 
 
 def accuracy_names(data: Data) -> tuple[str, ...]:

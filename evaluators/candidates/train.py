@@ -11,7 +11,6 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import nn
 
-from compress.core.atomic import replacing
 from compress.core.errors import Diverged
 from compress.core.progress import hushed
 from compress.training.config import TrainConfig
@@ -35,6 +34,7 @@ from evaluators.candidates.networks import (
     data_for,
     diverged,
     fingerprint,
+    save_weights,
 )
 from evaluators.datasets import Data
 from evaluators.tasks import Task
@@ -100,7 +100,7 @@ class TrainEvaluator(Evaluator):
             found = diverged(data, error)
         else:
             if self.config.keep_weights:
-                _save(model, self.weights_path(arch, seed), arch)
+                save_weights(model, self.weights_path(arch, seed), arch)
         return found | costs(space, arch, data)
 
     def weights_path(self, arch: Architecture, seed: int) -> Path:
@@ -146,11 +146,3 @@ def _listener(task: Task, wanted: Collection[str], report: Report | None) -> Cal
             raise Stopped(event["epoch"], value)
 
     return log
-
-
-def _save(model: nn.Module, path: Path, arch: Architecture) -> None:
-    from safetensors.torch import save_file
-
-    state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
-    with replacing(path) as temporary:
-        save_file(state, temporary, metadata={"architecture": arch.to_json()})

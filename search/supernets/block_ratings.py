@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from compress.core.errors import InputError
 from evaluators.candidates.evaluator import Metrics
@@ -25,6 +26,10 @@ class BlockRater(Rater):
     def metrics(self, data: Data) -> tuple[str, ...]:
         """Return the one metric."""
         return (METRIC,)
+
+    def direction(self, metric: str, data: Data) -> Literal["maximize", "minimize"]:
+        """Return that a lower loss is better."""
+        return "minimize" if metric == METRIC else super().direction(metric, data)
 
     def free(self, arch: Architecture) -> Metrics:
         """Return the sum over blocks; InputError for a path that was not rated."""

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import Literal
 
 from torch import Tensor
 
@@ -30,6 +31,11 @@ class Rater(ABC):
     @abstractmethod
     def metrics(self, data: Data) -> tuple[str, ...]:
         """Return the names of what `free` and `rate` give together."""
+
+    def direction(self, metric: str, data: Data) -> Literal["maximize", "minimize"]:
+        """Return which way a metric is better: the task's are as it says, others larger unless a subclass knows."""
+        ways = {each.name: each.direction for each in data.task.metrics}
+        return ways.get(metric, "maximize")
 
     def free(self, arch: Architecture) -> Metrics:
         """Return what needs no forward pass."""

@@ -12,6 +12,7 @@ from compress.core.progress import say
 from compress.core.yaml_lines import Path_
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context
+from compress.runs.recipe import Recipe
 from compress.runs.recipe_file import Finding
 from compress.runs.search_result import search_record, strategy_summary, winner, write_best
 from compress.runs.stage import Stage, all_stages, stages
@@ -38,7 +39,7 @@ class Search(Stage[SearchConfig]):
     changes_model = False
     may_grow = ("trials",)
 
-    def leaves_model(self, config: SearchConfig) -> bool:
+    def leaves_model(self, config: SearchConfig, recipe: Recipe) -> bool:
         """Return whether the winner can be built: a table holds results, not networks."""
         return config.space.name != "table"
 
@@ -50,7 +51,7 @@ class Search(Stage[SearchConfig]):
             for problem in error.problems:
                 where, _, text = problem.partition(": ")
                 yield tuple(where.split(".")), text
-        if self.leaves_model(config):
+        if config.space.name != "table":
             return
         for stage in all_stages():
             if stage.order > self.order and sections.get(stage.name) is not None:

@@ -38,7 +38,7 @@ class SupernetStage(Stage[SupernetConfig]):
     finds_model = True
     may_grow = ("epochs",)
 
-    def leaves_model(self, config: SupernetConfig) -> bool:
+    def leaves_model(self, config: SupernetConfig, recipe: Recipe) -> bool:
         """Return True: whether there is a model afterwards hangs on the recipe, see `check`."""
         return True
 
