@@ -19,6 +19,7 @@ from compress.runs.recipe_file import section
 from evaluators.datasets import DataConfig
 from evaluators.latency.targets.local import LocalTarget
 from evaluators.latency.width_multiple import width_multiple
+from evaluators.tasks import TaskConfig
 from spaces.shapes import shown
 from spaces.zoo import ModelConfig, sources
 
@@ -74,8 +75,8 @@ def inspect_model(name: str, overrides: Mapping[str, Any] | None = None) -> Insp
 
     `name` is a timm model, `source:name`, a bundle or run directory, or a recipe. Raises `InputError`.
     """
-    model, data = _configs(name, overrides or {})
-    bundle = open_model(model, data).bundle
+    model, data, task = _configs(name, overrides or {})
+    bundle = open_model(model, data, task=task).bundle
     graph, costs = bundle.known.graph(bundle.model, bundle.example_inputs()), bundle.costs()
     multiple = width_multiple(LocalTarget()).value
     return Inspection(
@@ -91,11 +92,11 @@ def inspect_model(name: str, overrides: Mapping[str, Any] | None = None) -> Insp
     )
 
 
-def _configs(name: str, overrides: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig | None]:
-    """Return the sections `model` and `data` that `name` stands for."""
+def _configs(name: str, overrides: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig | None, TaskConfig | None]:
+    """Return the sections `model`, `data` and `task` that `name` stands for."""
     if Path(name).suffix in (".yaml", ".yml"):
         recipe = load_recipe(find_recipe(name), overrides)
-        return recipe.given_model, recipe.data
+        return recipe.given_model, recipe.data, recipe.task
     source, colon, rest = name.partition(":")
     if Path(name).is_dir():
         source, rest = "bundle", name
@@ -105,7 +106,7 @@ def _configs(name: str, overrides: Mapping[str, Any]) -> tuple[ModelConfig, Data
     problems = [f"MODEL  {'.'.join(map(str, path))}: {text}" for path, text in check_model(config)]
     if problems:
         raise InputError(*problems)
-    return config, None
+    return config, None, None
 
 
 def _row(group: Group, graph: Graph, multiple: int) -> GroupRow:

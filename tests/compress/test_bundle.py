@@ -20,6 +20,7 @@ from compress.graph.plan import Plan
 from evaluators.datasets import DataConfig as DataConfigType
 from evaluators.datasets import Preprocessing
 from evaluators.tasks import DEFAULT
+from evaluators.tasks.classification import Classification, ClassificationConfig
 from spaces.zoo import ModelConfig, build_model
 
 adapter: TypeAdapter[Any] = TypeAdapter(DataConfigType)
@@ -166,6 +167,26 @@ def test_a_bundle_names_its_task_and_an_older_one_without_it_is_for_classificati
     file.write_text(json.dumps(content | {"num_classes": outputs}))  # as 0.1.0 wrote it
     again = Bundle.load(tmp_path / "b")
     assert again.task == bundle.task and torch.equal(logits(again), logits(bundle))
+
+
+class Ranking(ClassificationConfig):
+    """Another task of models that give logits."""
+
+
+class Pairs(ClassificationConfig):
+    """Two numbers for every image, whatever the data have."""
+
+    def bind(self, num_outputs: int, input_size: tuple[int, ...]) -> Classification:
+        return super().bind(2, input_size)
+
+
+def test_a_bundle_serves_another_task_if_its_outputs_do(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "b")
+    model = ModelConfig(source="bundle", name=str(tmp_path / "b"))
+    assert open_model(model).bundle.task == open_model(model, task=DEFAULT).bundle.task == bundle.task
+    assert open_model(model, digits(), task=Ranking()).bundle.task == Ranking().bind(10, (3, 32, 32))
+    with pytest.raises(InputError, match=r"has 10 classes, the data has 2 classes$"):
+        open_model(model, digits(), task=Pairs())
 
 
 def test_a_task_that_is_not_known_here_is_one_sentence(bundle: Bundle, tmp_path: Path) -> None:

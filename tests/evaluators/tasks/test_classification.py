@@ -79,6 +79,14 @@ def test_a_last_batch_of_one_image_without_running_statistics_is_one_sentence() 
         evaluate(model, *on(9, 6))
 
 
+def test_another_winner_is_a_disagreement_unless_it_is_as_good() -> None:
+    task = DEFAULT.bind(3, ())
+    expected, output = torch.tensor([[1.0, 3.0, 2.99]]), torch.tensor([[1.0, 2.99, 3.0]])
+    assert task.disagreement("logits", output, expected, within=0.02) is None
+    assert task.disagreement("logits", output, expected, within=0.005) == "another class wins than in the model"
+    assert task.disagreement("boxes", output, expected, within=0.005) is None
+
+
 def test_refuses_logits_that_say_nothing() -> None:
     with pytest.raises(CompressError, match="NaN"):
         evaluate(lambda images: torch.full((len(images), 8), torch.nan), *on(4, 8))
