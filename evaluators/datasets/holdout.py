@@ -60,7 +60,10 @@ def labels_of(loader: Loader) -> np.ndarray[Any, Any]:
 
 
 def _split(labels: np.ndarray[Any, Any], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Return the places, ascending, of the images held out and of the others.
+    """Return the places of the images held out, as they were drawn, and of the others, ascending.
+
+    In the order of the draw every batch has something of all classes, also where the data are sorted by them: norms
+    that go by the batch would not work otherwise.
 
     Classes of a single image, or more classes than images on one side, allow no shares; the draw then ignores classes.
     """
@@ -74,7 +77,7 @@ def _split(labels: np.ndarray[Any, Any], fraction: float, seed: int) -> tuple[li
     shares = counts.min() > 1 and len(counts) <= min(held, rest)
     splitter = (StratifiedShuffleSplit if shares else ShuffleSplit)(1, test_size=held, random_state=seed % 2**32)
     left, taken = next(splitter.split(labels, labels))
-    return np.sort(taken).tolist(), np.sort(left).tolist()
+    return taken.tolist(), np.sort(left).tolist()
 
 
 def _part(loader: Loader, places: list[int], eval_batch_size: int | None = None) -> Loader:

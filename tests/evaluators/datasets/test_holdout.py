@@ -96,6 +96,16 @@ def test_held_out_images_are_not_augmented_and_come_in_evaluation_batches() -> N
     assert [len(batch) for batch in held.batches()] == [100, 100, 87]
 
 
+def test_batches_of_held_out_images_mix_the_classes_of_sorted_data() -> None:
+    data = digits(eval_batch_size=64)
+    whole = data.train
+    assert isinstance(whole, ArrayLoader)
+    order = whole.labels.argsort(stable=True)
+    whole.images, whole.labels = whole.images[order], whole.labels[order]
+    _, held = arrays(with_holdout(data, 0.5, 0))
+    assert all(len(batch.targets.unique()) == 10 for batch in list(held.batches())[:-1])
+
+
 def test_image_files_are_held_out_too() -> None:
     data = with_holdout(files(30), 0.2, 0)
     assert data.train is not None and data.test is not None
