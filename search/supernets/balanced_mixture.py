@@ -7,6 +7,7 @@ one model it is single path one-shot.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -130,23 +131,23 @@ class MixtureRater(AccuracyRater):
 
     def rate(self, arch: Architecture, data: Data) -> Metrics:
         """Return the mean over the models, or the metrics of one of them, and what each gave."""
+        each = self.by_member(self._asked(arch), arch, data)
         if self.choice == "most_probable":
-            return self._rate(self.mixture.members(arch)[self.mixture.home(arch)], arch, data)
-        main, each = data.task.main_metric.name, self._each(arch, data)
+            return each[0]
+        main = data.task.main_metric.name
         table = {f"{main}_model{number}": found[main] for number, found in enumerate(each, start=1)}
         if self.choice == "best":
             return each[self._best(each, data)] | table
         return {name: sum(found[name] for found in each) / len(each) for name in each[0]} | table
 
     def holder(self, arch: Architecture, data: Data, supernet: Supernet) -> Supernet:
-        """Return the most probable model for `arch`, or the best where all are asked."""
-        members = self.mixture.members(arch)
-        if self.choice == "most_probable":
-            return members[self.mixture.home(arch)]
-        return members[self._best(self._each(arch, data), data)]
+        """Return the best of the models that are asked for `arch`."""
+        asked = self._asked(arch)
+        return asked[self._best(self.by_member(asked, arch, data), data)] if len(asked) > 1 else asked[0]
 
-    def _each(self, arch: Architecture, data: Data) -> list[Metrics]:
-        return [self._rate(member, arch, data) for member in self.mixture.members(arch)]
+    def _asked(self, arch: Architecture) -> Sequence[Supernet]:
+        members = self.mixture.members(arch)
+        return [members[self.mixture.home(arch)]] if self.choice == "most_probable" else members
 
     def _best(self, each: list[Metrics], data: Data) -> int:
         main, best = data.task.main_metric, 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal
@@ -68,11 +68,15 @@ class AccuracyRater(Rater):
 
     def rate(self, arch: Architecture, data: Data) -> Metrics:
         """Return the mean over the supernets that hold `arch`; outputs that are not finite count as the worst."""
+        found = self.by_member(self.supernet.members(arch), arch, data)
+        return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
+
+    def by_member(self, members: Sequence[Supernet], arch: Architecture, data: Data) -> list[Metrics]:
+        """Return the metrics of `arch` in each of these supernets."""
         ready = self._prepared.get(data.image_size)
         if ready is None or ready.data is not data:
             ready = self._prepared[data.image_size] = _Prepared.of(data, self.device, self.batches)
-        found = [self._rate(member, arch, ready) for member in self.supernet.members(arch)]
-        return {name: sum(each[name] for each in found) / len(found) for name in found[0]}
+        return [self._rate(member, arch, ready) for member in members]
 
     def _rate(self, supernet: Supernet, arch: Architecture, ready: _Prepared) -> Metrics:
         supernet.activate(arch)
