@@ -82,9 +82,10 @@ def test_a_recipe_runs_as_it_says(recipe: str, tmp_path: Path, monkeypatch: pyte
         result = CliRunner().invoke(app, pages.quicker(command, tmp_path))
         assert result.exit_code == 0, (command, result.stderr)
         assert result.stdout.strip()
-        if pages.shipped(command):
-            check_run(recipe, Path("runs") / recipe.removesuffix(".yaml"))
-            assert result.stdout.splitlines()[-1].endswith(f"  runs/{recipe.removesuffix('.yaml')}")
+        shipped = pages.shipped(command)
+        if shipped:
+            check_run(shipped, Path("runs") / shipped.removesuffix(".yaml"))
+            assert result.stdout.splitlines()[-1].endswith(f"  runs/{shipped.removesuffix('.yaml')}")
 
 
 def check_run(recipe: str, run: Path) -> None:

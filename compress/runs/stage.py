@@ -95,6 +95,10 @@ class Stage(ABC, Generic[C]):
         """Return whether there is a model afterwards; if not, no further stage acts."""
         return True
 
+    def finds(self, config: C) -> bool:
+        """Return whether there is another model afterwards than the one of the recipe's section `model`, if any."""
+        return self.finds_model and self.leaves_model(config)
+
     def check(self, config: C, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
         """Yield what is wrong with `config`, which stands at `key`, beside the other sections.
 

@@ -99,7 +99,7 @@ class TrainConfig(LearningConfig):
     step: StepSection = Field(SupervisedConfig(), description="what one update computes")
 
     has_teacher: ClassVar[bool] = False
-    """Whether there is a model before compression to learn from."""
+    """Whether there may be another model to learn from: the section's stage says when."""
 
     @field_validator("step")
     @classmethod
@@ -115,7 +115,7 @@ class TrainConfig(LearningConfig):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether it learns from the model before compression."""
+        """Whether it learns from another model, such as the one before compression."""
         return self.step_config.needs_teacher
 
     def make_step(self, context: StepContext, seed: int) -> TrainingStep:

@@ -46,11 +46,14 @@ QUICKER: dict[str, list[str]] = {
     "dimap_swin_channels": [*_BRIEF, *_FEW, *_SHORT],
     "netadapt_digits": [*_BRIEF, *_FEW, *_NETADAPT],
     "resnet56_cifar10": [*_BRIEF, *_FEW, "finetune.epochs=1"],
+    "resnet_digits": [],
     "search_digits_mobilenetv3": [*_TIMING, *_FEW, *_CANDIDATES],
     "search_digits_nasnet_rl": [*_BRIEF, "data.limit_train=64", "data.limit_test=50", "train.epochs=1"],
     "search_nats_table": [],
     "search_pooling_cifar10": [*_BRIEF, *_FEW, *_CANDIDATES],
     "spos_mobilenetv3_digits": [],
+    "tas_resnet56_cifar10": [*_BRIEF, *_FEW, "supernet.epochs=1", "train.epochs=1", "train.warmup_epochs=0"],
+    "tas_resnet_digits": ["export.exporter=torchscript"],
     "search_ray": [*_BRIEF, *_FEW, "search.evaluator.train.epochs=2", "train.epochs=1"],
 }
 """By a recipe's name, keys that leave all its stages and trials as they are, but make each of them short."""

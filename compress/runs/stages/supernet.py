@@ -42,6 +42,10 @@ class SupernetStage(Stage[SupernetConfig]):
         """Return True: whether there is a model afterwards hangs on the recipe, see `check`."""
         return True
 
+    def finds(self, config: SupernetConfig) -> bool:
+        """Return whether the method itself ends in an architecture."""
+        return config.method.finds
+
     def check(self, config: SupernetConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
         """Yield that there are no data or no space, or that the search is in another space."""
         data, search = sections.get("data"), sections.get("search")

@@ -7,14 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from compress.bundle import Bundle
+from compress.bundle import Bundle, open_model
+from compress.core.errors import InputError
 from compress.core.yaml_lines import Path_
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.measure import exported, measured
 from compress.runs.recipe import Recipe
 from compress.runs.recipe_file import Finding
-from compress.runs.stage import Act, Seconds, Stage, stages
+from compress.runs.stage import Act, Seconds, Stage, all_stages, as_list, stages
 from compress.runs.stages.export import export_seconds
 from compress.training.config import TrainConfig, TrainerConfig
 from compress.training.estimate import estimate_seconds
@@ -48,12 +49,18 @@ class Training(Stage[TrainConfig]):
         return no_longer(config, finished)
 
 
+class DenseConfig(TrainConfig):
+    """How the dense model is trained; one that was found may learn from the one that was given."""
+
+    has_teacher = True
+
+
 @stages.register("train")
 class Train(Training):
     """The dense model: trained, evaluated, and exported where another model follows."""
 
     order = 20
-    Config = TrainConfig
+    Config = DenseConfig
     description = "training of the dense model, where it has no weights yet"
     changes_model = False
     makes_baseline = True
@@ -62,11 +69,25 @@ class Train(Training):
         """Yield one act, in every run: without the section, the model is only measured."""
         yield Act(self, "dense", config)
 
+    def check(self, config: TrainConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yield that there is nothing to train on, or that no model is given beside the one that is trained."""
+        yield from super().check(config, key, sections)
+        finders = [stage for stage in all_stages() if stage.order < self.order and stage.finds_model]
+        if config.needs_teacher and all(stage.name in sections for stage in finders) and "model" in sections:
+            found = [(stage, each) for stage in finders for each in as_list(sections[stage.name])]
+            if sections["model"] is None or not any(stage.finds(each) for stage, each in found):
+                yield (
+                    (*key, "step"),
+                    "there is no other model yet to learn from: that takes a section model, and a search or supernet "
+                    f"that finds what is trained; got {config.step_config.name}; allowed in finetune",
+                )
+
     def run(self, artifact: Artifact, config: TrainConfig | None, context: Context) -> Artifact:
         """Train the model where the recipe says so; evaluate it, and export the baseline if another model follows."""
         bundle = artifact.loaded
         if config is not None:
-            train(bundle, config, context, "training", teacher=None)
+            teacher = given_model(bundle, context.recipe) if config.needs_teacher else None
+            train(bundle, config, context, "training", teacher)
         bundle = measured(bundle, context)
         export = context.recipe.section("export")
         if export is None or not context.compares:
@@ -78,7 +99,9 @@ class Train(Training):
         name, seconds = "dense", 0.0
         if act.config is not None:
             assert outlook.data is not None
-            name, seconds = "train", estimate_seconds(outlook.bundle.model, outlook.data, act.config, outlook.device)
+            teacher = given_model(outlook.bundle, outlook.recipe) if act.config.needs_teacher else None
+            parts = outlook.bundle.model, outlook.data, act.config, outlook.device
+            name, seconds = "train", estimate_seconds(*parts, teacher=teacher)
         yield name, seconds + outlook.evaluation
         export = outlook.recipe.section("export")
         if export is not None and outlook.compares:
@@ -88,6 +111,22 @@ class Train(Training):
         """Note what training may change of a plan."""
         outlook.notes.append("planned on the untrained model: after training, other units and weights may go")
         return bundle
+
+
+def given_model(found: Bundle, recipe: Recipe) -> nn.Module:
+    """Return the model of the recipe's section `model`, from which a found one learns.
+
+    Raises InputError where it takes other inputs, which one batch cannot be for both.
+    """
+    given = open_model(recipe.given_model, recipe.data, recipe.seed, recipe.task).bundle
+    if given.preprocessing != found.preprocessing:
+        theirs, ours = given.preprocessing.to_dict(), found.preprocessing.to_dict()
+        differ = [f"{key} {theirs[key]}, not {ours[key]}" for key in theirs if theirs[key] != ours.get(key)]
+        raise InputError(
+            f"train.step: the section model takes other inputs than the model that learns of it: {'; '.join(differ)}; "
+            "say in data what both get"
+        )
+    return given.model
 
 
 def train(bundle: Bundle, config: TrainConfig, context: Context, label: str, teacher: nn.Module | None) -> None:
