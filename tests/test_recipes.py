@@ -97,7 +97,9 @@ def check_run(recipe: str, run: Path) -> None:
         return
     (details,) = (run / "stages").glob("*-search/details.json")
     counted = json.loads(details.read_text())["search"]["trials"]
-    if whole.section("search").strategy.name != "netadapt":  # that ends where it has reached its target
+    if whole.section("search").strategy.name == "netadapt":  # ends where it has reached its target
+        assert counted["complete"] > 10
+    else:
         assert counted["complete"] + counted["stopped"] == whole.section("search").trials
 
 

@@ -308,7 +308,9 @@ def test_networks_export_to_onnx_with_both_exporters(case: Case, tmp_path: Path)
 
     torch.manual_seed(0)
     space = space_of(case)
-    for number, arch in enumerate(samples(case, 2, seed=5)):
+    drawn = sorted(samples(case, 30, seed=5), key=lambda arch: len(set(arch.values())), reverse=True)
+    few = 1 if case.space == "nasnet" else 2  # its networks are large
+    for number, arch in enumerate(drawn[:few]):
         network = space.build(arch, case.task)
         result = export(network, images_for(case, arch, 2), tmp_path / f"{number}.onnx")
         assert result.parity_max_rel <= 1e-4

@@ -20,7 +20,12 @@ _BRIEF = [*_TIMING, "export.exporter=torchscript"]  # the other exporter takes t
 _FEW = ["data.limit_train=200", "data.limit_test=100"]
 _SHORT = ["train.epochs=1", "train.warmup_epochs=0", "finetune.epochs=1", "finetune.warmup_epochs=0"]
 _CANDIDATES = ["search.evaluator.train.epochs=1", "train.epochs=1"]
-_NETADAPT = ["search.evaluator.steps=1", "search.evaluator.seed_train.epochs=1", "train.epochs=1"]
+_NETADAPT = [
+    "search.strategy.target=0.88",
+    "search.evaluator.steps=1",
+    "search.evaluator.seed_train.epochs=1",
+    "train.epochs=1",
+]
 _PLACEMENTS = [
     "data.limit_train=64",
     "data.batch_size=16",
@@ -47,7 +52,7 @@ QUICKER: dict[str, list[str]] = {
     "netadapt_digits": [*_BRIEF, *_FEW, *_NETADAPT],
     "resnet56_cifar10": [*_BRIEF, *_FEW, "finetune.epochs=1"],
     "resnet_digits": [],
-    "search_digits_mobilenetv3": [*_TIMING, *_FEW, *_CANDIDATES],
+    "search_digits_mobilenetv3": [*_BRIEF, *_FEW, *_CANDIDATES],
     "search_digits_nasnet_rl": [*_BRIEF, "data.limit_train=64", "data.limit_test=50", "train.epochs=1"],
     "search_nats_table": [],
     "search_pooling_cifar10": [*_BRIEF, *_FEW, *_CANDIDATES],

@@ -41,7 +41,7 @@ print("channels", [(d.name, d.choices) for d in space.decisions])
 
 
 @pytest.mark.slow
-def test_four_processes_with_other_hashes_find_the_same_in_twenty_models():
+def test_two_processes_with_other_hashes_find_the_same_in_twenty_models():
     import json
 
     def run(seed, models):
@@ -49,7 +49,7 @@ def test_four_processes_with_other_hashes_find_the_same_in_twenty_models():
         command = [sys.executable, "-c", SCRIPT, json.dumps(models)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
-    processes = [run(seed, MODELS) for seed in "1234"]
+    processes = [run(seed, MODELS) for seed in "12"]
     outputs = [process.communicate(timeout=900) for process in processes]
     assert all(process.returncode == 0 for process in processes), outputs[0][1][-2000:]
     assert len(outputs[0][0].splitlines()) == len(MODELS) + 1
