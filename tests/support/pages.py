@@ -42,9 +42,17 @@ _CELLS = [
     "supernet.precision='32'",
     "train.epochs=1",
 ]
+_FEW_VIEWS = [
+    "data.limit_train=24", "data.limit_test=20", "data.batch_size=8", "data.image_size=16",
+    "supernet.method.hidden=64", "supernet.epochs=1", "supernet.warmup_epochs=0", "train.epochs=1",
+]  # fmt: skip
 QUICKER: dict[str, list[str]] = {
     "bms_pooling_cifar10": [*_BRIEF, *_PLACEMENTS, "data.limit_test=50", "supernet.epochs=1", "train.epochs=1"],
     "bms_pooling_digits": [],
+    "bossnas_hytra_cifar10": [*_BRIEF, *_FEW_VIEWS],
+    "bossnas_hytra_digits": _BRIEF,
+    "bossnas_nats_cifar10": [*_BRIEF, *_FEW_VIEWS],
+    "bossnas_nats_digits": _BRIEF,
     "darts_cifar10": [*_BRIEF, *_CELLS],
     "darts_digits": [],
     "dimap_swin": [*_TIMING, *_FEW, *_SHORT],
