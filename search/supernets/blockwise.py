@@ -134,18 +134,6 @@ class BootstrapStep(SupernetStep):
         momentum = target_momentum(update, self.updates)
         follow(self.target, Branch(cast(SupernetBlock, model), self.projector), momentum)
 
-    def get_extra_state(self) -> dict[str, int]:
-        """Return what the target's momentum hangs on."""
-        return {"updates": self.updates}
-
-    def set_extra_state(self, state: dict[str, int]) -> None:
-        """Raise InputError where the training was begun with another length."""
-        if state["updates"] != self.updates:
-            raise InputError(
-                f"supernet.epochs: the training was begun for {state['updates']} updates of a block, now it is to be "
-                f"{self.updates}; how slowly the target follows hangs on that; start without --resume"
-            )
-
 
 @methods.register("blockwise")
 class Blockwise(SupernetMethod):
@@ -155,6 +143,7 @@ class Blockwise(SupernetMethod):
     """
 
     finds: ClassVar[bool] = True
+    hangs_on_epochs: ClassVar[bool] = True  # how slowly the target follows does
     name: Literal["blockwise"] = Field(
         "blockwise", description="block after block without labels; epochs and minutes of the section are per block"
     )
