@@ -209,6 +209,11 @@ class _Reopened(BuiltModel):
     bundle: Bundle
 
 
+def saved(directory: Path) -> ModelConfig:
+    """Return the section `model` of the bundle in `directory`, or of the run there."""
+    return ModelConfig(source="bundle", name=str(directory))
+
+
 @sources.register("bundle")
 class BundleSource(Source):
     """A bundle that a run has written, or a run directory with one."""

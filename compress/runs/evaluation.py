@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.bundle import open_model
+from compress.bundle import open_model, saved
 from compress.core.environment import choose_device, on_device
 from compress.core.errors import InputError, is_out_of_memory, reason_of
 from compress.core.onnx_parts import together
@@ -18,7 +18,6 @@ from compress.runs.recipe import Recipe
 from evaluators.datasets import Data, Loader
 from evaluators.tasks import Task
 from evaluators.tasks.evaluation import evaluate
-from spaces.zoo import ModelConfig
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
@@ -36,7 +35,7 @@ def evaluate_file(path: Path, recipe: Recipe, device: str = "auto") -> dict[str,
         file = OnnxModel(path, data.task)
         test = _fitting(recipe, data, file)
         return {**evaluate(file, test, data.task), "images": test.num_samples}
-    opened = open_model(ModelConfig(source="bundle", name=str(path)), recipe.data, recipe.seed, recipe.task)
+    opened = open_model(saved(path), recipe.data, recipe.seed, recipe.task)
     data, chosen = _tested(opened.data), choose_device(device)
     assert data.test is not None
     with on_device(opened.bundle.model, chosen):
@@ -48,9 +47,8 @@ def _data_for_file(recipe: Recipe) -> Data | None:
     model = recipe.model
     if model is None:
         return recipe.data.load(recipe.task, seed=recipe.seed)
-    if model.source != "bundle":
-        model = model.model_copy(update={"checkpoint": None, "pretrained": False})
-    return open_model(model, recipe.data, recipe.seed, recipe.task).data
+    without_weights = model.model_copy(update={"checkpoint": None, "pretrained": False})
+    return open_model(without_weights, recipe.data, recipe.seed, recipe.task).data
 
 
 def _tested(data: Data | None) -> Data:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from compress.bundle import Bundle, open_model
+from compress.bundle import Bundle, open_model, saved
 from compress.core.atomic import replacing, write_json
 from compress.core.environment import environment, settle_threads
 from compress.core.errors import CompressError, NotWritten, reason_of
@@ -25,7 +25,6 @@ from compress.runs.report_file import report_of
 from compress.runs.resume import go_on
 from compress.runs.stage import MODEL_FILE, Act, acts_of, compares
 from evaluators.datasets import Data
-from spaces.zoo import ModelConfig
 
 
 class Runner:
@@ -79,7 +78,7 @@ class Runner:
         self.act = "opening model and data"
         model = artifact.model
         if artifact.bundle is not None:  # of an act that needed no model, so that no data were fitted to it yet
-            model = ModelConfig(source="bundle", name=str(self._place(self.acts[first.number - 2])))
+            model = saved(self._place(self.acts[first.number - 2]))
         if model is None:
             raise CompressError(f"{first.stage.where} needs a model, and the stages before it have left no bundle")
         opened = open_model(model, self.recipe.data, self.recipe.seed, self.recipe.task)

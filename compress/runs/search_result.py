@@ -8,7 +8,7 @@ from typing import Any
 
 from optuna import Study
 
-from compress.bundle import open_model
+from compress.bundle import open_model, saved
 from compress.core.atomic import write_json, write_text
 from compress.runs.recipe import Recipe
 from search.config import SearchConfig
@@ -92,4 +92,4 @@ def winner(space: Space, entry: dict[str, Any], place: Path) -> ModelConfig | No
     if isinstance(space, TableSpace):
         return None
     bundle = _bundle(place, 1)
-    return ModelConfig(source="bundle", name=str(bundle)) if bundle.is_dir() else as_model(space.name, entry)
+    return saved(bundle) if bundle.is_dir() else as_model(space.name, entry)
