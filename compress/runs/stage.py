@@ -97,7 +97,7 @@ class Stage(ABC, Generic[C]):
 
     def finds(self, config: C) -> bool:
         """Return whether there is another model afterwards than the one of the recipe's section `model`, if any."""
-        return self.finds_model and self.leaves_model(config)
+        return self.finds_model
 
     def check(self, config: C, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
         """Yield what is wrong with `config`, which stands at `key`, beside the other sections.

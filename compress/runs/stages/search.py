@@ -41,6 +41,10 @@ class Search(Stage[SearchConfig]):
 
     def leaves_model(self, config: SearchConfig, recipe: Recipe) -> bool:
         """Return whether the winner can be built: a table holds results, not networks."""
+        return self.finds(config)
+
+    def finds(self, config: SearchConfig) -> bool:
+        """Return whether what is found can be built."""
         return config.space.name != "table"
 
     def check(self, config: SearchConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
