@@ -28,6 +28,7 @@ FEW = 100
 """So many networks are scored where nothing says which; all of a space that has no more."""
 _SHOWN = 2000  # dots of the scatter plot
 _BEST = 10
+_MANY = 10  # fewer resampled networks tell nothing of the interval
 _IN_VAIN = 1000  # draws without a new network, after which the space has few others
 _COUNTS = (("macs", "MACs"), ("params", "parameters"))
 
@@ -212,11 +213,16 @@ def _verdict(ours: Quality, others: Sequence[tuple[str, Quality]]) -> Iterator[s
     if ours.spearman is None:
         yield "All scores are equal, or all true values: there is no correlation, and the supernet tells nothing."
         return
-    better = [(label, found.spearman) for label, found in others if (found.spearman or 0) > ours.spearman]
+    better = [
+        (label, found.spearman) for label, found in others if round(found.spearman or 0, 2) > round(ours.spearman, 2)
+    ]
     if better:
         told = " and ".join(f"{label} alone ({value:.2f})" for label, value in better)
         yield f"The supernet ranks worse (Spearman {ours.spearman:.2f}) than {told}: to choose by it gains nothing."
-    if ours.spearman_ci95 is not None and ours.spearman_ci95[0] <= 0 <= ours.spearman_ci95[1]:
+    interval = ours.spearman_ci95
+    if ours.architectures < _MANY:
+        yield f"{ours.architectures} networks are few: others of the space may turn these figures round."
+    elif interval is not None and interval[0] <= 0 <= interval[1]:
         yield "The interval of Spearman's correlation includes 0: so few networks cannot tell whether it ranks at all."
 
 

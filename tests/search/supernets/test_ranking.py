@@ -98,6 +98,13 @@ def test_a_supernet_that_ranks_better_is_not_blamed(tmp_path: Path) -> None:
     assert found["proxies"][0]["spearman"] == pytest.approx(1)
 
 
+def test_few_networks_and_an_interval_around_zero_are_told(tmp_path: Path) -> None:
+    few = ranking(tmp_path / "few", [1, 2, 3], [1, 2, 3]).record()["notes"]
+    assert few == ["3 networks are few: others of the space may turn these figures round."]
+    chance = ranking(tmp_path, [(7 * place) % 20 for place in range(20)], [float(place) for place in range(20)])
+    assert any("includes 0" in note for note in chance.record()["notes"])
+
+
 def test_a_loss_is_better_the_smaller_it_is(tmp_path: Path) -> None:
     found = ranking(tmp_path, [0.4, 0.1, 0.2, 0.3], [60, 90, 80, 70], "loss").record()
     assert found["proxies"][0]["kendall"] == pytest.approx(1)
