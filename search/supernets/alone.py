@@ -53,7 +53,7 @@ class Alone:
             raise InputError("rank.against: needs training and test images, and the data have not both")
         missing = [arch for arch in architectures if arch not in log.found]
         if missing:
-            say(f"rank: {len(missing)} network(s) to train alone, {self.config.epochs} epochs each")
+            say(f"rank: {len(missing)} network(s) to train alone, {self.config.epochs} epoch(s) each")
         for arch in track(missing, "training alone", len(missing)):
             log.add(arch, self._train(arch))
 

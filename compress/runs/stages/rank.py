@@ -183,7 +183,7 @@ def _trained_alone(
         values={arch: log.found[arch][metric] for arch in architectures},
         metric=metric,
         direction=config.direction or ways.get(metric, "maximize"),
-        source=f"{len(architectures)} networks trained alone, {train.epochs} epochs each",
+        source=f"{len(architectures)} networks trained alone, {train.epochs} epoch(s) each",
         rows=len(architectures),
     )
 
