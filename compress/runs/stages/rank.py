@@ -54,6 +54,10 @@ class Rank(Stage[RankConfig]):
         later = (stage for stage in all_stages() if stage.order > self.order)
         return any(recipe.section(stage.name) is not None for stage in later)
 
+    def finds(self, config: RankConfig) -> bool:
+        """Return False: networks are told apart, none is handed on."""
+        return False
+
     def check(self, config: RankConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
         """Yield that there are no data, no supernet, no settings of a training, or a table that does not fit."""
         data, supernet = sections.get("data"), sections.get("supernet")
