@@ -88,7 +88,7 @@ class MixtureSupernet(Supernet):
 
     def probabilities(self, arch: Architecture) -> list[float]:
         """Return how probable each member is to train `arch`."""
-        found: list[float] = assigned(self._logits(self.scores[self.rows[arch]]), self.shift.double().cpu()).tolist()
+        found: list[float] = assigned(self._logits(self.scores[self.rows[arch]]), self.shift.cpu().double()).tolist()
         return found
 
     def home(self, arch: Architecture) -> int:
@@ -105,4 +105,4 @@ class MixtureSupernet(Supernet):
         self.visits[place] += 1
 
     def _logits(self, scores: Tensor) -> Tensor:
-        return float(self.temperature) * scores.double().cpu()  # not on the device: mps has no float64
+        return float(self.temperature) * scores.cpu().double()  # in this order: mps has no float64
