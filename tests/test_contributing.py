@@ -7,7 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+
+from compress.runs.catalog import REGISTRIES, registries
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("compress", "search", "spaces", "evaluators")
@@ -123,3 +126,12 @@ def test_the_examples_work_as_they_stand_on_the_page(tmp_path: Path) -> None:
     (tmp_path / "graded.yaml").write_text(GRADED)
     done = subprocess.run([sys.executable, "-c", USE], env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_has_a_row_for_every_kind_that_is_listed_and_names_what_there_is() -> None:
+    rows = re.findall(r"^\| (\w+)[^|]* \| (.*?) \| .*? \| (?:`(.*?)`)? ?\|$", PAGE, re.MULTILINE)
+    assert sorted(kind for kind, _, _ in rows if kind != "kind") == sorted(REGISTRIES)
+    for kind, places, suite in rows[1:]:
+        named = [name.rpartition(".") for name in re.findall(r"`(.*?)`", places)]
+        assert [getattr(import_module(module), name) for module, _, name in named] == registries(kind)
+        assert not suite or import_module(suite)
