@@ -46,6 +46,8 @@ _FEW_VIEWS = [
     "data.limit_train=24", "data.limit_test=20", "data.batch_size=8", "data.image_size=16",
     "supernet.method.hidden=64", "supernet.epochs=1", "supernet.warmup_epochs=0", "train.epochs=1",
 ]  # fmt: skip
+_LATENCIES = ["search.latency.measure.seconds=0", "search.latency.measure.max_seconds=1"]
+_EDGES = ["search.space.options={cells: 1, channels: 4}", "search.evaluator.recalibrate=1"]
 QUICKER: dict[str, list[str]] = {
     "bms_pooling_cifar10": [*_BRIEF, *_PLACEMENTS, "data.limit_test=50", "supernet.epochs=1", "train.epochs=1"],
     "bms_pooling_digits": [],
@@ -64,9 +66,12 @@ QUICKER: dict[str, list[str]] = {
     "search_digits_nasnet_rl": [*_BRIEF, "data.limit_train=64", "data.limit_test=50", "train.epochs=1"],
     "search_nats_table": [],
     "search_pooling_cifar10": [*_BRIEF, *_FEW, *_CANDIDATES],
+    "spos_mobilenetv3_cifar10": [*_BRIEF, *_FEW, *_LATENCIES, "supernet.epochs=1", "train.epochs=1"],
     "spos_mobilenetv3_digits": [],
     "tas_resnet56_cifar10": [*_BRIEF, *_FEW, "supernet.epochs=1", "train.epochs=1", "train.warmup_epochs=0"],
     "tas_resnet_digits": ["export.exporter=torchscript"],
+    "spos_nas_bench_201_cifar10": [*_BRIEF, *_FEW, *_EDGES, "supernet.epochs=1", "train.epochs=1"],
+    "spos_nas_bench_201_digits": [],
     "search_ray": [*_BRIEF, *_FEW, "search.evaluator.train.epochs=2", "train.epochs=1"],
 }
 """By a recipe's name, keys that leave all its stages and trials as they are, but make each of them short."""
