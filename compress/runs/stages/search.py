@@ -40,6 +40,10 @@ class Search(Stage[SearchConfig]):
     may_grow = ("trials",)
 
     def leaves_model(self, config: SearchConfig, recipe: Recipe) -> bool:
+        """Return whether the winner can be built."""
+        return self.finds(config)
+
+    def finds(self, config: SearchConfig) -> bool:
         """Return whether the winner can be built: a table holds results, not networks."""
         return self.finds(config)
 

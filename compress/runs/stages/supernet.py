@@ -39,8 +39,8 @@ class SupernetStage(Stage[SupernetConfig]):
     may_grow = ("epochs",)
 
     def leaves_model(self, config: SupernetConfig, recipe: Recipe) -> bool:
-        """Return True: whether there is a model afterwards hangs on the recipe, see `check`."""
-        return True
+        """Return whether the method finds one, or the recipe names one or searches for it."""
+        return self.finds(config) or recipe.model is not None or recipe.section("search") is not None
 
     def finds(self, config: SupernetConfig) -> bool:
         """Return whether the method itself ends in an architecture."""
