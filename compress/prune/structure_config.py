@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -49,6 +50,14 @@ class StructureConfig(Config):
     sensitivity: bool = Field(False, description="scan how much each layer alone can lose, and report it")
     trace_seconds: float = Field(120, gt=0, description="a model that takes longer to trace is refused")
     trace_gigabytes: float = Field(8, gt=0, description="a model that takes more memory to trace is refused")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written_by_0_1(cls, values: Any) -> Any:
+        """Leave out the option that 0.1.0 wrote into every run's recipe.yaml, where the criterion has it not."""
+        if not isinstance(values, Mapping) or values.get("criterion", "dimap") == "magnitude":
+            return values
+        return {**values, "options": {}} if values.get("options") == {"norm": 2} else values
 
     @field_validator("align")
     @classmethod

@@ -79,15 +79,6 @@ def _read(directory: RunDirectory) -> dict[str, Any]:
         before = yaml.safe_load(directory.recipe.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"--resume  {directory.recipe} cannot be read; name another directory with --out") from error
-    if isinstance(before, dict):
-        for stage in all_stages():
-            sections = before.get(stage.name)
-            if isinstance(sections, list):
-                before[stage.name] = [
-                    stage.as_written_now(each) if isinstance(each, dict) else each for each in sections
-                ]
-            elif isinstance(sections, dict):
-                before[stage.name] = stage.as_written_now(sections)
     try:
         return for_its_task(recipe_schema().model_validate_json(json.dumps(before), strict=True)).resolved()
     except (InputError, TypeError, ValueError):  # its values are compared as they are, and what differs is named

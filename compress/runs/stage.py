@@ -131,10 +131,6 @@ class Stage(ABC, Generic[C]):
         """Return whether `key` of the section says where or how long, not what: a resumed run may have another."""
         return False
 
-    def as_written_now(self, section: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return a section of a run that an older version began as this one would have written it."""
-        return section
-
     def cannot_grow(self, key: str, was: int, config: C, finished: bool) -> str | None:
         """Return why the number at `key`, one of `may_grow`, may not become larger, if so."""
         return None

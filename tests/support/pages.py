@@ -70,7 +70,14 @@ QUICKER: dict[str, list[str]] = {
     "spos_mobilenetv3_digits": [],
     "tas_resnet56_cifar10": [*_BRIEF, *_FEW, "supernet.epochs=1", "train.epochs=1", "train.warmup_epochs=0"],
     "tas_resnet_digits": ["export.exporter=torchscript"],
-    "spos_nas_bench_201_cifar10": [*_BRIEF, *_FEW, *_EDGES, "supernet.epochs=1", "train.epochs=1"],
+    "spos_nas_bench_201_cifar10": [
+        *_BRIEF,
+        *_FEW,
+        *_EDGES,
+        "supernet.epochs=1",
+        "rank.architectures=8",
+        "train.epochs=1",
+    ],
     "spos_nas_bench_201_digits": [],
     "search_ray": [*_BRIEF, *_FEW, "search.evaluator.train.epochs=2", "train.epochs=1"],
 }
@@ -109,7 +116,15 @@ def quicker(command: str, folder: Path) -> list[str]:
     if words[0] == "latency-table":
         return [*words, "--networks", "10", "--check", "5"]  # the last of equal flags counts
     if words[0] == "rank":
-        flags = (*_FEW, "data.image_size=16", "supernet.epochs=1", "train.epochs=1", "rank.recalibrate=2")
+        recipe = words[words.index("--recipe") + 1].removesuffix(".yaml")
+        flags = (
+            *QUICKER[recipe],
+            *_FEW,
+            "data.image_size=16",
+            "supernet.epochs=1",
+            "train.epochs=1",
+            "rank.recalibrate=2",
+        )
         return [*words, "--architectures", "8", *(word for flag in flags for word in ("--set", flag))]
     if words[0] in RUNS:
         recipe = words[words.index("--recipe") + 1]

@@ -53,11 +53,6 @@ class Prune(Stage[PruneConfig]):
         """Raise InputError where `config` does not fit the model, such as globs that match nothing."""
         check_pruning(bundle, config)
 
-    def as_written_now(self, section: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Leave out the option that version 0.1.0 wrote down for all criteria, where the criterion has it not."""
-        has_none = section.get("criterion") != "magnitude" and section.get("options") == {"norm": 2}
-        return {**section, "options": {}} if has_none else section
-
     def run(self, artifact: Artifact, config: PruneConfig, context: Context) -> Artifact:
         """Remove weights, units or blocks as the recipe says, and evaluate what is left."""
         first = next((record for record in reversed(context.earlier) if "dense_widths" in record), None)

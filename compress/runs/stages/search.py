@@ -44,10 +44,6 @@ class Search(Stage[SearchConfig]):
         return self.finds(config)
 
     def finds(self, config: SearchConfig) -> bool:
-        """Return whether the winner can be built: a table holds results, not networks."""
-        return self.finds(config)
-
-    def finds(self, config: SearchConfig) -> bool:
         """Return whether what is found can be built."""
         return config.space.name != "table"
 
