@@ -117,14 +117,8 @@ def quicker(command: str, folder: Path) -> list[str]:
         return [*words, "--networks", "10", "--check", "5"]  # the last of equal flags counts
     if words[0] == "rank":
         recipe = words[words.index("--recipe") + 1].removesuffix(".yaml")
-        flags = (
-            *QUICKER[recipe],
-            *_FEW,
-            "data.image_size=16",
-            "supernet.epochs=1",
-            "train.epochs=1",
-            "rank.recalibrate=2",
-        )
+        small = [*_FEW, "data.image_size=16", "supernet.epochs=1", "train.epochs=1", "rank.recalibrate=2"]
+        flags = QUICKER[recipe] or small
         return [*words, "--architectures", "8", *(word for flag in flags for word in ("--set", flag))]
     if words[0] in RUNS:
         recipe = words[words.index("--recipe") + 1]

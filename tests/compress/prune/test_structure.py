@@ -139,3 +139,11 @@ def test_align_auto_means_what_this_machine_runs_fastest(monkeypatch):
     model = nn.Sequential(nn.Conv2d(3, 96, 3), nn.ReLU(), nn.Conv2d(96, 4, 3)).eval()
     plan = structure.plan(model, torch.randn(1, 3, 8, 8), "magnitude", ratio=0.4)
     assert (plan.align, plan.layers[0].after) == (24, 48)
+
+
+def test_the_option_that_0_1_wrote_down_for_every_criterion_is_read_as_none():
+    given = {"kind": "structure", "ratio": 0.5, "options": {"norm": 2}}
+    assert StructureConfig.model_validate(given) == StructureConfig(kind="structure", ratio=0.5)
+    assert StructureConfig.model_validate({**given, "criterion": "magnitude"}).options.norm == 2
+    with pytest.raises(ValueError, match="norm"):
+        StructureConfig.model_validate({**given, "options": {"norm": 1}})
