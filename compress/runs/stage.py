@@ -92,7 +92,7 @@ class Stage(ABC, Generic[C]):
             yield Act(self, self.name, config)
 
     def leaves_model(self, config: C, recipe: Recipe) -> bool:
-        """Return whether there is a model afterwards; if not, no further stage acts."""
+        """Return whether there is a model afterwards; if not, no later stage acts that needs one."""
         return True
 
     def finds(self, config: C) -> bool:
@@ -177,12 +177,14 @@ def sections_of(recipe: Recipe) -> Iterator[tuple[Stage[Any], Any]]:
 def acts_of(recipe: Recipe) -> list[Act]:
     """Return what a run of `recipe` does, in order and numbered from 1."""
     found: list[Act] = []
+    there = True
     for stage in all_stages():
+        if stage.needs_model and not there:
+            continue
         given = as_list(recipe.section(stage.name))
         for config in given or [None]:
             found += stage.acts(config, recipe)
-        if not all(stage.leaves_model(config, recipe) for config in given):
-            break
+        there = there and all(stage.leaves_model(config, recipe) for config in given)
     return [replace(act, number=number) for number, act in enumerate(found, start=1)]
 
 
