@@ -124,6 +124,8 @@ class ObjectiveConfig(Config):
         if self.weights:
             return [sum(weight * metrics[name] for name, weight in self.weights.items())]
         values = [metrics[name] for name in (*self._up, *self.minimize)]
+        if not values:
+            raise ValueError("the task has not said yet what is maximized: see for_task")
         if self.reward is not None:
             values[0] *= self.reward.factor(metrics[self.reward.metric])
         return values

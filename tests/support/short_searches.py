@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 
 from evaluators.candidates.evaluator import Evaluator, Metrics, Report
+from evaluators.tasks import DEFAULT
 from search.config import SearchConfig
 from search.job import SearchJob
 from search.judge import Judge, Outcome
@@ -36,9 +37,10 @@ SPACES: dict[str, dict[str, Any]] = {
     "nasnet": {"cells_per_stage": 1, "filters": 4},
     "nats_size": {},
     "pooling": {},
+    "resnet_shapes": {"depth": 20},
     "table": {"decisions": DECISIONS},
 }
-NUMERIC = {"channels", "mobilenetv3", "nats_size", "pooling"}
+NUMERIC = {"channels", "mobilenetv3", "nats_size", "pooling", "resnet_shapes"}
 """Where NetAdapt can work: every decision is a number."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "auto": {"initial": 20},
@@ -91,7 +93,7 @@ def runner_for(strategy: str, space: Space, trials: int = TRIALS) -> Runner:
             "evaluator": {"kind": "proxy"},
             "trials": trials,
         }
-    )
+    ).for_task(DEFAULT)
     judge = Judge(space, Noise(space), config.objective, None, 0, config.strategy.metrics)
     job = SearchJob(config, None, None, "matrix", 0, "cpu", Path())
     sampler = make_sampler(config.strategy, job._context(judge))
