@@ -80,7 +80,7 @@ class SearchConfig(Config):
             filled._check_objective()
         except ValueError as error:
             raise InputError(f"search: {error}") from error
-        filled._check_watched(task)
+        filled.check_watched(task)
         return filled
 
     def _check_objective(self) -> None:
@@ -104,7 +104,7 @@ class SearchConfig(Config):
                 f"train.evaluate_every of at least 1; got kind: {self.evaluator.kind}"
             )
 
-    def _check_watched(self, task: TaskConfig) -> None:
+    def check_watched(self, task: TaskConfig) -> None:
         """Raise InputError where the objective holds no metric of `task` that the pruner can watch on the way."""
         if self.pruner is None:
             return

@@ -11,6 +11,7 @@ from optuna.samplers import BaseSampler
 
 from compress.core.errors import CompressError, InputError
 from evaluators.candidates.evaluator import Evaluator, Stopped
+from evaluators.tasks import DEFAULT
 from search.config import SearchConfig
 from search.job import SearchJob
 from search.judge import Judge
@@ -61,7 +62,7 @@ class Script(BaseSampler):
 def make(table):
     def runner(evaluator, *archs, trials=3, study=None, pruner=None, **objective):
         space = create("table", {"path": str(table), "decisions": DECISIONS})
-        config = ObjectiveConfig.model_validate(objective)
+        config = ObjectiveConfig.model_validate(objective).for_task(DEFAULT)
         sampler = Script(*archs) if archs else MadeAnew(lambda seed: optuna.samplers.RandomSampler(seed=seed))
         directions = list(config.directions)
         study = study or optuna.create_study(directions=directions, sampler=sampler, pruner=pruner)
@@ -303,7 +304,7 @@ def test_trials_under_way_on_a_table_with_holes_are_told_apart(tmp_path):
     (tmp_path / "holes.csv").write_text("a,b,accuracy\n0,0,1\n1,1,2\n2,2,3\n")
     space = create("table", {"path": str(tmp_path / "holes.csv"), "decisions": ["a", "b"]})
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(seed=0))
-    judge = Judge(space, Measured(lambda arch: arch["a"]), ObjectiveConfig.model_validate({}), None, 0)
+    judge = Judge(space, Measured(lambda arch: arch["a"]), ObjectiveConfig(maximize=["top1"]), None, 0)
     runner = Runner(study, judge, 12)
     asked = [runner.ask() for _ in range(12)]  # proposals between the rows, too
     first = {each.arch: each.trial.number for each in reversed(asked)}
