@@ -53,11 +53,11 @@ class SearchJob:
         """Let the config say what is searched for; raises InputError where the task's metrics do not go with it."""
         if self.config.objective.maximize is None:
             object.__setattr__(self, "config", self.config.for_task(self.task))
+        self.config.check_watched(self.task)
 
     def judge(self) -> Judge:
         """Return what gives architectures their metrics; raises InputError where the parts do not fit together."""
         self.config.executor.check()
-        self.config.check_watched(self.task)
         space = make_space(self.config.space, self.model)
         data = fitted(space, self.data, self.task, self.seed)
         own, supernet = self.directory / "evaluations", self.directory / "supernet"
