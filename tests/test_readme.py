@@ -53,13 +53,16 @@ def test_every_reason_is_needed() -> None:
 
 
 def test_the_recipe_on_the_page_is_valid(tmp_path: Path) -> None:
-    whole, search = blocks(README, "yaml")
+    whole, search, supernet = blocks(README, "yaml")
     for part in ("train", "val"):
         (tmp_path / "flowers" / part).mkdir(parents=True)
     (tmp_path / "mine.yaml").write_text(whole.replace("/data/flowers", str(tmp_path / "flowers")))
     result = CliRunner().invoke(app, ["validate", str(tmp_path / "mine.yaml")])
     assert result.exit_code == 0, result.output
     SearchConfig.model_validate(yaml.safe_load(search)["search"])
+    (tmp_path / "shared.yaml").write_text(f"version: 1\nname: shared\ndata: {{name: digits}}\n{supernet}")
+    result = CliRunner().invoke(app, ["validate", str(tmp_path / "shared.yaml")])
+    assert result.exit_code == 0, result.output
 
 
 def test_the_example_of_spaces_runs() -> None:
