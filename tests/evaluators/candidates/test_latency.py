@@ -131,7 +131,7 @@ def test_the_least_time_is_cpu_time_where_that_is_one_threads() -> None:
     values = {"min": 3.0, "p50": 4.0, "cpu_min": 2.0, "cpu_p50": 2.5, "threads": 1, "provider": "CPUExecutionProvider"}
     one = LatencyRecord.model_construct(None, **values)
     assert [statistic(one, name) for name in ("least", "p50", "cpu_p50")] == [2.0, 4.0, 2.5]
-    for change in ({"threads": 2}, {"provider": "CUDAExecutionProvider"}, {"cpu_min": None}):
+    for change in ({"threads": 2}, {"provider": "CUDAExecutionProvider"}, {"cpu_min": None}, {"cpu_min": 0.0}):
         assert statistic(one.model_copy(update=change), "least") == 3.0
     with pytest.raises(CompressError, match="no clock for CPU time"):
         statistic(one.model_copy(update={"cpu_p50": None}), "cpu_p50")
