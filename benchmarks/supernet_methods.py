@@ -20,7 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -143,13 +143,13 @@ def measure(name: str, options: argparse.Namespace) -> list[str]:
         register_optimizer_step_post_hook(clock.end_step),
     ]
     with tempfile.TemporaryDirectory() as folder:
-        context = SupernetContext(config, data, options.device, recipe.seed, Path(folder), model=recipe.model)
+        context = SupernetContext(config, data, options.device, recipe.seed, Path(folder))
         try:
             nn.Module.__call__ = clock.passing(kept[0])  # type: ignore[method-assign]
             Engine.backward = clock.passing(kept[1])  # type: ignore[method-assign]
             Updater.update = clock.updating(kept[2])  # type: ignore[method-assign]
             HeldOut.batch = clock.reading(kept[3])  # type: ignore[method-assign]
-            config.method.train(supernet, replace(context))
+            config.method.train(supernet, context)
         except Enough:
             pass
         finally:

@@ -8,14 +8,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from compress.core.atomic import replacing
 from compress.core.batch_norm import recalibrate
 from compress.core.environment import on_device
 from compress.core.errors import InputError
 from compress.core.progress import hushed
 from evaluators.candidates.cache import JsonCache
 from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, evaluators
-from evaluators.candidates.networks import costs, data_for, fingerprint
+from evaluators.candidates.networks import costs, data_for, fingerprint, save_weights
 from evaluators.datasets import Data
 from search.supernets.trained import TrainedSupernet
 from spaces.architecture import Architecture
@@ -108,13 +107,9 @@ class SupernetEvaluator(Evaluator):
         return self._sized[size]
 
     def _cut_out(self, arch: Architecture, path: Path) -> None:
-        from safetensors.torch import save_file
-
         data, device = self._data_for(arch), self.context.device
         assert data.train is not None
         model = self.rater.holder(arch, data, self.trained.supernet).extract(arch)
         with hushed(), on_device(model, device):
             recalibrate(model, data.train.epoch(0), self.config.recalibrate, device, data.task.forward)
-        state = {name: value.detach().cpu().clone().contiguous() for name, value in model.state_dict().items()}
-        with replacing(path) as temporary:
-            save_file(state, temporary, metadata={"architecture": arch.to_json()})
+        save_weights(model, path, arch)

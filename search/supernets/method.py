@@ -32,7 +32,6 @@ from search.supernets.rating import AccuracyRater, Rater
 from spaces.architecture import Architecture
 from spaces.space import Space
 from spaces.supernet import Supernet
-from spaces.zoo import ModelConfig
 
 if TYPE_CHECKING:
     from search.supernets.trained import TrainedSupernet
@@ -51,7 +50,6 @@ class SupernetContext:
         directory: the stage's own, for checkpoints.
         resume: whether the training goes on where another process was stopped.
         log: takes an event for log.jsonl.
-        model: the recipe's section `model`, where it has one.
     """
 
     config: SupernetConfig
@@ -61,7 +59,6 @@ class SupernetContext:
     directory: Path
     resume: bool = False
     log: Callable[[dict[str, Any]], None] | None = None
-    model: ModelConfig | None = None
 
 
 class SupernetStep(TrainingStep):
@@ -78,8 +75,13 @@ class SupernetStep(TrainingStep):
 
     def loss_of(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the task's loss of what is active, on labels; it may change the inputs of `batch`."""
+        return self.learnt(model, batch)[1]
+
+    def learnt(self, model: nn.Module, batch: Batch) -> tuple[Any, Tensor]:
+        """Return what the active architecture gives for `batch`, and its loss."""
         with enough_values():
-            return self.task.loss(self.task.forward(model, batch), batch, model)
+            outputs = self.task.forward(model, batch)
+        return outputs, self.task.loss(outputs, batch, model)
 
     def found(self, supernet: Supernet) -> Architecture | None:
         """Return the architecture that the training itself has found, if the method finds one."""

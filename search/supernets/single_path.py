@@ -9,7 +9,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from compress.core.batch_norm import enough_values
 from evaluators.datasets.batch import Batch
 from evaluators.datasets.loaders import seed_of
 from search.supernets.method import SupernetContext, SupernetMethod, SupernetStep, methods
@@ -35,7 +34,7 @@ class SinglePathStep(SupernetStep):
         guidance, total = None, torch.zeros((), device=self.engine.device)
         for arch in (first, *others):
             model.activate(arch)  # type: ignore[operator]
-            outputs, loss = self._learnt(model, batch.mapped(torch.clone))  # a path may change its inputs
+            outputs, loss = self.learnt(model, batch.mapped(torch.clone))  # a path may change its inputs
             if self.distill is not None:
                 student = self.task.tensor(outputs)
                 if guidance is None:
@@ -45,11 +44,6 @@ class SinglePathStep(SupernetStep):
             self.engine.backward(loss)
             total += loss.detach()
         return total
-
-    def _learnt(self, model: nn.Module, batch: Batch) -> tuple[object, Tensor]:
-        with enough_values():
-            outputs = self.task.forward(model, batch)
-        return outputs, self.task.loss(outputs, batch, model)
 
 
 @methods.register("single_path")

@@ -97,7 +97,6 @@ class SupernetStage(Stage[SupernetConfig]):
             directory=context.directory,
             resume=context.resume,
             log=context.log,
-            model=artifact.model,
         )
         with blamed_on("supernet.method"):
             training = config.method.train(supernet, given)
