@@ -11,7 +11,7 @@ from compress.report.curves import training_curves
 from compress.report.histogram import latency_chart
 from compress.report.rank import rank_part
 from compress.report.results import Run, read_run
-from compress.report.schema import Details, Report
+from compress.report.schema import Details
 from compress.report.search import search_part
 from compress.report.sensitivity import SensitivityTable, sensitivity_table
 from compress.report.summary import summarise
@@ -56,7 +56,7 @@ def render(run: Run) -> str:
     )
     columns, stages = stage_table(run.report)
     rows = model_rows(run.report)
-    removals = [_removal(name, details, run.report) for name, details in run.details.items()]
+    removals = [_removal(name, details, run) for name, details in run.details.items()]
     return environment.get_template("report.html.j2").render(
         run=run,
         report=run.report,
@@ -79,7 +79,7 @@ def render(run: Run) -> str:
 
 @dataclass(frozen=True)
 class Removal:
-    """What one stage removed, ready for the template."""
+    """What one stage removed, found or has to say, ready for the template; `picture` is SVG markup."""
 
     stage: str
     details: Details
@@ -89,15 +89,26 @@ class Removal:
     skipped: list[tuple[str, list[str]]]
     misaligned: set[str]
     sensitivity: SensitivityTable | None
+    picture: str | None
+
+    @property
+    def title(self) -> str:
+        """What the section is called."""
+        if self.picture is not None:
+            return f"Found in {self.stage}"
+        return f"Removed in {self.stage}" if self._removed else f"Notes of {self.stage}"
 
     @property
     def shown(self) -> bool:
         """Whether there is anything to show."""
-        details = self.details
-        return bool(self.facts or self.kept or self.widths or self.skipped or details.notes or details.sensitivity)
+        return bool(self._removed or self.details.notes or self.picture)
+
+    @property
+    def _removed(self) -> bool:
+        return bool(self.facts or self.kept or self.widths or self.skipped or self.details.sensitivity)
 
 
-def _removal(stage: str, details: Details, report: Report) -> Removal:
+def _removal(stage: str, details: Details, run: Run) -> Removal:
     parts = (("By stage", details.stages), ("By module", details.modules))
     return Removal(
         stage=stage,
@@ -107,5 +118,6 @@ def _removal(stage: str, details: Details, report: Report) -> Removal:
         widths=width_charts(details.layers),
         skipped=skipped_by_reason(details),
         misaligned={layer.name for layer in misaligned(details)},
-        sensitivity=sensitivity_table(details.sensitivity, report.main),
+        sensitivity=sensitivity_table(details.sensitivity, run.report.main),
+        picture=run.found.get(stage),
     )

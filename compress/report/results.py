@@ -13,7 +13,10 @@ from compress.report.schema import Details, Report, Samples, parse
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory, read; `details` is keyed by the stage's directory name, in order."""
+    """A run directory, read; `details` is keyed by the stage's directory name, in order, and so is `found`.
+
+    `found` holds drawings (SVG) of architectures that a supernet's training ended in, `pictures` those of a search.
+    """
 
     path: Path
     report: Report
@@ -23,6 +26,7 @@ class Run:
     samples: Samples = field(default_factory=Samples)
     events: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
+    found: dict[str, str] = field(default_factory=dict)
 
     @property
     def shown_path(self) -> str:
@@ -58,7 +62,8 @@ def read_run(run_dir: Path) -> Run:
         if (stage / "samples.json").is_file():
             samples = parse(Samples, _mapping(stage / "samples.json"), str(stage / "samples.json"))
     events = _events(run_dir / "log.jsonl")
-    return Run(run_dir, report, text, _model_name(text), details, samples, events, _pictures(run_dir))
+    drawn = {path.parent.name: path.read_text(encoding="utf-8") for path in run_dir.glob("stages/*/found.svg")}
+    return Run(run_dir, report, text, _model_name(text), details, samples, events, _pictures(run_dir), drawn)
 
 
 def _pictures(run_dir: Path) -> list[str]:

@@ -196,3 +196,14 @@ def test_a_stage_file_that_does_not_fit_is_refused_by_name(long_run: Path, name:
     (long_run / name).write_text(content)
     with pytest.raises(InputError, match=name):
         write_report(long_run)
+
+
+def test_a_stage_that_finds_or_only_tells_is_not_said_to_remove(short_run: Path) -> None:
+    stage = short_run / "stages" / "00-supernet"
+    stage.mkdir(parents=True)
+    (stage / "details.json").write_text(json.dumps({"notes": ["found a cell"]}))
+    text = write_report(short_run).read_text()
+    assert "Notes of 00-supernet" in text and "Removed in 00-supernet" not in text
+    (stage / "found.svg").write_text('<svg id="the-cell"></svg>')
+    text = write_report(short_run).read_text()
+    assert "Found in 00-supernet" in text and '<svg id="the-cell">' in text
