@@ -1,4 +1,4 @@
-"""A model on disk, complete and free of pickles: base, removal plan, weights, masks, preprocessing, metrics."""
+"""A model on disk, complete and free of pickles: base, transforms, weights, masks, preprocessing, metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compress.bundle_files import (
     MANIFEST,
     MASKS,
-    PLAN,
+    TRANSFORMS,
     WEIGHTS,
     find,
     load_masks,
@@ -28,9 +28,8 @@ from compress.bundle_files import (
 from compress.core.config import Config
 from compress.core.errors import InputError, NotWritten, reason_of
 from compress.core.problems import validated
-from compress.graph.apply import apply
 from compress.graph.known import Known
-from compress.graph.plan import Plan
+from compress.transforms import Transform, history
 from evaluators.datasets import Data, DataConfig, DataFacts, Preprocessing
 from evaluators.tasks import DEFAULT, Task, TaskConfig, TaskSection, tasks
 from spaces.checkpoint import LoadReport, refuse_infinite
@@ -47,7 +46,7 @@ class _Manifest(Config):
     task: TaskSection = DEFAULT  # bundles of 0.1.0 name none
     num_outputs: int | None = Field(ge=1, validation_alias=AliasChoices("num_outputs", "num_classes"))  # so in 0.1.0
     preprocessing: dict[str, Any]
-    parts: list[Literal["plan", "masks"]]
+    parts: list[Literal["transforms", "plan", "masks"]]  # a plan in bundles of 0.1.0
     metrics: dict[str, Any]
     provenance: list[dict[str, Any]]
 
@@ -56,7 +55,7 @@ class _Manifest(Config):
 class Bundle:
     """A model with all that is needed to rebuild it, feed it and go on working on it.
 
-    `base` builds the dense architecture without weights; `plan` makes the small module of it; `masks` maps
+    `base` builds the dense architecture without weights; `transforms`, in order, make the module of it; `masks` maps
     parameter names to boolean tensors, True where the weight is kept. `task` has 0 outputs for a model that gives
     something else than models of its task. `known` is what has been found out about the model; it is not saved.
     """
@@ -65,7 +64,7 @@ class Bundle:
     base: ModelConfig
     task: Task
     preprocessing: Preprocessing
-    plan: Plan | None = None
+    transforms: tuple[Transform, ...] = ()
     masks: dict[str, Tensor] | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: list[dict[str, Any]] = field(default_factory=list)
@@ -73,12 +72,15 @@ class Bundle:
 
     def example_inputs(self, batch: int = 1) -> Tensor:
         """Return normal noise (batch, *input_size), float32, always the same."""
-        generator = torch.Generator().manual_seed(0)
-        return torch.randn(batch, *self.preprocessing.input_size, generator=generator)
+        return _noise(self.preprocessing, batch)
 
     def costs(self) -> dict[str, int]:
         """Return params, nonzero_params, macs and nonzero_macs; one image, counted once while the structure lasts."""
         return self.known.costs(self.model, self.example_inputs(), self.masks)
+
+    def transformed(self, transform: Transform, model: nn.Module) -> Bundle:
+        """Return the bundle after `transform`, which made `model` of this one's."""
+        return replace(self, model=model.eval(), transforms=history.followed(self.transforms, transform))
 
     def save(self, directory: str | Path) -> None:
         """Write the bundle to `directory`, replacing one that is there only once the new one is complete.
@@ -106,7 +108,7 @@ class Bundle:
     def _write(self, directory: Path) -> None:
         from safetensors.torch import save_file
 
-        parts = [name for name, part in (("plan", self.plan), ("masks", self.masks)) if part is not None]
+        parts = ["transforms"] * bool(self.transforms) + ["masks"] * (self.masks is not None)
         manifest = {
             "schema": 1,
             "base": self.base.model_dump(mode="json"),
@@ -118,8 +120,8 @@ class Bundle:
             "provenance": self.provenance,
         }
         save_file({name: plain(name, value) for name, value in self.model.state_dict().items()}, directory / WEIGHTS)
-        if self.plan is not None:
-            (directory / PLAN).write_text(json.dumps(self.plan.to_dict()), encoding="utf-8")
+        if self.transforms:
+            (directory / TRANSFORMS).write_text(history.to_json(self.transforms), encoding="utf-8")
         if self.masks is not None:
             save_masks(self.masks, directory / MASKS)
         (directory / MANIFEST).write_text(json.dumps(manifest, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -135,9 +137,8 @@ class Bundle:
         task = manifest.task.of_model(manifest.num_outputs, preprocessing.input_size)
         wide = manifest.num_outputs if manifest.base.from_source.headless else None
         module = build_model(manifest.base, manifest.task.of_model(wide, ())).module
-        plan = None
-        if "plan" in manifest.parts:
-            plan, module = _apply_plan(root, module, key)
+        transforms = history.read(root, manifest.parts, key)
+        module = history.redo(transforms, module, _noise(preprocessing, 1), f"{key}: in {str(root)!r}")
         state = read_safetensors(root / WEIGHTS, key)
         refuse_infinite(module, state, str(root / WEIGHTS), key)
         try:
@@ -150,7 +151,7 @@ class Bundle:
             base=manifest.base,
             task=task,
             preprocessing=preprocessing,
-            plan=plan,
+            transforms=transforms,
             masks=load_masks(root / MASKS, module, key) if "masks" in manifest.parts else None,
             metrics=manifest.metrics,
             provenance=manifest.provenance,
@@ -276,11 +277,6 @@ def _read_manifest(root: Path, key: str) -> tuple[_Manifest, Preprocessing]:
         raise InputError(f"{key}: {str(root / MANIFEST)!r} is not a bundle's: {'; '.join(error.problems)}") from error
 
 
-def _apply_plan(root: Path, module: nn.Module, key: str) -> tuple[Plan, nn.Module]:
-    content = read_json(root / PLAN, key)
-    try:
-        plan = Plan.from_dict(content)
-        return plan, apply(plan, module)
-    except (InputError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise InputError(f"{key}: the plan {str(root / PLAN)!r} does not fit its base: {reason}") from error
+def _noise(preprocessing: Preprocessing, batch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(batch, *preprocessing.input_size, generator=generator)

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from compress.core.errors import CompressError, InputError
 from spaces.checkpoint_file import read_safetensors
 
-MANIFEST, PLAN, WEIGHTS, MASKS = "bundle.json", "plan.json", "weights.safetensors", "masks.safetensors"
+MANIFEST, WEIGHTS, MASKS = "bundle.json", "weights.safetensors", "masks.safetensors"
+TRANSFORMS, PLAN = "transforms.json", "plan.json"  # a plan alone in bundles of 0.1.0
 
 
 def find(path: Path, key: str) -> Path:

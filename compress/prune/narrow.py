@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,32 +23,16 @@ from compress.graph.apply import apply
 from compress.graph.graph import Graph
 from compress.graph.plan import Plan
 from compress.prune.details import plan_details
+from compress.prune.kinds import Details, Surroundings
 from compress.prune.sensitivity import scan
 from compress.prune.structure import Setting, plan_structure, prunable, scored_units
 from compress.prune.structure_config import StructureConfig
+from compress.transforms.narrow import Narrow
 from evaluators.datasets import Data
-from evaluators.latency.measure import LatencyConfig, compare
+from evaluators.latency.measure import compare
 from evaluators.latency.width_multiple import width_multiple
 from evaluators.tasks import Task
 from evaluators.tasks.evaluation import evaluate
-
-Details = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What pruning may use besides the bundle: data, device, seed, and how latency is measured.
-
-    On the way to a budget in several steps, `step` counts from 1 and `first` are the details of the first.
-    """
-
-    data: Data | None
-    device: str
-    seed: int
-    latency: LatencyConfig
-    export: ExportConfig
-    step: int = 1
-    first: Mapping[str, Any] | None = None
 
 
 def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> tuple[Bundle, Details]:
@@ -145,8 +129,7 @@ def shrunk(bundle: Bundle, plan: Plan, small: nn.Module) -> Bundle:
     if masks is not None:
         left = {name for name, _ in small.named_parameters()}
         masks = {name: _narrowed_mask(mask, plan, name) for name, mask in masks.items() if name in left}
-    whole = plan if bundle.plan is None else bundle.plan.then(plan)
-    return replace(bundle, model=small.eval(), plan=whole, masks=masks)
+    return replace(bundle, masks=masks).transformed(Narrow(plan=plan), small)
 
 
 def _narrowed_mask(mask: Tensor, plan: Plan, name: str) -> Tensor:

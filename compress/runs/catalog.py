@@ -49,6 +49,8 @@ REGISTRIES: dict[str, tuple[str, ...]] = {
     "evaluators": ("evaluators.candidates.evaluator:evaluators",),
     "executors": ("search.executors.executor:executors",),
     "criteria": ("compress.criteria:weight_criteria", "compress.criteria:unit_criteria"),
+    "prunings": ("compress.prune.kinds:prune_kinds",),
+    "transforms": ("compress.transforms:transforms",),
     "losses": ("compress.distill.losses:losses",),
     "datasets": ("evaluators.datasets:datasets",),
     "stages": ("compress.runs.stage:stages",),

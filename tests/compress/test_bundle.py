@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import compress
 from compress.bundle import Bundle, load, open_model
 from compress.core.errors import InputError
 from compress.graph.plan import Plan
+from compress.transforms.narrow import Narrow
 from evaluators.datasets import DataConfig as DataConfigType
 from evaluators.datasets import Preprocessing
 from evaluators.tasks import DEFAULT
@@ -70,7 +73,7 @@ def test_comes_back_bit_for_bit(bundle: Bundle, tmp_path: Path) -> None:
     again = Bundle.load(tmp_path / "bundle")
     assert torch.equal(logits(again), logits(bundle)) and not again.model.training
     assert again.base == bundle.base and again.preprocessing == bundle.preprocessing
-    assert (again.metrics, again.provenance, again.plan) == (bundle.metrics, bundle.provenance, None)
+    assert (again.metrics, again.provenance, again.transforms) == (bundle.metrics, bundle.provenance, ())
     assert bundle.masks and again.masks and bundle.masks.keys() == again.masks.keys()
     assert all(torch.equal(mask, again.masks[name]) for name, mask in bundle.masks.items())
     assert next(iter(again.masks.values())).dtype == torch.bool
@@ -233,25 +236,74 @@ def half_of_the_first_block() -> Plan:
     )
 
 
-def test_plan_is_applied_on_loading(bundle: Bundle, tmp_path: Path) -> None:
-    bundle.plan, bundle.masks = half_of_the_first_block(), None
-    bundle.model = compress.apply(bundle.plan, bundle.model)
-    bundle.save(tmp_path / "b")
+def narrowed(bundle: Bundle, *plans: Plan) -> Bundle:
+    for plan in plans:
+        bundle = replace(bundle, masks=None).transformed(Narrow(plan=plan), compress.apply(plan, bundle.model))
+    return bundle
+
+
+def test_a_plan_is_applied_on_loading(bundle: Bundle, tmp_path: Path) -> None:
+    small = narrowed(bundle, half_of_the_first_block())
+    small.save(tmp_path / "b")
     again = Bundle.load(tmp_path / "b")
-    assert again.plan == bundle.plan and torch.equal(logits(again), logits(bundle))
+    assert again.transforms == small.transforms and torch.equal(logits(again), logits(small))
     assert sum(p.numel() for p in again.model.parameters()) == 269_722 - 2 * 9 * 8 * 16 - 2 * 8
 
 
-def test_a_plan_that_is_damaged_or_of_another_model_is_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
-    bundle.plan = half_of_the_first_block()
-    bundle.save(tmp_path / "b")
-    assert "do not fit its architecture" in refused(tmp_path / "b")
-    file = tmp_path / "b" / "plan.json"
-    for content in ("", "{}", "[1]", file.read_text().replace("layer1.0", "stage1.0")):
+def test_plans_in_a_row_are_one(bundle: Bundle, tmp_path: Path) -> None:
+    small = narrowed(bundle, half_of_the_first_block(), Plan(dropped=("layer1.1",)))
+    (done,) = small.transforms
+    assert isinstance(done, Narrow) and done.plan.dropped == ("layer1.1",) and done.plan.kept
+    small.save(tmp_path / "b")
+    assert torch.equal(logits(Bundle.load(tmp_path / "b")), logits(small))
+
+
+def as_written_by_0_1(bundle: Bundle, folder: Path) -> Path:
+    """Write a pruned bundle as 0.1.0 did: its plan alone in plan.json."""
+    bundle.save(folder)
+    (done,) = bundle.transforms
+    (folder / "transforms.json").unlink()
+    assert isinstance(done, Narrow)
+    (folder / "plan.json").write_text(json.dumps(done.plan.to_dict()))
+    manifest = json.loads((folder / "bundle.json").read_text())
+    assert manifest["parts"] == ["transforms"]
+    (folder / "bundle.json").write_text(json.dumps(manifest | {"parts": ["plan"]}))
+    return folder
+
+
+def test_pruned_bundles_of_0_1_0_are_read(bundle: Bundle, tmp_path: Path) -> None:
+    small = narrowed(bundle, half_of_the_first_block())
+    again = Bundle.load(as_written_by_0_1(small, tmp_path / "old"))
+    assert again.transforms == small.transforms and torch.equal(logits(again), logits(small))
+    again.save(tmp_path / "new")
+    assert torch.equal(logits(Bundle.load(tmp_path / "new")), logits(small))
+
+
+@pytest.mark.parametrize("name", ["plan.json", "transforms.json"])
+def test_transforms_that_are_damaged_or_of_another_model_are_one_sentence(
+    bundle: Bundle, tmp_path: Path, name: str
+) -> None:
+    small = narrowed(bundle, half_of_the_first_block())
+    folder = as_written_by_0_1(small, tmp_path / "b") if name == "plan.json" else tmp_path / "b"
+    if name == "transforms.json":
+        small.save(folder)
+    file = folder / name
+    for content in ("", "{}", "[1]", '[{"kind": "narrow"}]', file.read_text().replace("layer1.0", "stage1.0")):
         file.write_text(content)
-        assert "plan" in refused(tmp_path / "b")
+        assert "plan" in refused(folder) or name in refused(folder)
     file.unlink()
-    assert "plan.json" in refused(tmp_path / "b")
+    assert name in refused(folder)
+
+
+def test_a_transform_that_is_not_known_here_is_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
+    narrowed(bundle, half_of_the_first_block()).save(tmp_path / "b")
+    (tmp_path / "b" / "transforms.json").write_text('[{"kind": "acme", "n": 3}]')
+    assert re.search(r"unknown transform 'acme'; allowed: .*narrow.*; install the package", refused(tmp_path / "b"))
+
+
+def test_weights_without_their_plan_do_not_fit(bundle: Bundle, tmp_path: Path) -> None:
+    replace(bundle, transforms=(Narrow(plan=half_of_the_first_block()),)).save(tmp_path / "b")
+    assert "do not fit its architecture" in refused(tmp_path / "b")
 
 
 def test_open_model_fits_model_and_data_to_each_other() -> None:

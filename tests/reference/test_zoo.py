@@ -9,7 +9,7 @@ import torch
 
 from compress.bundle import open_model
 from compress.graph.apply import apply
-from compress.prune.kinds import shrunk
+from compress.prune.narrow import shrunk
 from compress.prune.structure import Setting, plan_structure, prunable
 from compress.prune.structure_config import StructureConfig
 from compress.testing.spaces import enliven

@@ -2,58 +2,57 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
-
-from pydantic import Field
+from typing import Any
 
 from compress.bundle import Bundle
 from compress.core.yaml_lines import Path_
 from compress.export.exporters import ExportConfig
-from compress.prune.kinds import PruneConfig, check_pruning, prune_bundle
-from compress.prune.narrow import Surroundings
-from compress.prune.structure_config import StructureConfig
+from compress.prune.kinds import PruneBase, PruneConfig, Surroundings, after_masks, check_pruning, prune_bundle
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.measure import measured
 from compress.runs.recipe import Recipe
 from compress.runs.recipe_file import Finding
-from compress.runs.stage import Act, Seconds, Stage, stages
+from compress.runs.stage import Act, Seconds, Stage, as_list, stages
 from compress.runs.stages.finetune import Finetune
 from evaluators.datasets import Data
 from evaluators.latency.measure import LatencyConfig
 
 
 @stages.register("prune")
-class Prune(Stage[PruneConfig]):
+class Prune(Stage[PruneBase]):
     """What the recipe says is removed, and what is left is evaluated."""
 
     order = 30
-    Config = Annotated[PruneConfig, Field(discriminator="kind")]
+    Config = PruneConfig
     description = "what is removed; a list is done in order"
     several = True
 
-    def acts(self, config: PruneConfig | None, recipe: Recipe) -> Iterator[Act]:
+    def acts(self, config: PruneBase | None, recipe: Recipe) -> Iterator[Act]:
         """Yield a pruning for each step, and the recipe's fine-tuning, for `step_epochs`, between two of them."""
         if config is None:
             return
-        steps = _steps(config)
-        for step in range(1, steps + 1):
+        for step in range(1, config.number_of_steps + 1):
             yield Act(self, self.name, config, step)
-            if step < steps:
+            if step < config.number_of_steps:
                 between = _between_steps(recipe.section("finetune"), config)
                 yield Act(Finetune("finetune"), "finetune", between, step)
 
-    def check(self, config: PruneConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
-        """Yield that steps have no fine-tuning between them."""
-        if _steps(config) > 1 and sections.get("finetune", ...) is None:
+    def check(self, config: PruneBase, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yield that steps have no fine-tuning between them, and that masks come too early."""
+        if config.number_of_steps > 1 and sections.get("finetune", ...) is None:
             yield (*key, "steps"), "several steps are fine-tuned between, so they need a finetune section"
+        before = itertools.takewhile(lambda other: other is not config, as_list(sections["prune"]))
+        if not config.keeps_weights and any(earlier.leaves_masks for earlier in before):
+            yield (*key, "kind"), after_masks(config.kind)
 
-    def check_model(self, config: PruneConfig, bundle: Bundle) -> None:
+    def check_model(self, config: PruneBase, bundle: Bundle) -> None:
         """Raise InputError where `config` does not fit the model, such as globs that match nothing."""
         check_pruning(bundle, config)
 
-    def run(self, artifact: Artifact, config: PruneConfig, context: Context) -> Artifact:
+    def run(self, artifact: Artifact, config: PruneBase, context: Context) -> Artifact:
         """Remove weights, units or blocks as the recipe says, and evaluate what is left."""
         first = next((record for record in reversed(context.earlier) if "dense_widths" in record), None)
         around = _surroundings(context.recipe, context.data, context.device, context.step, first)
@@ -65,22 +64,16 @@ class Prune(Stage[PruneConfig]):
         """Yield the time of one evaluation."""
         yield "prune", outlook.evaluation
 
-    def share_left(self, config: PruneConfig) -> float:
+    def share_left(self, config: PruneBase) -> float:
         """Return the share of MACs that a budget of MACs leaves."""
-        budget: Any = getattr(config, "budget", None)
-        return getattr(budget, "macs", None) or 1.0
+        return config.share_left
 
-    def foresee(self, bundle: Bundle, config: PruneConfig, outlook: Outlook) -> Bundle:
+    def foresee(self, bundle: Bundle, config: PruneBase, outlook: Outlook) -> Bundle:
         """Return the bundle pruned at once, and note what goes."""
-        at_once = config.model_copy(update={"steps": 1}) if isinstance(config, StructureConfig) else config
         around = _surroundings(outlook.recipe, outlook.data, outlook.device)
-        small, details = prune_bundle(bundle, at_once, around)
+        small, details = prune_bundle(bundle, config.at_once(), around)
         outlook.steps.append(details)
         return small
-
-
-def _steps(config: PruneConfig) -> int:
-    return config.steps if isinstance(config, StructureConfig) else 1
 
 
 def _between_steps(finetune: Any, config: Any) -> Any:

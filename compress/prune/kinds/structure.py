@@ -1,0 +1,38 @@
+"""`prune: {kind: structure}`: whole channels, heads, MLP units and blocks go."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from compress.bundle import Bundle
+from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
+from compress.prune.narrow import narrowed
+from compress.prune.structure import prunable
+from compress.prune.structure_config import StructureConfig
+
+
+@prune_kinds.register("structure")
+class Structure(StructureConfig, PruneBase):
+    """Removal of whole channels, heads, head widths, MLP units and residual blocks: tensors really shrink."""
+
+    @property
+    def number_of_steps(self) -> int:
+        """In how many steps the budget is reached, with fine-tuning between them."""
+        return self.steps
+
+    @property
+    def share_left(self) -> float:
+        """The share of MACs that a budget of MACs leaves."""
+        return (self.budget.macs if self.budget is not None else None) or 1.0
+
+    def at_once(self) -> Self:
+        """Return the settings that reach the budget in one step."""
+        return self.model_copy(update={"steps": 1})
+
+    def check(self, bundle: Bundle) -> None:
+        """Raise where the model cannot be traced, a glob matches nothing, or nothing is left to prune."""
+        prunable(bundle.model, bundle.example_inputs(), self, bundle.known)
+
+    def prune(self, bundle: Bundle, around: Surroundings) -> tuple[Bundle, Details]:
+        """Return the bundle without the units that the settings remove; with several steps, after one of them."""
+        return narrowed(bundle, self, around)
