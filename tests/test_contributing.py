@@ -51,7 +51,7 @@ changes = ["prune.criterion=relative", "finetune.distill={loss: mse, weight: 0.5
 result = CliRunner().invoke(app, ["validate", "dimap_swin.yaml", *(f"--set={change}" for change in changes)])
 assert result.exit_code == 0, result.output
 one, two = torch.zeros(2, 3), torch.ones(2, 3)
-assert losses.get("mse")(weight=0.5).combine(one, two, torch.tensor(1.0)) == 1.5
+assert losses.get("mse")(weight=0.5).term(one, two) == 0.5
 
 config = TrainConfig(epochs=1, step={"name": "tempered", "start": 2.0})
 data = DigitsConfig(name="digits", limit_train=64, limit_test=8, batch_size=16).load(DEFAULT)

@@ -73,6 +73,12 @@ STAGE_COMMANDS = (
         "compress prune --recipe dimap_swin.yaml",
     ),
     StageCommand(
+        "distill",
+        "Let the model of a recipe learn from teachers.\n\n"
+        "With what the recipe puts around it: training, pruning, export, latency.",
+        "compress distill --recipe meal_v2_digits.yaml",
+    ),
+    StageCommand(
         "search",
         "Search for an architecture.\n\n"
         "With what the recipe puts around it: training of the winner, pruning, fine-tuning, export, latency.",

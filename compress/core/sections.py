@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     BaseModel,
+    Discriminator,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    Tag,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
 )
@@ -188,3 +191,13 @@ class _Tagged(dict[str, Any]):
     def __init__(self, section: Mapping[str, Any], tag: str) -> None:
         super().__init__(section)
         self.tag = tag
+
+
+def one_or_many(section: Any) -> Any:
+    """Return the type of a section that may be a list of such sections, at least one."""
+    many = Annotated[list[section], Tag("many"), Field(min_length=1)]
+    return Annotated[Annotated[section, Tag("one")] | many, Discriminator(_one_or_many)]
+
+
+def _one_or_many(value: Any) -> str:
+    return "many" if isinstance(value, list | tuple) else "one"

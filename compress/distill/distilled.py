@@ -1,58 +1,116 @@
-"""Learning from a teacher's outputs as well as from the labels."""
+"""Learning from teachers as well as from the labels."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, cast
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from compress.core.batch_norm import enough_values
 from compress.core.errors import InputError
-from compress.distill.losses import DistillConfig, LossConfig
+from compress.distill.layers import Seen, Watched
+from compress.distill.losses import DistillLoss, Guide, LossConfig, LossSection, Sides
 from compress.distill.losses.kd import KdConfig
+from compress.distill.teachers import DENSE, TeacherConfig, Teachers, needs_dense, opened
 from compress.training.engine import Engine
 from compress.training.step import StepConfig, StepContext, Teacher, steps
 from compress.training.supervised import Supervised
+from compress.training.trainer import training_split
 from evaluators.datasets.batch import Batch
 
 
 class Distilled(Supervised):
-    """Supervised training whose loss a teacher's outputs for the same inputs join."""
+    """Supervised training whose loss is joined by what teachers give for the same inputs.
 
-    def __init__(self, context: StepContext, distill: LossConfig) -> None:
+    The loss is the sum of the losses' terms and of the loss on the labels, times the least share that one of the
+    losses leaves it; where that is 0, no label is read.
+    """
+
+    def __init__(self, context: StepContext, config: DistilledConfig) -> None:
+        """Open the teachers; raises InputError where one is missing or does not fit the data."""
         super().__init__(context)
-        if context.teacher is None:
+        self.configs: Sequence[LossConfig] = config.loss if isinstance(config.loss, list) else [config.loss]
+        self.label_share = min(each.label_share for each in self.configs)
+        self.context = context
+        self.guides = [self._guide(name, each) for name, each in (config.teachers or {DENSE: TeacherConfig()}).items()]
+        self.teachers = {each.name: Teacher(each.model) for each in self.guides if each.model is not None}
+        self.terms = nn.ModuleList()
+        self._seed = int(torch.randint(2**31, ()))
+
+    def _guide(self, name: str, config: TeacherConfig) -> Guide:
+        model = self.context.teacher if config.model is None else opened(name, config.model, self.context.data)
+        if model is None:
             raise InputError("step distilled needs a teacher, the model before compression, and there is none")
-        self.teacher, self.distill = Teacher(context.teacher), distill
+        return Guide(name, model, config.weight)
 
     def prepare(self, model: nn.Module, engine: Engine) -> None:
-        """Move the teacher to the student's device as well."""
-        super().prepare(model, engine)
-        self.teacher.prepare(engine)
-
-    def loss(self, model: nn.Module, batch: Batch, update: int) -> Tensor:
-        """Return the loss on the labels and the teacher's outputs.
+        """Make the terms of the loss for this student, and move them and the teachers to its device.
 
         Raises:
-            InputError: teacher and model give tensors of different shapes, or what supervised training raises.
+            InputError: a layer that a loss looks at is not there.
+        """
+        for teacher in self.teachers.values():
+            teacher.prepare(engine)
+        sides = Sides(model, self.guides, self.task, lambda: engine.moved(self._first_samples()))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self._seed)
+            self.terms = nn.ModuleList([config.make(sides) for config in self.configs])
+        self._student = Watched(model, [name for term in self._terms() for name in term.student_layers], self.task)
+        self._watched = {
+            name: Watched(teacher.model, self._layers_of(name), self.task) for name, teacher in self.teachers.items()
+        }
+        super().prepare(model, engine)
+
+    def loss(self, model: nn.Module, batch: Batch, update: int) -> Tensor:
+        """Return the loss on what the teachers give, and on the labels as far as the losses leave them a share.
+
+        Raises:
+            InputError: what a teacher and the model give cannot be compared, or what supervised training raises.
         """
         batch = self.task.mixed(batch)
-        guidance = self.task.tensor(self.task.forward(self.teacher, batch))  # first: the model may change the inputs
-        outputs, label_loss = self.learnt(model, batch)
-        student = self.task.tensor(outputs)
-        self.task.check_alike(student, guidance)
-        return self.distill.combine(student, guidance.to(student.dtype), label_loss)
+        taught = self._taught(batch)  # first: the model may change the inputs
+        with enough_values():
+            student = self._student.see(lambda: self.task.forward(model, batch))
+        loss = torch.stack([term(student, taught, update) for term in self._terms()]).sum()
+        if self.label_share:
+            loss = loss + self.label_share * self.task.loss(student.outputs, batch, model)
+        return loss
+
+    def _taught(self, batch: Batch) -> dict[str, Seen]:
+        """Return what each teacher gives for the batch."""
+        return {
+            name: self._watched[name].see(partial(self.task.forward, teacher, batch))
+            for name, teacher in self.teachers.items()
+        }
+
+    def _layers_of(self, teacher: str) -> list[str]:
+        return [name for term in self._terms() for name in term.teacher_layers.get(teacher, ())]
+
+    def _first_samples(self) -> Batch:
+        loader = training_split(self.context.data)
+        return next(iter(loader.epoch(0))).part(0, 2)
+
+    def _terms(self) -> list[DistillLoss]:
+        return cast(list[DistillLoss], list(self.terms))
 
 
 @steps.register("distilled")
 class DistilledConfig(StepConfig):
-    """Learn from the model before compression as well as from the labels."""
+    """Learn from teachers as well as from the labels."""
 
-    needs_teacher: ClassVar[bool] = True
+    name: Literal["distilled"] = Field("distilled", description="learn from teachers and the labels")
+    loss: LossSection = Field(KdConfig(), description="how what teachers give joins the loss; a list is added up")
+    teachers: Teachers = Field({}, description="teachers by name; none: the model before compression")
 
-    name: Literal["distilled"] = Field("distilled", description="learn from a teacher and the labels")
-    loss: DistillConfig = Field(KdConfig(), description="how the teacher's outputs join the loss on the labels")
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the model before compression is one of the teachers."""
+        return needs_dense(self.teachers)
 
     def make(self, context: StepContext) -> Distilled:
-        """Return the step; InputError where there is no teacher."""
-        return Distilled(context, self.loss)
+        """Return the step; InputError where there is no teacher, or one does not fit."""
+        return Distilled(context, self)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Discriminator, Field, PrivateAttr, Tag, TypeAdapter, create_model
+from pydantic import Field, PrivateAttr, TypeAdapter, create_model
 
 from compress.core.atomic import write_text
 from compress.core.config import Config, Numbers
 from compress.core.errors import InputError, reason_of
 from compress.core.problems import show
+from compress.core.sections import one_or_many
 from compress.runs.catalog import find_recipe
 from compress.runs.recipe_file import Finding, read
 from compress.runs.stage import Stage, all_stages, as_list
@@ -124,14 +125,7 @@ def _try_out(stage: Stage[Any]) -> None:
 
 def _section_of(stage: Stage[Any]) -> Any:
     """Return the type of a stage's section: its config, a list of them where it takes several, or null."""
-    if not stage.several:
-        return stage.Config | None
-    many = Annotated[list[stage.Config], Tag("many"), Field(min_length=1)]  # type: ignore[name-defined]
-    return Annotated[Annotated[stage.Config, Tag("one")] | many, Discriminator(_one_or_many)] | None
-
-
-def _one_or_many(value: Any) -> str:
-    return "many" if isinstance(value, list | tuple) else "one"
+    return (one_or_many(stage.Config) if stage.several else stage.Config) | None
 
 
 def load_recipe(

@@ -93,13 +93,36 @@ class LearningConfig(TrainerConfig):
     cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0 is off, with mixup one of both is drawn per batch")
 
 
-class TrainConfig(LearningConfig):
-    """How one model is trained: by which step."""
-
-    step: StepSection = Field(SupervisedConfig(), description="what one update computes")
+class FitConfig(LearningConfig):
+    """How one model is trained by one step; what `fit` takes."""
 
     has_teacher: ClassVar[bool] = False
     """Whether there may be another model to learn from: the section's stage says when."""
+
+    @property
+    def step_config(self) -> StepConfig:
+        """What one update computes."""
+        raise NotImplementedError
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it learns from the model before compression."""
+        return self.step_config.needs_teacher
+
+    def make_step(self, context: StepContext, seed: int) -> TrainingStep:
+        """Return what one update computes; initial values of its own parameters are drawn from `seed`.
+
+        Raises InputError where something is missing that it learns from.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return self.step_config.make(context)
+
+
+class TrainConfig(FitConfig):
+    """How one model is trained: by which step."""
+
+    step: StepSection = Field(SupervisedConfig(), description="what one update computes")
 
     @field_validator("step")
     @classmethod
@@ -112,17 +135,3 @@ class TrainConfig(LearningConfig):
     def step_config(self) -> StepConfig:
         """What one update computes."""
         return self.step
-
-    @property
-    def needs_teacher(self) -> bool:
-        """Whether it learns from another model, such as the one before compression."""
-        return self.step_config.needs_teacher
-
-    def make_step(self, context: StepContext, seed: int) -> TrainingStep:
-        """Return what one update computes; initial values of its own parameters are drawn from `seed`.
-
-        Raises InputError where something is missing that it learns from.
-        """
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return self.step_config.make(context)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.modes import modes_kept
-from compress.training.config import TrainConfig
+from compress.training.config import FitConfig
 from compress.training.isolation import isolated
 from compress.training.step import StepContext
 from compress.training.trainer import training_split
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def estimate_seconds(
     model: nn.Module,
     data: Data,
-    config: TrainConfig,
+    config: FitConfig,
     device: str | torch.device = "cpu",
     *,
     masks: Mapping[str, Tensor] | None = None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from compress.training.config import TrainConfig
+from compress.training.config import FitConfig
 from compress.training.position import FitResult
 from compress.training.step import StepContext
 from compress.training.trainer import Trainer
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def fit(
     model: nn.Module,
     data: Data,
-    config: TrainConfig,
+    config: FitConfig,
     *,
     device: str | torch.device = "cpu",
     seed: int = 0,

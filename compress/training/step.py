@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from timm.optim import param_groups_weight_decay
@@ -22,7 +22,7 @@ from compress.training.engine import Engine
 from evaluators.datasets.batch import each_tensor
 
 if TYPE_CHECKING:
-    from compress.training.config import TrainConfig
+    from compress.training.config import FitConfig
     from evaluators.datasets import Batch, Data
 
 
@@ -136,7 +136,7 @@ class StepContext:
         teacher: the model before it was compressed, where there is one.
     """
 
-    config: TrainConfig
+    config: FitConfig
     data: Data
     teacher: nn.Module | None = None
 
@@ -144,10 +144,12 @@ class StepContext:
 class StepConfig(Config):
     """Options of a step; a subclass has a field `name: Literal["..."]`, fields for its options, and `make`."""
 
-    needs_teacher: ClassVar[bool] = False
-    """Whether it learns from the model before compression."""
-
     name: str
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether it learns from the model before compression."""
+        return False
 
     def make(self, context: StepContext) -> TrainingStep:
         """Return the step; initial values of its parameters may be drawn from PyTorch's generator, which is seeded.

@@ -75,6 +75,15 @@ def each_tensor(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Yield the tensors in the tuples, lists and dictionaries of `value`."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | tuple | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(each)
+
+
 def joined(batches: Sequence[Batch]) -> Batch:
     """Return the samples of all `batches` as one; index is left out."""
     return Batch(_joined([each.inputs for each in batches]), _joined([each.targets for each in batches]))

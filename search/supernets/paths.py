@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from compress.core.config import Config
-from compress.distill.losses import DistillConfig
+from compress.distill.losses import OutputDistillConfig
 from compress.distill.losses.kd import KdConfig
 from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
@@ -104,7 +104,7 @@ class Sandwich(PathConfig):
 
     kind: Literal["sandwich"] = Field("sandwich", description="the largest, the smallest and some in between")
     between: int = Field(2, ge=0, description="random architectures beside the largest and the smallest")
-    distill: DistillConfig | None = Field(
+    distill: OutputDistillConfig | None = Field(
         KdConfig(temperature=1.0, weight=1.0),
         description="how all but the largest learn from it; null: from the labels alone",
     )

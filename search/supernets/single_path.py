@@ -40,7 +40,7 @@ class SinglePathStep(SupernetStep):
                 if guidance is None:
                     guidance = student.detach()
                 else:
-                    loss = self.distill.combine(student, guidance, loss)
+                    loss = self.distill.term(student, guidance) + self.distill.label_share * loss
             self.engine.backward(loss)
             total += loss.detach()
         return total

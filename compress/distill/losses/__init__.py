@@ -1,37 +1,185 @@
-"""Losses that let a student learn from a teacher: one file per method, its config class next to its code.
+"""Losses that let a student learn from teachers: one file per method, its config class next to its code.
 
-A new loss is one new file in this package: a `LossConfig` subclass with a `loss: Literal["name"]` field and a
-`combine` method, entered with `@losses.register("name")`. A third party's package does the same in a module of its own.
+A new loss is one new file in this package: a `LossConfig` subclass with a `loss: Literal["name"]` field, entered with
+`@losses.register("name")`. A loss of outputs alone has a method `term`; one that looks at layers, or that trains
+modules of its own, has `make`. A third party's package does the same in a module of its own.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated
 
-from torch import Tensor
+import torch
+from pydantic import AfterValidator
+from torch import Tensor, nn
 
 from compress.core.config import Config
+from compress.core.errors import InputError, did_you_mean
+from compress.core.modes import modes_kept
 from compress.core.registry import Registry
-from compress.core.sections import OneOf
+from compress.core.sections import OneOf, one_or_many
+from compress.distill.layers import Seen, Watched
+from evaluators.datasets.batch import Batch
+from evaluators.tasks import Task
+
+
+@dataclass(frozen=True)
+class Guide:
+    """A teacher as losses know it.
+
+    Attributes:
+        name: as the recipe calls it.
+        model: in evaluation mode; None where only its outputs are at hand, without layers to look at.
+        weight: its share beside other teachers.
+    """
+
+    name: str
+    model: nn.Module | None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Who teaches whom: what a loss is made from.
+
+    Attributes:
+        student: the model that learns.
+        guides: the teachers, at least one.
+        task: of both.
+        sample: gives two samples, on the device of the models.
+    """
+
+    student: nn.Module
+    guides: Sequence[Guide]
+    task: Task
+    sample: Callable[[], Batch]
+
+    def guide(self, name: str | None, key: str) -> Guide:
+        """Return the teacher called `name` (None: the first), which has to have layers.
+
+        Raises:
+            InputError: there is none, or only its outputs are at hand; `key` is the recipe's, for the message.
+        """
+        names = [each.name for each in self.guides]
+        if name is not None and name not in names:
+            raise InputError(f"{key}: unknown teacher {name!r}; allowed: {', '.join(names)}{did_you_mean(name, names)}")
+        found = self.guides[0 if name is None else names.index(name)]
+        if found.model is None:
+            raise InputError(f"{key}: only the outputs of teacher {found.name} are at hand, no layers of it")
+        return found
+
+    @cached_property
+    def _batch(self) -> Batch:
+        return self.sample()
+
+    @torch.no_grad()
+    def look(self, model: nn.Module, layers: Sequence[str]) -> Seen:
+        """Return what a model gives for two samples, in evaluation mode, and what goes through its layers then.
+
+        This is where a loss finds out how wide the layers are.
+        """
+        batch = self._batch.mapped(torch.clone)
+        with modes_kept(model):
+            model.eval()
+            return Watched(model, layers, self.task).see(lambda: self.task.forward(model, batch))
+
+
+class DistillLoss(nn.Module):
+    """One term of the training loss, with the modules (projectors, discriminators) that train for it.
+
+    They train beside the student, are in its checkpoints, and are no part of the result.
+
+    Attributes:
+        student_layers: names of the student's layers that it wants to see.
+        teacher_layers: of the teachers', by the name of the teacher.
+    """
+
+    student_layers: Sequence[str] = ()
+    teacher_layers: Mapping[str, Sequence[str]] = {}
+
+    def forward(self, student: Seen, teachers: Mapping[str, Seen], update: int) -> Tensor:
+        """Return the term, a scalar.
+
+        Args:
+            student: what the student gave for a batch, with gradients.
+            teachers: what each teacher gave for the same, without.
+            update: number of the update, from 0.
+
+        Raises:
+            InputError: what the models gave cannot be compared.
+        """
+        raise NotImplementedError
 
 
 class LossConfig(Config):
-    """The base of every distillation loss: its settings, and how it joins the loss on the labels."""
+    """The base of every distillation loss: its settings, and what it adds to the training loss."""
 
     loss: str
 
-    def combine(self, student: Tensor, teacher: Tensor, label_loss: Tensor) -> Tensor:
-        """Return the training loss, a scalar.
+    @property
+    def label_share(self) -> float:
+        """The weight that is left to the loss on the labels; of several losses, the least share counts."""
+        return 1.0
+
+    def term(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return what a loss of outputs alone adds, a scalar; several teachers are averaged by their weights.
 
         Args:
-            student: the task's tensor of outputs, such as logits (batch, classes), with gradients.
+            student: the task's tensor of outputs, such as logits (N, classes), with gradients.
             teacher: that of the same inputs, without gradients.
-            label_loss: the student's loss on the labels (smoothed or mixed as the recipe says), a scalar.
         """
         raise NotImplementedError
+
+    def make(self, sides: Sides) -> DistillLoss:
+        """Return the term of the training loss; initial values may be drawn from PyTorch's generator, which is seeded.
+
+        Raises:
+            InputError: a layer, a teacher or something else that it needs is not there.
+        """
+        return OutputLoss(self, sides)
+
+
+class OutputLoss(DistillLoss):
+    """A term that knows nothing but the outputs: the mean over the teachers, by their weights."""
+
+    def __init__(self, config: LossConfig, sides: Sides) -> None:
+        super().__init__()
+        self.config, self.task = config, sides.task
+        total = sum(each.weight for each in sides.guides)
+        self.shares = {each.name: each.weight / total for each in sides.guides}
+
+    def forward(self, student: Seen, teachers: Mapping[str, Seen], update: int) -> Tensor:
+        """Return the mean of `term` over the teachers; InputError where their outputs are not like the student's."""
+        terms = []
+        for name, share in self.shares.items():
+            guidance = teachers[name].tensor
+            self.task.check_alike(student.tensor, guidance)
+            term = self.config.term(student.tensor, guidance.to(student.tensor.dtype))
+            terms.append(term if share == 1 else share * term)
+        return sum(terms[1:], terms[0])
 
 
 losses: Registry[type[LossConfig]] = Registry("loss", home="compress.distill.losses", base=LossConfig)
 
 DistillConfig = Annotated[LossConfig, OneOf(losses, "loss", default="kd")]
-"""A section `distill` of a recipe: the config of one of the losses, told apart by `loss`."""
+"""The config of one of the losses, told apart by `loss`."""
+
+
+def _of_outputs(loss: LossConfig) -> LossConfig:
+    if type(loss).term is LossConfig.term or type(loss).make is not LossConfig.make:
+        allowed = [name for name in losses if losses.get(name).make is LossConfig.make]
+        raise ValueError(f"{loss.loss} looks at layers, or trains modules; allowed here: {', '.join(allowed)}")
+    return loss
+
+
+OutputDistillConfig = Annotated[DistillConfig, AfterValidator(_of_outputs)]
+"""The config of a loss that knows nothing but outputs."""
+
+if TYPE_CHECKING:
+    LossSection = LossConfig | list[LossConfig]
+else:
+    LossSection = one_or_many(DistillConfig)
+"""A key `distill` or `loss` of a recipe: one loss, or a list of those that are added up."""

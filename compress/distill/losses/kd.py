@@ -30,6 +30,11 @@ class KdConfig(LossConfig):
     temperature: float = Field(4.0, gt=0, description="softens both models' probabilities; 1 leaves them as they are")
     weight: float = Field(0.9, ge=0, le=1, description="share of the teacher in the loss; the labels get the rest")
 
-    def combine(self, student: Tensor, teacher: Tensor, label_loss: Tensor) -> Tensor:
-        """Return weight · kd_loss + (1 - weight) · label_loss."""
-        return self.weight * kd_loss(student, teacher, self.temperature) + (1 - self.weight) * label_loss
+    @property
+    def label_share(self) -> float:
+        """What `weight` leaves."""
+        return 1 - self.weight
+
+    def term(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return weight · kd_loss."""
+        return self.weight * kd_loss(student, teacher, self.temperature)

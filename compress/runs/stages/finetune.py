@@ -1,14 +1,16 @@
-"""The section `finetune`: training after pruning."""
+"""The sections `finetune` and `distill`: training after pruning, and learning from teachers."""
 
 from __future__ import annotations
 
-from compress.distill.finetune import FinetuneConfig
+from typing import ClassVar
+
+from compress.distill.finetune import DistillStageConfig, FinetuneConfig
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.measure import measured
 from compress.runs.stage import Act, Seconds, stages
 from compress.runs.stages.train import Training, train
-from compress.training.config import TrainConfig
+from compress.training.config import FitConfig
 from compress.training.estimate import estimate_seconds
 
 
@@ -17,14 +19,15 @@ class Finetune(Training):
     """Training of the pruned model, on the labels and on the dense model's outputs if asked."""
 
     order = 40
-    Config = FinetuneConfig
+    Config: ClassVar[type[FitConfig]] = FinetuneConfig
     description = "training after pruning"
+    label = "fine-tuning"
 
-    def run(self, artifact: Artifact, config: TrainConfig, context: Context) -> Artifact:
+    def run(self, artifact: Artifact, config: FitConfig, context: Context) -> Artifact:
         """Train the model, with its masks kept, and evaluate it."""
         bundle = artifact.loaded
         teacher = context.baseline().model if config.needs_teacher else None
-        train(bundle, config, context, "fine-tuning", teacher)
+        train(bundle, config, context, self.label, teacher)
         return Artifact(measured(bundle, context))
 
     def estimate(self, act: Act, outlook: Outlook) -> Seconds:
@@ -33,4 +36,14 @@ class Finetune(Training):
         model = outlook.bundle.model
         teacher = model if act.config.needs_teacher else None
         seconds = estimate_seconds(model, outlook.data, act.config, outlook.device, teacher=teacher)
-        yield "fine-tune", seconds * outlook.share_left + outlook.evaluation
+        yield self.name, seconds * outlook.share_left + outlook.evaluation
+
+
+@stages.register("distill")
+class Distill(Finetune):
+    """Training of the model by what teachers give: other models, or the dense one."""
+
+    order = 45
+    Config = DistillStageConfig
+    description = "learning from teachers: other models, or the dense one"
+    label = "distilling"

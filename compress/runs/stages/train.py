@@ -17,7 +17,7 @@ from compress.runs.recipe import Recipe
 from compress.runs.recipe_file import Finding
 from compress.runs.stage import Act, Seconds, Stage, all_stages, as_list, stages
 from compress.runs.stages.export import export_seconds
-from compress.training.config import TrainConfig, TrainerConfig
+from compress.training.config import FitConfig, TrainConfig, TrainerConfig
 from compress.training.estimate import estimate_seconds
 from compress.training.fit import fit
 
@@ -33,18 +33,18 @@ def no_longer(config: TrainerConfig, finished: bool) -> str | None:
     return "that training is over, and its optimiser's state is deleted" if finished else None
 
 
-class Training(Stage[TrainConfig]):
+class Training(Stage[FitConfig]):
     """What the sections that train have in common."""
 
     may_grow = ("epochs",)
 
-    def check(self, config: TrainConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
+    def check(self, config: FitConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
         """Yield that there is nothing to train on."""
         data = sections.get("data")
         if data is not None and data.absent:
             yield key, "needs images, but data.name is none; leave the section out or name a data set"
 
-    def cannot_grow(self, key: str, was: int, config: TrainConfig, finished: bool) -> str | None:
+    def cannot_grow(self, key: str, was: int, config: FitConfig, finished: bool) -> str | None:
         """Return why a training may not get more epochs: its learning rates, or it is over."""
         return no_longer(config, finished)
 
@@ -65,11 +65,11 @@ class Train(Training):
     changes_model = False
     makes_baseline = True
 
-    def acts(self, config: TrainConfig | None, recipe: Recipe) -> Iterator[Act]:
+    def acts(self, config: FitConfig | None, recipe: Recipe) -> Iterator[Act]:
         """Yield one act, in every run: without the section, the model is only measured."""
         yield Act(self, "dense", config)
 
-    def check(self, config: TrainConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
+    def check(self, config: FitConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
         """Yield that there is nothing to train on, or that no model is given beside the one that is trained."""
         yield from super().check(config, key, sections)
         finders = [stage for stage in all_stages() if stage.order < self.order and stage.finds_model]
@@ -82,7 +82,7 @@ class Train(Training):
                     f"that finds what is trained; got {config.step_config.name}; allowed in finetune",
                 )
 
-    def run(self, artifact: Artifact, config: TrainConfig | None, context: Context) -> Artifact:
+    def run(self, artifact: Artifact, config: FitConfig | None, context: Context) -> Artifact:
         """Train the model where the recipe says so; evaluate it, and export the baseline if another model follows."""
         bundle = artifact.loaded
         if config is not None:
@@ -107,7 +107,7 @@ class Train(Training):
         if export is not None and outlook.compares:
             yield "export", export_seconds(outlook.bundle, export)
 
-    def foresee(self, bundle: Bundle, config: TrainConfig, outlook: Outlook) -> Bundle:
+    def foresee(self, bundle: Bundle, config: FitConfig, outlook: Outlook) -> Bundle:
         """Note what training may change of a plan."""
         outlook.notes.append("planned on the untrained model: after training, other units and weights may go")
         return bundle
@@ -129,7 +129,7 @@ def given_model(found: Bundle, recipe: Recipe) -> nn.Module:
     return given.model
 
 
-def train(bundle: Bundle, config: TrainConfig, context: Context, label: str, teacher: nn.Module | None) -> None:
+def train(bundle: Bundle, config: FitConfig, context: Context, label: str, teacher: nn.Module | None) -> None:
     """Train the bundle's model in place, with its masks kept, and note how it went."""
     assert context.data is not None  # the recipe's checks refuse training without data
     result = fit(

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+import yaml
 from pydantic import ValidationError
 from tiny_training import equal, tiny_data, tiny_model
 from torch import nn
+from typer.testing import CliRunner
 
+from compress.cli import app
 from compress.core.errors import InputError
 from compress.distill.distilled import DistilledConfig
 from compress.distill.finetune import FinetuneConfig
@@ -52,3 +58,28 @@ def test_a_step_that_needs_a_teacher_is_refused_where_there_is_none() -> None:
         load_recipe("search_digits_nasnet_rl.yaml", search)
     with pytest.raises(InputError, match="step distilled needs a teacher"):
         recovered(FinetuneConfig(epochs=1, distill=KD))
+
+
+def test_the_section_distill_trains_by_any_teachers(tmp_path: Path) -> None:
+    recipe = {
+        "version": 1,
+        "name": "taught",
+        "model": {"source": "builtin", "name": "cifar_resnet20"},
+        "data": {"name": "digits", "image_size": 8, "limit_train": 64, "limit_test": 32, "batch_size": 32},
+        "prune": {"kind": "structure", "budget": {"macs": 0.6}},
+        "distill": {
+            "loss": [KD, {"loss": "kd", "weight": 0.3}],
+            "teachers": {"dense": {}, "big": {"model": {"name": "resnet10t"}, "untrained": True}},
+            "epochs": 1,
+        },
+    }
+    (tmp_path / "taught.yaml").write_text(yaml.safe_dump(recipe))
+    command = ["distill", "--recipe", str(tmp_path / "taught.yaml"), "--out", str(tmp_path / "run"), "--quiet"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [stage["name"] for stage in report["stages"]] == ["dense", "prune", "distill"]
+    assert report["final"]["top1"] is not None and report["final"]["macs"] < 0.62 * report["baseline"]["macs"]
+    wrong = CliRunner().invoke(app, [*command, "--set", "distill.teachers.big.weight=0"])
+    assert wrong.exit_code == 2
+    assert "distill.teachers.big.weight: out of range" in wrong.stderr

@@ -146,12 +146,12 @@ def test_a_wrong_unit_criterion_is_caught(criterion: type[UnitCriterion], says: 
 class Deaf(LossConfig):
     loss: Literal["deaf"] = "deaf"
 
-    def combine(self, student: Tensor, teacher: Tensor, label_loss: Tensor) -> Tensor:
-        return label_loss
+    def term(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return teacher.sum()
 
 
 class Several(Deaf):
-    def combine(self, student: Tensor, teacher: Tensor, label_loss: Tensor) -> Tensor:
+    def term(self, student: Tensor, teacher: Tensor) -> Tensor:
         return (student - teacher).square()
 
 

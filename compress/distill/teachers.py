@@ -1,0 +1,124 @@
+"""Teachers: the model before compression, and any other that a recipe names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from compress.core.config import Config
+from compress.core.errors import InputError
+from evaluators.datasets.preprocessing import Preprocessing
+from spaces.shapes import shown
+from spaces.zoo import ModelConfig, build_model
+
+if TYPE_CHECKING:
+    from evaluators.datasets import Data
+
+
+class TeacherConfig(Config):
+    """One teacher."""
+
+    model: ModelConfig | None = Field(
+        None, description="any model source, at its own input_size; null: the model before compression"
+    )
+    weight: float = Field(1.0, gt=0, description="share of its outputs beside other teachers'")
+    untrained: bool = Field(False, description="allow a model without weights, whose layers can guide all the same")
+
+    @model_validator(mode="after")
+    def _trained(self) -> Self:
+        if self.model is None:
+            return self
+        if wrong := self.model.problems():
+            raise ValueError("; ".join(f"model.{key}: {text}" for key, text in wrong))
+        if not self.model.has_weights and not self.untrained:
+            raise ValueError(
+                "model: has no weights to teach with; give checkpoint, pretrained: true or source: bundle, or say "
+                "untrained: true"
+            )
+        return self
+
+
+Teachers = dict[str, TeacherConfig]
+"""The key `teachers` of a recipe: the teachers by names of the user's own; none: the model before compression."""
+
+DENSE = "dense"
+"""What the model before compression is called where the recipe names no teachers."""
+
+
+def needs_dense(teachers: Mapping[str, TeacherConfig]) -> bool:
+    """Return whether the model before compression is one of the teachers."""
+    return not teachers or any(each.model is None for each in teachers.values())
+
+
+def opened(name: str, config: ModelConfig, data: Data, key: str = "teachers") -> nn.Module:
+    """Return the model of a teacher, which takes the inputs that the student gets.
+
+    Images are normalised, resized and given channels as the teacher has to see them, on the way.
+
+    Args:
+        name: of the teacher, for messages.
+        config: its model. Published weights keep their own head.
+        data: what the student learns from.
+        key: of the recipe, for messages.
+
+    Raises:
+        InputError: it cannot be built, or takes inputs that cannot be made of the student's.
+    """
+    ours, task = data.preprocessing, data.task
+    if config.source == "bundle" or config.input_size is not None:
+        task = task.resized(config.input_size or ())  # a bundle has a size of its own
+    if config.pretrained:
+        task = task.config.bind(0, task.input_size)
+    try:
+        built = build_model(config, task)
+    except InputError as error:
+        raise InputError(*(f"{key}.{name}.{problem}" for problem in error.problems)) from error
+    known = {"mean": ours.mean, "std": ours.std} | {k: v for k, v in built.pretrained_cfg.items() if v is not None}
+    theirs = Preprocessing.of_model(known, built.input_size)
+    if all(getattr(theirs, part) == getattr(ours, part) for part in ("input_size", "mean", "std")):
+        return built.module
+    channels = {each.input_size[0] for each in (ours, theirs)}
+    if len(ours.input_size) != 3 or len(theirs.input_size) != 3 or channels not in ({1, 3}, {ours.input_size[0]}):
+        raise InputError(
+            f"{key}.{name}.model: takes inputs of {shown(theirs.input_size)}, which cannot be made of the model's, "
+            f"{shown(ours.input_size)}"
+        )
+    return Adapted(built.module, ours, theirs).eval()
+
+
+class Adapted(nn.Module):
+    """A model that takes images which were prepared for another one, (N, C, H, W)."""
+
+    def __init__(self, model: nn.Module, given: Preprocessing, wanted: Preprocessing) -> None:
+        super().__init__()
+        self.model, self.size, self.interpolation = model, wanted.input_size, wanted.interpolation
+        for name, values in (("mean", given), ("wanted_mean", wanted)):
+            self.register_buffer(name, _column(values.mean), persistent=False)
+        for name, values in (("std", given), ("wanted_std", wanted)):
+            self.register_buffer(name, _column(values.std), persistent=False)
+
+    mean: Tensor
+    std: Tensor
+    wanted_mean: Tensor
+    wanted_std: Tensor
+
+    def forward(self, images: Tensor) -> torch.Tensor:
+        """Return what the model gives for `images` as it has to see them."""
+        pixels = images * self.std + self.mean
+        if self.size[0] > pixels.shape[1]:
+            pixels = pixels.expand(-1, self.size[0], -1, -1)
+        elif self.size[0] < pixels.shape[1]:
+            pixels = pixels.mean(1, keepdim=True)
+        if tuple(pixels.shape[2:]) != tuple(self.size[1:]):
+            pixels = F.interpolate(pixels, self.size[1:], mode=self.interpolation, antialias=True)
+        found: Tensor = self.model((pixels - self.wanted_mean) / self.wanted_std)
+        return found
+
+
+def _column(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values).view(1, -1, 1, 1)
