@@ -15,6 +15,7 @@ from compress.core.errors import InputError
 from compress.distill.layers import Seen, Watched
 from compress.distill.losses import DistillLoss, Guide, LossConfig, LossSection, Sides
 from compress.distill.losses.kd import KdConfig
+from compress.distill.means import Means
 from compress.distill.teachers import DENSE, TeacherConfig, Teachers, needs_dense, opened
 from compress.training.engine import Engine
 from compress.training.step import StepConfig, StepContext, Teacher, steps
@@ -39,6 +40,7 @@ class Distilled(Supervised):
         self.guides = [self._guide(name, each) for name, each in (config.teachers or {DENSE: TeacherConfig()}).items()]
         self.teachers = {each.name: Teacher(each.model) for each in self.guides if each.model is not None}
         self.terms = nn.ModuleList()
+        self.means = Means()
         self._seed = int(torch.randint(2**31, ()))
 
     def _guide(self, name: str, config: TeacherConfig) -> Guide:
@@ -55,7 +57,8 @@ class Distilled(Supervised):
         """
         for teacher in self.teachers.values():
             teacher.prepare(engine)
-        sides = Sides(model, self.guides, self.task, lambda: engine.moved(self._first_samples()))
+        updates = len(training_split(self.context.data))
+        sides = Sides(model, self.guides, self.task, lambda: engine.moved(self._first_samples()), updates)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed)
             self.terms = nn.ModuleList([config.make(sides) for config in self.configs])
@@ -75,10 +78,21 @@ class Distilled(Supervised):
         taught = self._taught(batch)  # first: the model may change the inputs
         with enough_values():
             student = self._student.see(lambda: self.task.forward(model, batch))
-        loss = torch.stack([term(student, taught, update) for term in self._terms()]).sum()
+        named = dict(zip(self._names(), self._terms(), strict=True))
+        terms = {name: term(student, taught, batch, update) for name, term in named.items()}
         if self.label_share:
-            loss = loss + self.label_share * self.task.loss(student.outputs, batch, model)
-        return loss
+            terms["label"] = self.label_share * self.task.loss(student.outputs, batch, model)
+        parts = {f"{name}_{part}": value for name, term in named.items() for part, value in term.parts.items()}
+        self.means.add({**{f"{name}_loss": value for name, value in terms.items()}, **parts})
+        return torch.stack(list(terms.values())).sum()
+
+    def begin_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Forget the terms of the epoch before."""
+        self.means.clear()
+
+    def figures(self) -> dict[str, float]:
+        """Return the mean of every term as it joins the loss, such as kd_loss and label_loss, and of its parts."""
+        return self.means.read()
 
     def _taught(self, batch: Batch) -> dict[str, Seen]:
         """Return what each teacher gives for the batch."""
@@ -93,6 +107,14 @@ class Distilled(Supervised):
     def _first_samples(self) -> Batch:
         loader = training_split(self.context.data)
         return next(iter(loader.epoch(0))).part(0, 2)
+
+    def _names(self) -> list[str]:
+        """Return what the log calls the terms: as the recipe does, with a number where one loss is there twice."""
+        losses = [each.loss for each in self.configs]
+        return [
+            each if losses.count(each) == 1 else f"{each}{losses[: place + 1].count(each)}"
+            for place, each in enumerate(losses)
+        ]
 
     def _terms(self) -> list[DistillLoss]:
         return cast(list[DistillLoss], list(self.terms))

@@ -59,7 +59,7 @@ def _learnt(
         with torch.no_grad():
             taught = Watched(teacher, layers, task).see(lambda: task.forward(teacher, batch))
         kept = [_copies(each) for each in (given, taught)]
-        loss = term(given, {"dense": taught}, 0)
+        loss = term(given, {"dense": taught}, batch, 0)
     assert loss.shape == () and bool(torch.isfinite(loss)), f"loss {name} is no finite scalar; got {loss}"
     assert all(
         torch.equal(one, other)

@@ -50,12 +50,20 @@ class Sides:
         guides: the teachers, at least one.
         task: of both.
         sample: gives two samples, on the device of the models.
+        updates_per_epoch: how many updates an epoch has.
     """
 
     student: nn.Module
     guides: Sequence[Guide]
     task: Task
     sample: Callable[[], Batch]
+    updates_per_epoch: int = 1
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The weights of the teachers by name, in parts of 1."""
+        total = sum(each.weight for each in self.guides)
+        return {each.name: each.weight / total for each in self.guides}
 
     def guide(self, name: str | None, key: str) -> Guide:
         """Return the teacher called `name` (None: the first), which has to have layers.
@@ -95,17 +103,20 @@ class DistillLoss(nn.Module):
     Attributes:
         student_layers: names of the student's layers that it wants to see.
         teacher_layers: of the teachers', by the name of the teacher.
+        parts: what the log is to tell of the last call beside the term itself, scalars by name.
     """
 
     student_layers: Sequence[str] = ()
     teacher_layers: Mapping[str, Sequence[str]] = {}
+    parts: Mapping[str, Tensor] = {}
 
-    def forward(self, student: Seen, teachers: Mapping[str, Seen], update: int) -> Tensor:
+    def forward(self, student: Seen, teachers: Mapping[str, Seen], batch: Batch, update: int) -> Tensor:
         """Return the term, a scalar.
 
         Args:
             student: what the student gave for a batch, with gradients.
             teachers: what each teacher gave for the same, without.
+            batch: what they were given, mixed where the recipe mixes; a model may have changed its inputs.
             update: number of the update, from 0.
 
         Raises:
@@ -147,19 +158,33 @@ class OutputLoss(DistillLoss):
 
     def __init__(self, config: LossConfig, sides: Sides) -> None:
         super().__init__()
-        self.config, self.task = config, sides.task
-        total = sum(each.weight for each in sides.guides)
-        self.shares = {each.name: each.weight / total for each in sides.guides}
+        self.config, self.task, self.shares = config, sides.task, sides.shares
 
-    def forward(self, student: Seen, teachers: Mapping[str, Seen], update: int) -> Tensor:
+    def forward(self, student: Seen, teachers: Mapping[str, Seen], batch: Batch, update: int) -> Tensor:
         """Return the mean of `term` over the teachers; InputError where their outputs are not like the student's."""
-        terms = []
-        for name, share in self.shares.items():
-            guidance = teachers[name].tensor
-            self.task.check_alike(student.tensor, guidance)
-            term = self.config.term(student.tensor, guidance.to(student.tensor.dtype))
-            terms.append(term if share == 1 else share * term)
-        return sum(terms[1:], terms[0])
+        guidance = guidances(self.task, student, teachers)
+        terms = {name: self.config.term(student.tensor, each) for name, each in guidance.items()}
+        return averaged(terms, self.shares)
+
+
+def guidances(task: Task, student: Seen, teachers: Mapping[str, Seen]) -> dict[str, Tensor]:
+    """Return the teachers' tensors of outputs by name, in the student's type.
+
+    Raises:
+        InputError: one is not like the student's, such as logits of other classes; names the teacher.
+    """
+    for name, seen in teachers.items():
+        try:
+            task.check_alike(student.tensor, seen.tensor)
+        except InputError as error:
+            raise InputError(*(f"teachers.{name}: {problem}" for problem in error.problems)) from error
+    return {name: seen.tensor.to(student.tensor.dtype) for name, seen in teachers.items()}
+
+
+def averaged(values: Mapping[str, Tensor], shares: Mapping[str, float]) -> Tensor:
+    """Return the mean of `values` by the shares of the same names."""
+    parts = [value if shares[name] == 1 else shares[name] * value for name, value in values.items()]
+    return sum(parts[1:], parts[0])
 
 
 losses: Registry[type[LossConfig]] = Registry("loss", home="compress.distill.losses", base=LossConfig)
@@ -171,7 +196,7 @@ DistillConfig = Annotated[LossConfig, OneOf(losses, "loss", default="kd")]
 def _of_outputs(loss: LossConfig) -> LossConfig:
     if type(loss).term is LossConfig.term or type(loss).make is not LossConfig.make:
         allowed = [name for name in losses if losses.get(name).make is LossConfig.make]
-        raise ValueError(f"{loss.loss} looks at layers, or trains modules; allowed here: {', '.join(allowed)}")
+        raise ValueError(f"{loss.loss} takes more than outputs; allowed here: {', '.join(allowed)}")
     return loss
 
 

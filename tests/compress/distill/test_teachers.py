@@ -52,7 +52,7 @@ class ProjectedLoss(DistillLoss):
         wide = [sides.look(model, ["0"]).features["0"].shape[1] for model in (sides.student, guide.model)]
         self.projector, self.guide = nn.Conv2d(*wide, 1), guide.name
 
-    def forward(self, student: Seen, teachers: Mapping[str, Seen], update: int) -> Tensor:
+    def forward(self, student: Seen, teachers: Mapping[str, Seen], batch: Batch, update: int) -> Tensor:
         return (self.projector(student.features["0"]) - teachers[self.guide].features["0"]).square().mean()
 
 
@@ -86,6 +86,19 @@ def test_losses_add_up_and_labels_get_the_least_share_that_is_left() -> None:
     expected = 0.7 * kd_loss(logits, guidance, 2) + 0.2 * kd_loss(logits, guidance, 4)
     expected += 0.3 * F.cross_entropy(logits, batch().targets)
     assert float(it.update(batch(), 0)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_the_log_tells_every_term(tmp_path: Path) -> None:
+    config = FinetuneConfig(epochs=2, lr=1e-2, distill=[{"weight": 0.5}, {"weight": 0.25, "temperature": 2}])
+    history = fit(convolutional(0), tiny_data(), config, teacher=convolutional(1)).history
+    for event in history:
+        parts = [event[name] for name in ("kd1_loss", "kd2_loss", "label_loss")]
+        assert sum(parts) == pytest.approx(event["loss"], rel=1e-5)
+    assert history[1]["kd1_loss"] < history[0]["kd1_loss"]
+    alone = fit(convolutional(0), tiny_data(), FinetuneConfig(epochs=1, distill={"weight": 1.0}), teacher=tiny_model())
+    assert (
+        alone.history[0]["kd_loss"] == pytest.approx(alone.history[0]["loss"]) and "label_loss" not in alone.history[0]
+    )
 
 
 def test_no_label_is_read_where_none_of_the_loss_is_left_to_them() -> None:
@@ -180,7 +193,7 @@ def test_what_cannot_teach_is_refused() -> None:
         TeacherConfig(model={"name": "resnet81"}, untrained=True)
     with pytest.raises(ValidationError, match="teachers: nothing is learnt from them without distill"):
         FinetuneConfig(teachers={"dense": {}})
-    with pytest.raises(InputError, match="teacher gives 5 classes, the model 4"):
+    with pytest.raises(InputError, match=r"teachers\.dense: the teacher gives 5 classes, the model 4"):
         wide = nn.Sequential(nn.Flatten(), nn.Linear(192, 5))
         fit(convolutional(0), tiny_data(), FinetuneConfig(epochs=1, distill=[{}, {}]), teacher=wide)
     assert equal(convolutional(0), convolutional(0))
