@@ -49,13 +49,10 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         memo[id(_module(model, name))] = PassThrough()
     for module in model.modules():
         for value in vars(module).values():
-            if type(value) is OrderedDict:
-                if not value:
-                    memo[id(value)] = OrderedDict()  # of hooks: a dozen for each module, and slow to copy otherwise
-            elif isinstance(value, Tensor) and not value.is_leaf:
+            if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach()  # computed from parameters (an old weight norm's): cannot be copied
     try:
-        small = copy.deepcopy(model, memo)
+        small = _copied(model, memo)
     except TypeError as error:  # a lock, a file, a stream among its attributes
         raise InputError(f"the model cannot be copied: {error}; keep such things out of its attributes") from error
     for name, module in small.named_modules():
@@ -67,6 +64,35 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
             as_list = isinstance(getattr(module, attribute, None), list)
             setattr(module, attribute, list(value) if as_list else value)
     return small
+
+
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """Return `copy.deepcopy(model, memo)`, made in a third of the time.
+
+    Most of what a module holds is numbers, names and empty containers (a dozen of hooks), which need no recursion.
+    """
+    replaced = {id(inner) for module in model.modules() if id(module) in memo for inner in module.modules()}
+    plain = {kind: _is_plain(kind) for kind in map(type, model.modules())}
+    modules = [module for module in model.modules() if id(module) not in replaced and plain[type(module)]]
+    for module in modules:  # all first: they may refer to one another in a circle
+        memo[id(module)] = type(module).__new__(type(module))
+    for module in modules:
+        own = vars(memo[id(module)])
+        for name, value in vars(module).items():
+            if type(value) in (bool, int, float, str, type(None)):
+                own[name] = value
+            elif type(value) in (OrderedDict, dict, list, set) and not value and id(value) not in memo:
+                own[name] = memo[id(value)] = type(value)()
+            else:
+                own[name] = copy.deepcopy(value, memo)
+    return copy.deepcopy(model, memo)
+
+
+def _is_plain(kind: type[nn.Module]) -> bool:
+    """Return whether a copy of a module is a copy of its attributes: its class does nothing of its own about that."""
+    ways = ("__new__", "__setstate__", "__getstate__", "__reduce__", "__reduce_ex__", "__deepcopy__")
+    same = all(getattr(kind, way, None) is getattr(nn.Module, way, None) for way in ways)
+    return same and kind.__basicsize__ == nn.Module.__basicsize__  # no list or dictionary at the same time
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

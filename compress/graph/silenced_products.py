@@ -28,17 +28,17 @@ class Products:
     def run(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:
         """Return what an operation gives."""
         if name == "convolution" and not args[6] and args[8] == 1:
-            weight, bias = args[1:3]
+            values, weight, bias = args[:3]
             stay = self._stay(weight)
-            plain = args[0].is_contiguous() and weight.is_contiguous()  # other layouts live on in what comes out
-            if plain and len(stay) == 2 and weight[0].numel() >= LEAST:
-                values, part = args[0].index_select(1, stay[1]), _part(weight, stay)
+            plain = values.is_contiguous() and weight.is_contiguous()  # other layouts live on in what comes out
+            if plain and len(stay) == 2 and weight[0].numel() >= LEAST and values[:, 0].numel() >= LEAST:
                 own = None if bias is None else bias.index_select(0, stay[0])
+                values, part = values.index_select(1, stay[1]), _part(weight, stay)
                 return _spread(func(values, part, own, *args[3:], **kwargs), 1, stay[0], len(weight), bias)
         elif name in ("addmm", "mm") and not kwargs:
             bias, (values, weight) = args[0] if name == "addmm" else None, args[-2:]
             stay = self._stay(weight)
-            if len(stay) == 2 and len(weight) >= LEAST and (bias is None or bias.dim() == 1):
+            if len(stay) == 2 and min(len(weight), len(values)) >= LEAST and (bias is None or bias.dim() == 1):
                 values, part = values.index_select(1, stay[0]), _part(weight, stay)
                 own = () if bias is None else (bias.index_select(0, stay[1]),)
                 return _spread(func(*own, values, part), 1, stay[1], weight.shape[1], bias)
@@ -58,8 +58,10 @@ class Products:
 
 
 def _part(weight: Tensor, stay: Mapping[int, Tensor]) -> Tensor:
-    for dim, positions in stay.items():
-        weight = weight.index_select(dim, positions)
+    if weight.dim() == 2 and weight.stride(0) < weight.stride(1):  # a transposed view, of which it is slow to select
+        return _part(weight.t(), {1 - dim: positions for dim, positions in stay.items()}).t()
+    for dim in sorted(stay):
+        weight = weight.index_select(dim, stay[dim])
     return weight
 
 
