@@ -88,15 +88,16 @@ def opened(name: str, config: ModelConfig, data: Data, key: str = "teachers") ->
             f"{key}.{name}.model: takes inputs of {shown(theirs.input_size)}, which cannot be made of the model's, "
             f"{shown(ours.input_size)}"
         )
-    return Adapted(built.module, ours, theirs).eval()
+    built.module.register_forward_pre_hook(Adapter(ours, theirs).before)  # no wrapper, so that layers keep their names
+    return built.module
 
 
-class Adapted(nn.Module):
-    """A model that takes images which were prepared for another one, (N, C, H, W)."""
+class Adapter(nn.Module):
+    """Makes images (N, C, H, W) that were prepared for one model what another one has to see."""
 
-    def __init__(self, model: nn.Module, given: Preprocessing, wanted: Preprocessing) -> None:
+    def __init__(self, given: Preprocessing, wanted: Preprocessing) -> None:
         super().__init__()
-        self.model, self.size, self.interpolation = model, wanted.input_size, wanted.interpolation
+        self.size, self.interpolation = wanted.input_size, wanted.interpolation
         for name, values in (("mean", given), ("wanted_mean", wanted)):
             self.register_buffer(name, _column(values.mean), persistent=False)
         for name, values in (("std", given), ("wanted_std", wanted)):
@@ -107,8 +108,8 @@ class Adapted(nn.Module):
     wanted_mean: Tensor
     wanted_std: Tensor
 
-    def forward(self, images: Tensor) -> torch.Tensor:
-        """Return what the model gives for `images` as it has to see them."""
+    def forward(self, images: Tensor) -> Tensor:
+        """Return `images` as the other model has to see them."""
         pixels = images * self.std + self.mean
         if self.size[0] > pixels.shape[1]:
             pixels = pixels.expand(-1, self.size[0], -1, -1)
@@ -116,8 +117,12 @@ class Adapted(nn.Module):
             pixels = pixels.mean(1, keepdim=True)
         if tuple(pixels.shape[2:]) != tuple(self.size[1:]):
             pixels = F.interpolate(pixels, self.size[1:], mode=self.interpolation, antialias=True)
-        found: Tensor = self.model((pixels - self.wanted_mean) / self.wanted_std)
-        return found
+        return (pixels - self.wanted_mean) / self.wanted_std
+
+    def before(self, model: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Stand before a model's forward pass, which gets its first argument adapted."""
+        self.to(args[0].device)
+        return self(args[0]), *args[1:]
 
 
 def _column(values: tuple[float, ...]) -> Tensor:

@@ -21,7 +21,7 @@ from compress.distill.finetune import FinetuneConfig
 from compress.distill.layers import Seen, Watched, layers_named
 from compress.distill.losses import DistillLoss, LossConfig, Sides
 from compress.distill.losses.kd import KdConfig, kd_loss
-from compress.distill.teachers import Adapted, TeacherConfig, opened
+from compress.distill.teachers import Adapter, TeacherConfig, opened
 from compress.testing.losses import check_loss
 from compress.training.fit import fit
 from compress.training.step import StepContext
@@ -172,14 +172,14 @@ def test_a_teacher_sees_images_as_it_was_trained_on_them() -> None:
     ours = Preprocessing((1, 8, 8), (0.5,), (0.25,))
     theirs = Preprocessing((3, 16, 16), (0.1, 0.2, 0.3), (0.5, 1.0, 2.0))
     pixels = torch.rand(2, 1, 8, 8)
-    seen = Adapted(nn.Identity(), ours, theirs)((pixels - 0.5) / 0.25)
+    seen = Adapter(ours, theirs)((pixels - 0.5) / 0.25)
     wide = F.interpolate(pixels.expand(-1, 3, -1, -1), (16, 16), mode="bilinear", antialias=True)
     wanted = (wide - torch.tensor(theirs.mean).view(3, 1, 1)) / torch.tensor(theirs.std).view(3, 1, 1)
     assert torch.allclose(seen, wanted, atol=1e-6)
     data: Any = SimpleNamespace(task=DEFAULT.bind(4, (1, 8, 8)), preprocessing=ours)
     model = ModelConfig(name="resnet10t", input_size=(3, 32, 32))
     teacher = opened("big", model, data)
-    assert isinstance(teacher, Adapted) and not teacher.training
+    assert not teacher.training and next(iter(teacher.named_children()))[0] == "conv1"
     assert teacher((pixels - 0.5) / 0.25).shape == (2, 4)
     with pytest.raises(InputError, match=r"teachers\.big\.model: takes inputs of \(?5"):
         opened("big", ModelConfig(name="resnet10t", input_size=(5, 32, 32)), data)
