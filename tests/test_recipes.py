@@ -20,6 +20,8 @@ from compress.runs.stage import acts_of
 RECIPES = [name for name in listing("recipes") if not name.startswith("paper/")]
 FILES = {
     "nats_ss_cifar10_accuracy.csv": "bossnas/nats_ss_cifar10_accuracy.csv",
+    "resnet20.safetensors": "weights/cifar10_resnet/resnet20.safetensors",
+    "resnet20_dense.safetensors": "weights/cifar10_resnet20_pruned/resnet20_dense.safetensors",
     "resnet56.safetensors": "weights/cifar10_resnet/resnet56.safetensors",
 }
 """What recipes want to be given, by where it lies in COMPRESS_DATA."""

@@ -44,7 +44,7 @@ class Distilled(Supervised):
         self._seed = int(torch.randint(2**31, ()))
 
     def _guide(self, name: str, config: TeacherConfig) -> Guide:
-        model = self.context.teacher if config.model is None else opened(name, config.model, self.context.data)
+        model = self.context.teacher if config.model is None else opened(name, config, self.context.data)
         if model is None:
             raise InputError("step distilled needs a teacher, the model before compression, and there is none")
         return Guide(name, model, config.weight)

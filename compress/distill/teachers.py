@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError
-from evaluators.datasets.preprocessing import Preprocessing
+from evaluators.datasets.images import Positive, Unit
+from evaluators.datasets.preprocessing import Preprocessing, per_channel
 from spaces.shapes import shown
 from spaces.zoo import ModelConfig, build_model
 
@@ -28,10 +29,22 @@ class TeacherConfig(Config):
     )
     weight: float = Field(1.0, gt=0, description="share of its outputs beside other teachers'")
     untrained: bool = Field(False, description="allow a model without weights, whose layers can guide all the same")
+    mean: tuple[Unit, ...] | None = Field(
+        None,
+        min_length=1,
+        description="per channel, for pixels in 0..1, as it was trained; null: as published with it, else the model's",
+    )
+    std: tuple[Positive, ...] | None = Field(None, min_length=1, description="the same; null: as for mean")
 
     @model_validator(mode="after")
     def _trained(self) -> Self:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std: give both or neither")
         if self.model is None:
+            if self.mean is not None:
+                raise ValueError(
+                    "mean and std: the model before compression takes what the model takes; leave them out"
+                )
             return self
         if wrong := self.model.problems():
             raise ValueError("; ".join(f"model.{key}: {text}" for key, text in wrong))
@@ -55,21 +68,22 @@ def needs_dense(teachers: Mapping[str, TeacherConfig]) -> bool:
     return not teachers or any(each.model is None for each in teachers.values())
 
 
-def opened(name: str, config: ModelConfig, data: Data, key: str = "teachers") -> nn.Module:
+def opened(name: str, teacher: TeacherConfig, data: Data, key: str = "teachers") -> nn.Module:
     """Return the model of a teacher, which takes the inputs that the student gets.
 
     Images are normalised, resized and given channels as the teacher has to see them, on the way.
 
     Args:
         name: of the teacher, for messages.
-        config: its model. Published weights keep their own head.
+        teacher: has a model. Published weights keep their own head.
         data: what the student learns from.
         key: of the recipe, for messages.
 
     Raises:
         InputError: it cannot be built, or takes inputs that cannot be made of the student's.
     """
-    ours, task = data.preprocessing, data.task
+    ours, task, config = data.preprocessing, data.task, teacher.model
+    assert config is not None
     if config.source == "bundle" or config.input_size is not None:
         task = task.resized(config.input_size or ())  # a bundle has a size of its own
     if config.pretrained:
@@ -79,11 +93,15 @@ def opened(name: str, config: ModelConfig, data: Data, key: str = "teachers") ->
     except InputError as error:
         raise InputError(*(f"{key}.{name}.{problem}" for problem in error.problems)) from error
     known = {"mean": ours.mean, "std": ours.std} | {k: v for k, v in built.pretrained_cfg.items() if v is not None}
+    if teacher.mean is not None and teacher.std is not None:
+        channels = built.input_size[0]
+        known["mean"] = per_channel(f"{key}.{name}.mean", teacher.mean, channels)
+        known["std"] = per_channel(f"{key}.{name}.std", teacher.std, channels)
     theirs = Preprocessing.of_model(known, built.input_size)
     if all(getattr(theirs, part) == getattr(ours, part) for part in ("input_size", "mean", "std")):
         return built.module
-    channels = {each.input_size[0] for each in (ours, theirs)}
-    if len(ours.input_size) != 3 or len(theirs.input_size) != 3 or channels not in ({1, 3}, {ours.input_size[0]}):
+    widths = {each.input_size[0] for each in (ours, theirs)}
+    if len(ours.input_size) != 3 or len(theirs.input_size) != 3 or widths not in ({1, 3}, {ours.input_size[0]}):
         raise InputError(
             f"{key}.{name}.model: takes inputs of {shown(theirs.input_size)}, which cannot be made of the model's, "
             f"{shown(ours.input_size)}"

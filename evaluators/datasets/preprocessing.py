@@ -69,8 +69,8 @@ def choose(
     interpolation = config.interpolation or str(hint.get("interpolation", "bilinear"))
     return Preprocessing(
         (channels, *sides),
-        _per_channel("data.mean", config.mean or mean, channels),
-        _per_channel("data.std", config.std or std, channels),
+        per_channel("data.mean", config.mean or mean, channels),
+        per_channel("data.std", config.std or std, channels),
         interpolation if interpolation in ("bilinear", "bicubic") else "bilinear",
         crop_pct,
     )
@@ -83,8 +83,11 @@ def _own(hint: Mapping[str, Any], channels: int) -> Statistics | None:
     return tuple(float(v) for v in mean), tuple(float(v) for v in std)
 
 
-def _per_channel(key: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
-    """Return one value per channel: as given, one for all, or the average of three for grey."""
+def per_channel(key: str, values: Sequence[float], channels: int) -> tuple[float, ...]:
+    """Return one value per channel: as given, one for all, or the average of three for grey.
+
+    Raises InputError, naming the recipe's `key`, for any other number of values.
+    """
     if len(values) == channels:
         return tuple(values)
     if len(values) == 1:

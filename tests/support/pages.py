@@ -12,7 +12,7 @@ from compress.runs.catalog import find_recipe, listing
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RUNS = ("prune", "search", "run")
+RUNS = ("prune", "distill", "search", "run")
 """Commands that run a recipe."""
 
 _TIMING = ["latency.runs=3", "latency.seconds=0", "latency.max_seconds=2"]
@@ -59,6 +59,8 @@ QUICKER: dict[str, list[str]] = {
     "darts_digits": [],
     "dimap_swin": [*_TIMING, *_FEW, *_SHORT],
     "dimap_swin_channels": [*_BRIEF, *_FEW, *_SHORT],
+    "meal_v2_cifar10": [*_BRIEF, *_FEW, "distill.epochs=1", "distill.decay_epochs=[1]"],
+    "meal_v2_digits": _BRIEF,
     "netadapt_digits": [*_BRIEF, *_FEW, *_NETADAPT],
     "resnet56_cifar10": [*_BRIEF, *_FEW, "finetune.epochs=1"],
     "resnet_digits": [],

@@ -177,12 +177,21 @@ def test_a_teacher_sees_images_as_it_was_trained_on_them() -> None:
     wanted = (wide - torch.tensor(theirs.mean).view(3, 1, 1)) / torch.tensor(theirs.std).view(3, 1, 1)
     assert torch.allclose(seen, wanted, atol=1e-6)
     data: Any = SimpleNamespace(task=DEFAULT.bind(4, (1, 8, 8)), preprocessing=ours)
-    model = ModelConfig(name="resnet10t", input_size=(3, 32, 32))
-    teacher = opened("big", model, data)
+    model = {"name": "resnet10t", "input_size": (3, 32, 32)}
+    teacher = opened("big", TeacherConfig(model=model, untrained=True), data)
     assert not teacher.training and next(iter(teacher.named_children()))[0] == "conv1"
     assert teacher((pixels - 0.5) / 0.25).shape == (2, 4)
     with pytest.raises(InputError, match=r"teachers\.big\.model: takes inputs of \(?5"):
-        opened("big", ModelConfig(name="resnet10t", input_size=(5, 32, 32)), data)
+        opened("big", TeacherConfig(model=model | {"input_size": (5, 32, 32)}, untrained=True), data)
+    given = TeacherConfig(model=model, untrained=True, mean=(0.25,), std=(0.125,))
+    other = opened("big", given, data)
+    found = other((pixels - 0.5) / 0.25)
+    other._forward_pre_hooks.clear()
+    wide = F.interpolate(pixels.expand(-1, 3, -1, -1), (32, 32), mode="bicubic", antialias=True)
+    assert torch.allclose(other((wide - 0.25) / 0.125), found, atol=1e-5)
+    assert not torch.allclose(teacher((pixels - 0.5) / 0.25), found, atol=1e-3)
+    with pytest.raises(InputError, match=r"teachers\.big\.std: got 2 values; allowed: 1 or 3"):
+        opened("big", given.model_copy(update={"std": (0.5, 0.5)}), data)
 
 
 def test_what_cannot_teach_is_refused() -> None:
@@ -191,6 +200,10 @@ def test_what_cannot_teach_is_refused() -> None:
     TeacherConfig(model={"name": "resnet18"}, untrained=True)
     with pytest.raises(ValidationError, match=r"model\.name: timm has no model 'resnet81'"):
         TeacherConfig(model={"name": "resnet81"}, untrained=True)
+    with pytest.raises(ValidationError, match="mean and std: give both or neither"):
+        TeacherConfig(model={"name": "resnet18"}, untrained=True, mean=(0.5,))
+    with pytest.raises(ValidationError, match="takes what the model takes"):
+        TeacherConfig(mean=(0.5,), std=(0.5,))
     with pytest.raises(ValidationError, match="teachers: nothing is learnt from them without distill"):
         FinetuneConfig(teachers={"dense": {}})
     with pytest.raises(InputError, match=r"teachers\.dense: the teacher gives 5 classes, the model 4"):
