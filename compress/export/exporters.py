@@ -25,6 +25,7 @@ from compress.core.progress import say
 from compress.core.tensors import Inputs, mapped, tensors_in
 from compress.export.checks import Check, Flat, answered, like, needs_flat, shares_batch
 from compress.export.onnx_file import clean, place, read_opset, verify
+from compress.transforms.layers import folded
 from evaluators.latency.measure import LatencyConfig, compare
 from evaluators.tasks import UNSIZED, Task
 
@@ -122,6 +123,7 @@ def export(
         config = config.model_copy(update={"dynamic_batch": False})
         notes.append("the inputs share no first dimension that could be a batch, so all sizes of the file are fixed")
     checks = _checks(module, example, config, task)
+    module = folded(module)  # the checks above are the answers of its own layers
     flat = Flat(module, example) if needs_flat(module, example) else module
     names = EXPORTERS if config.exporter == "auto" else (config.exporter,)
     data_name = f"{path.name}.data"

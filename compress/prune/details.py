@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from compress.graph.graph import Skip
 from compress.graph.plan import Plan
 from compress.prune.weights import LayerRow, WeightPruning
 
@@ -42,6 +43,23 @@ def plan_details(plan: Plan) -> dict[str, Any]:
         "align": plan.align,
         "predicted": {"macs": list(plan.macs), "params": list(plan.params)},
         "notes": list(plan.notes),
+    }
+
+
+def replacement_details(
+    kind: str,
+    layers: Sequence[dict[str, Any]],
+    skipped: Iterable[Skip],
+    costs: tuple[Mapping[str, int], Mapping[str, int]],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """Return the details of layers replaced by others; `costs` are the model's before and afterwards, as counted."""
+    return {
+        "kind": kind,
+        "layers": list(layers),
+        "skipped": [{"layer": skip.layer, "reason": skip.reason} for skip in skipped],
+        "predicted": {key: [each[key] for each in costs] for key in ("macs", "params")},
+        "notes": list(notes),
     }
 
 

@@ -56,11 +56,15 @@ def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> t
         rows = _sensitivity(bundle.model, graph, config, setting, around) if config.sensitivity else {}
         plan = plan_structure(bundle.model, graph, on, config, setting)
     small = apply(plan, bundle.model).eval()
-    if around.data is not None and around.data.train is not None and norm_layers(small):
-        with on_device(small, around.device):
-            batches = around.data.train.epoch(0)
-            recalibrate(small, batches, config.bn_batches, around.device, around.data.task.forward)
+    renew_norms(small, around, config.bn_batches)
     return shrunk(bundle, plan, small), plan_details(plan) | first | rows
+
+
+def renew_norms(model: nn.Module, around: Surroundings, batches: int) -> None:
+    """Estimate the batch norms of a changed model anew, on so many training batches, where there are both."""
+    if around.data is not None and around.data.train is not None and norm_layers(model):
+        with on_device(model, around.device):
+            recalibrate(model, around.data.train.epoch(0), batches, around.device, around.data.task.forward)
 
 
 def _first_step(graph: Graph, config: StructureConfig) -> Details:

@@ -40,6 +40,8 @@ _TITLES = {
     "heads": "Attention heads",
     "head_dims": "Head dimensions",
     "mlp": "MLP hidden units",
+    "ranks": "Ranks",
+    "parameters": "Parameters",
 }
 
 

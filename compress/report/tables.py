@@ -286,6 +286,14 @@ def misaligned(details: Details) -> list[Layer]:
     ]
 
 
+_CHANGED = {
+    "weights": "Layers with masks",
+    "ranks": "Layers made two of a lower rank",
+    "parameters": "Layers with fewer parameters",
+}
+"""What is said of layers whose rows all have such figures; the others are narrower."""
+
+
 def plan_facts(details: Details) -> list[tuple[str, str]]:
     """Return (name, value) pairs that describe a plan as a whole."""
     facts = []
@@ -300,8 +308,9 @@ def plan_facts(details: Details) -> list[tuple[str, str]]:
         facts.append(("Widths in multiples of", f"{details.align}{note}"))
     if details.layers:
         cut = sum(layer.after < layer.before for layer in details.layers)
-        masks = all(layer.kind == "weights" for layer in details.layers)
-        facts.append(("Layers with masks" if masks else "Layers made narrower", f"{cut} of {len(details.layers)}"))
+        (kind, *others) = {layer.kind for layer in details.layers}
+        name = "Layers made narrower" if others else _CHANGED.get(kind, "Layers made narrower")
+        facts.append((name, f"{cut} of {len(details.layers)}"))
     if details.blocks_removed:
         facts.append(("Blocks removed", ", ".join(details.blocks_removed)))
     return facts

@@ -38,7 +38,11 @@ def check_transform(transform: Transform, model: nn.Module, example_inputs: Tens
     shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in (one, other)]
     assert shapes[0] == shapes[1], f"transform {kind} depends on weights: bundles could not be opened"
     other.load_state_dict(one.state_dict())
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
+        for name, parameter in one.named_parameters():  # those of new layers need have no values yet
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+            other.get_parameter(name).copy_(parameter)
         same = torch.equal(_flat(one(example_inputs)), _flat(other(example_inputs)))
     assert same, f"transform {kind} keeps something that is neither a field of it nor in the weights"
 
