@@ -75,10 +75,10 @@ class Distilled(Supervised):
             InputError: what a teacher and the model give cannot be compared, or what supervised training raises.
         """
         batch = self.task.mixed(batch)
-        taught = self._taught(batch)  # first: the model may change the inputs
+        named = {name: term for name, term in zip(self._names(), self._terms(), strict=True) if term.active(update)}
+        taught = self._taught(batch) if named else {}  # first: the model may change the inputs
         with enough_values():
             student = self._student.see(lambda: self.task.forward(model, batch))
-        named = dict(zip(self._names(), self._terms(), strict=True))
         terms = {name: term(student, taught, batch, update) for name, term in named.items()}
         if self.label_share:
             terms["label"] = self.label_share * self.task.loss(student.outputs, batch, model)

@@ -110,6 +110,10 @@ class DistillLoss(nn.Module):
     teacher_layers: Mapping[str, Sequence[str]] = {}
     parts: Mapping[str, Tensor] = {}
 
+    def active(self, update: int) -> bool:
+        """Return whether the term joins the loss of update number `update`; where none does, no teacher is asked."""
+        return True
+
     def forward(self, student: Seen, teachers: Mapping[str, Seen], batch: Batch, update: int) -> Tensor:
         """Return the term, a scalar.
 
