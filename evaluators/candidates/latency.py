@@ -18,9 +18,9 @@ from torch import nn
 
 from compress.core.batch_norm import recalibrate
 from compress.core.config import Config
-from compress.core.errors import CompressError, InputError
+from compress.core.errors import CompressError
 from compress.core.progress import hushed
-from compress.export.exporters import ExportConfig, export
+from compress.export.quick import export_quickly
 from evaluators.candidates.cache import JsonCache, locked
 from evaluators.candidates.evaluator import EvaluatorContext, Metrics
 from evaluators.latency.agent import environment
@@ -207,22 +207,14 @@ def statistic(found: LatencyRecord, name: Statistic) -> float:
 
 
 def export_untrained(space: Space, arch: Architecture, path: Path, seed: int = 0) -> Path:
-    """Write `arch` with initial weights to the ONNX file `path` and return it.
-
-    By torch's TorchScript exporter, which takes a second where the other takes ten, or by that one where it fails.
-    """
+    """Write `arch` with initial weights to the ONNX file `path` and return it."""
     task: Task = space.task(img_size=space.input_size(arch))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = space.build(arch, task).eval()
         images = torch.randn(2, task.in_chans, task.img_size, task.img_size)
     _settle(model, images)
-    try:
-        export(model, images, path, ExportConfig(exporter="torchscript"), task)
-    except InputError:
-        raise
-    except CompressError:
-        export(model, images, path, ExportConfig(exporter="dynamo"), task)
+    export_quickly(model, images, path, task)
     return path
 
 

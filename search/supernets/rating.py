@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Literal
-
-from torch import Tensor
 
 from compress.core.batch_norm import norm_layers, recalibrate
 from compress.core.errors import Diverged
@@ -16,13 +13,9 @@ from compress.core.progress import hushed
 from evaluators.candidates.evaluator import Metrics
 from evaluators.candidates.networks import accuracy, diverged
 from evaluators.datasets import Data, Loader
-from evaluators.datasets.batch import Batch
-from evaluators.datasets.loaders import placed
+from evaluators.datasets.kept import kept
 from spaces.architecture import Architecture
 from spaces.supernet import Supernet
-
-KEPT_BYTES = 2**28
-"""Of prepared batches that are kept for the next architecture."""
 
 
 class Rater(ABC):
@@ -101,48 +94,4 @@ class _Prepared:
     @classmethod
     def of(cls, data: Data, device: str, batches: int) -> _Prepared:
         assert data.train is not None and data.test is not None
-        calibration = _kept(placed(data.train, device), device, batches)
-        return cls(data, calibration, _kept(placed(data.test, device), device))
-
-
-class _Kept:
-    """A loader whose batches are prepared once; they are the same every time."""
-
-    def __init__(self, loader: Loader, batches: list[Batch]) -> None:
-        self.kept = batches
-        self.batch_size, self.num_samples = loader.batch_size, loader.num_samples
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        return len(self.kept)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches."""
-        return iter(self.kept[start:])
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield the batches."""
-        return iter(self.kept)
-
-
-def _kept(loader: Loader, device: str, limit: int | None = None) -> Loader:
-    """Return `loader` with its batches prepared on `device`, if they fit; the first `limit` of a training epoch."""
-    stream = loader.batches() if limit is None else islice(loader.epoch(0), limit)
-    found: list[Batch] = []
-    for batch in stream:
-        found.append(batch.to(device))
-        if len(found) * _bytes(found[0]) > KEPT_BYTES:
-            return loader
-    return _Kept(loader, found)
-
-
-def _bytes(batch: Batch) -> int:
-    total = 0
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal total
-        total += tensor.nbytes
-        return tensor
-
-    batch.mapped(count)
-    return total
+        return cls(data, kept(data.train, device, batches), kept(data.test, device))

@@ -53,7 +53,7 @@ def test_only_commands_that_work_are_offered() -> None:
     offered = {name for name, _, _ in _COMMANDS}
     assert offered == set(
         (
-            "prune distill search rank run plan inspect export latency latency-table eval report compare space "
+            "prune distill search rank pick run plan inspect export latency latency-table eval report compare space "
             "ls cat cp validate schema doctor"
         ).split()
     )

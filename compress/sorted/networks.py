@@ -1,0 +1,119 @@
+"""The networks of a family: each member as a model of its own, out of the shared weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from compress.bundle import Bundle, saved
+from compress.core.batch_norm import norm_layers
+from compress.core.errors import CompressError, InputError
+from compress.sorted.family import NORMS, WEIGHTS, Family, Member
+from compress.transforms.narrow import Narrow
+from spaces.channels import ChannelSpace
+from spaces.checkpoint_file import read_safetensors
+from spaces.registry import create
+from spaces.supernet import Supernet
+
+TOLERANCE = 1e-6
+"""Largest difference between the outputs of a member and of its part of the shared weights, relative to the largest."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What the members of `family` are made of."""
+
+    family: Family
+    bundle: Bundle
+    space: ChannelSpace
+    norms: Mapping[str, Tensor]
+
+    @classmethod
+    def open(cls, family: Family) -> Networks:
+        """Read the shared weights; InputError where they are damaged or not those of the index."""
+        folder = family.folder
+        bundle = Bundle.load(folder / WEIGHTS, key=str(folder))
+        model = saved(folder / WEIGHTS).model_dump(mode="json")
+        try:
+            space = create(family.space, {**family.options, "model": model})
+        except InputError as error:
+            raise InputError(f"{folder}: the space of its members cannot be opened: {error.problems[0]}") from error
+        if not isinstance(space, ChannelSpace):
+            raise InputError(f"{folder}: members of space {family.space} are no parts of a model; allowed: channels")
+        return cls(family, bundle, space, read_safetensors(folder / NORMS, key=str(folder)))
+
+    @cached_property
+    def nested(self) -> Supernet:
+        """All members as parts of one network, in evaluation mode."""
+        return self.space.supernet().eval()
+
+    def member(self, place: int) -> Bundle:
+        """Return a member as a bundle of its own: the base model and a plan, its weights and batch-norm statistics.
+
+        Its outputs are compared with those of its part of the shared weights.
+
+        Raises:
+            InputError: the index is not about these weights.
+            CompressError: the outputs differ.
+        """
+        member = self.family.members[place]
+        arch = self._checked(member)
+        self.nested.activate(arch)
+        module = self.nested.extract(arch).eval()
+        images = self.bundle.example_inputs(2)
+        with torch.no_grad():
+            compare(
+                module(images), self.nested(images), f"member {place} is another network than its part of the whole"
+            )
+        self._set_norms(module, place)
+        plan = self.space.plan_of(arch)
+        bundle = replace(self.bundle.transformed(Narrow(plan=plan), module), metrics=self._metrics(member))
+        costs = bundle.costs()
+        if (costs["params"], costs["macs"]) != (member.params, member.macs):
+            raise InputError(
+                f"{self.family.folder}: member {place} has {costs['params']} params and {costs['macs']} MACs, "
+                f"its index says {member.params} and {member.macs}: it is of other weights"
+            )
+        bundle.metrics |= costs
+        return bundle
+
+    def _checked(self, member: Member) -> Any:
+        try:
+            return self.space.check(member.arch)
+        except InputError as error:
+            raise InputError(f"{self.family.folder}: a member does not fit the weights: {error.problems[0]}") from error
+
+    def _set_norms(self, module: nn.Module, place: int) -> None:
+        prefix = f"{place}."
+        own = {name.removeprefix(prefix): value for name, value in self.norms.items() if name.startswith(prefix)}
+        buffers = statistics_of(module)
+        if {name: each.shape for name, each in own.items()} != {name: each.shape for name, each in buffers.items()}:
+            raise InputError(f"{self.family.folder / NORMS}: the statistics of member {place} do not fit its network")
+        for name, buffer in buffers.items():
+            buffer.copy_(own[name])
+
+    def _metrics(self, member: Member) -> dict[str, Any]:
+        known = {"onnx_bytes": member.onnx_bytes, "latency_ms": member.latency_ms}
+        return {**member.metrics, "onnx_parity_max_rel": None, **known}
+
+
+def statistics_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return the running statistics of the batch norms by name; the tensors are the module's own."""
+    names = {each: name for name, each in module.named_modules()}
+    return {
+        f"{names[layer]}.{leaf}".lstrip("."): buffer
+        for layer in norm_layers(module)
+        for leaf, buffer in layer.named_buffers(recurse=False)
+    }
+
+
+def compare(outputs: Tensor, expected: Tensor, what: str) -> None:
+    """Raise CompressError, which says `what`, where outputs differ by more than `TOLERANCE` of the largest."""
+    largest = float((outputs - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    if not largest <= TOLERANCE:
+        raise CompressError(f"{what}: their outputs differ by {largest:.1e} of the largest")
