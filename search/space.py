@@ -12,7 +12,7 @@ from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean
 from evaluators.datasets import Data, DataConfig
 from evaluators.tasks import TaskConfig
-from spaces.registry import create, open_preset, presets, spaces
+from spaces.registry import create, open_preset, presets, space_class, spaces
 from spaces.space import Space
 from spaces.zoo import ModelConfig
 
@@ -47,12 +47,12 @@ class SpaceConfig(Config):
 
 
 def make_space(config: SpaceConfig, model: ModelConfig | None = None, key: str = "search.space") -> Space:
-    """Return the space of a recipe; `channels` narrows the recipe's model unless its options name one.
+    """Return the space of a recipe; one of versions of a given model is of the recipe's unless its options name one.
 
     Raises InputError, naming the recipe's `key`, for options that the space refuses.
     """
     options: dict[str, Any] = dict(config.options)
-    if config.name == "channels" and model is not None:
+    if model is not None and "model" in space_class(config.name).Config.model_fields:
         options.setdefault("model", model.model_dump())
     with blamed_on(key):
         if config.preset is not None:

@@ -36,7 +36,12 @@ class Row:
 
 
 def make_rows(
-    module: nn.Module, graph: Graph, decided: Collection[str], blocks: Sequence[str], images: Tensor
+    module: nn.Module,
+    graph: Graph,
+    decided: Collection[str],
+    blocks: Sequence[str],
+    images: Tensor,
+    given: Mapping[str, str] | None = None,
 ) -> tuple[Row, ...]:
     """Return a row for every layer that multiplies, in the order of execution; together they cover the whole model.
 
@@ -46,6 +51,7 @@ def make_rows(
         decided: groups whose widths vary; the others count as they are.
         blocks: blocks that can be left out.
         images: tells the size of every map.
+        given: to which layer's row a module belongs, where that is known.
     """
     fixed = {name: width for name, width in graph.widths().items() if name not in decided}
     layers = list(dict.fromkeys(op.layer for op in graph.operations))
@@ -53,7 +59,7 @@ def make_rows(
     for op in graph.operations:
         macs[op.layer].append(_polynomial(op.constant, op.sizes, fixed))
     params: dict[str, list[Size]] = {layer: [] for layer in layers}
-    owners = _owners([name for name in graph.tensors if name in graph.parameters], layers, blocks)
+    owners = _owners([name for name in graph.tensors if name in graph.parameters], layers, blocks, given or {})
     for name, owner in owners.items():
         params[owner].append(_polynomial(1, graph.tensors[name], fixed))
     outputs = _output_shapes(module, layers, images)
@@ -89,13 +95,18 @@ def _sum(sizes: Iterable[Size]) -> Size:
     return tuple((number, names) for names, number in total.items())
 
 
-def _owners(tensors: Sequence[str], layers: Sequence[str], blocks: Sequence[str]) -> dict[str, str]:
+def _owners(
+    tensors: Sequence[str], layers: Sequence[str], blocks: Sequence[str], given: Mapping[str, str]
+) -> dict[str, str]:
     """Give every parameter to the row of its own layer, else to the last row before it inside the same block."""
     owners: dict[str, str] = {}
     homeless: list[str] = []
     last: dict[str | None, str] = {}
     for name in tensors:
         own, block = name.rpartition(".")[0], _block(name, blocks)
+        if own in given:
+            owners[name] = given[own]
+            continue
         if own in layers:
             last[block] = own
         if block in last:

@@ -103,8 +103,8 @@ class ChannelSpace(Space):
     def __init__(self, config: ChannelsConfig) -> None:
         self.config = config
         self._bases: dict[Task, Base] = {}
-        module, self._own_task = self._open(None, seed=0)
-        self.default_task = self._own_task
+        module, self.own_task = self._open(None, seed=0)
+        self.default_task = self.own_task
         graph = self._graph_in_scope(module)
         self._full = graph.widths()
         blocks = graph.blocks if config.depth else ()
@@ -120,7 +120,7 @@ class ChannelSpace(Space):
                 f"space channels: {config.model.name!r} leaves nothing to decide with widths {config.widths}, "
                 f"align {config.align} and min_width {config.min_width}"
             )
-        self._bases[self._own_task] = self._based(module, graph)
+        self._bases[self.own_task] = self._based(module, graph)
         super().__init__(config)
 
     def _decisions(self) -> Sequence[Decision]:
@@ -180,9 +180,9 @@ class ChannelSpace(Space):
         if task not in self._bases:
             with torch.device("cpu"):  # tracing runs the model, also where the caller builds on the meta device
                 module, _ = self._open(task, seed=0)
-                images = _images(task)
+                images = sample_images(task)
                 found = checked(module, build_graph(module, images), images)
-                names = {group.name for group in self._bases[self._own_task].graph.groups}
+                names = {group.name for group in self._bases[self.own_task].graph.groups}
                 groups = tuple(group for group in found.groups if group.name in names)
                 self._bases[task] = self._based(module, replace(found, groups=groups), task)
         return self._bases[task]
@@ -206,12 +206,12 @@ class ChannelSpace(Space):
 
     def _open(self, task: Task | None, seed: int) -> tuple[nn.Module, Task]:
         """Return the whole model for `task` (None: as the model is) and what it is for."""
-        own = task is None or task == self._own_task
+        own = task is None or task == self.own_task
         built = build_model(self.config.model, None if own else task, seed)
         return built.module, _of_square_images(built)
 
     def _graph_in_scope(self, module: nn.Module) -> Graph:
-        images = _images(self.default_task)
+        images = sample_images(self.default_task)
         graph = checked(module, build_graph(module, images), images)
         try:
             return in_scope(graph, module, _KINDS, self.config.include, self.config.exclude)
@@ -222,10 +222,11 @@ class ChannelSpace(Space):
     def _based(self, module: nn.Module, graph: Graph, task: Task | None = None) -> Base:
         decided = {name for width in self.widths for name in width.groups}
         blocks = [block for stage in self.stages for block in stage.blocks]
-        return Base(module, graph, make_rows(module, graph, decided, blocks, _images(task or self.default_task)))
+        return Base(module, graph, make_rows(module, graph, decided, blocks, sample_images(task or self.default_task)))
 
 
-def _images(task: Task) -> Tensor:
+def sample_images(task: Task) -> Tensor:
+    """Return one image of noise of the size that networks for `task` take."""
     return torch.randn(1, task.in_chans, task.img_size, task.img_size, generator=torch.Generator().manual_seed(0))
 
 

@@ -86,6 +86,7 @@ CASES = [
     Case("pooling"),
     Case("pooling", {"backbone": "timm:resnet10t", "halvings": 2}, task_of(5, 3, 64), "timm"),
     Case("channels", {"depth": True}),
+    Case("n2n"),
     Case("nats_size"),
     Case("resnet_shapes", {"depth": 14}),
     Case("resnet_shapes", {"depth": 20, "block": "bottleneck"}, note="bottleneck"),

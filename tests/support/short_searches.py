@@ -30,6 +30,7 @@ SPACES: dict[str, dict[str, Any]] = {
     "channels": {"depth": True},
     "darts": {"channels": 4, "layers": 3},
     "hytra": {"layers": 6, "blocks": 2, "channels": [16, 32, 64], "head_dim": 8},
+    "n2n": {},
     "mnasnet": {"widths": [8, 16, 24], "depths": [1, 2, 2], "strides": [1, 2, 2], "stem": 8, "last_conv": 32},
     "mobilenetv3": {"skeleton": "tiny", "widths": [0.5, 1.0], "resolutions": [24, 32], "se": "searched"},
     "nas_bench_201": {},
@@ -40,8 +41,8 @@ SPACES: dict[str, dict[str, Any]] = {
     "resnet_shapes": {"depth": 20},
     "table": {"decisions": DECISIONS},
 }
-NUMERIC = {"channels", "mobilenetv3", "nats_size", "pooling", "resnet_shapes"}
-"""Where NetAdapt can work: every decision is a number."""
+NUMERIC = {"channels", "mobilenetv3", "n2n", "nats_size", "pooling", "resnet_shapes"}
+"""Where NetAdapt can work: every decision is a number, or whether something is there."""
 OPTIONS: dict[str, dict[str, Any]] = {
     "auto": {"initial": 20},
     "gp": {"options": {"n_startup_trials": 57}},  # a fit over fifty decisions takes a second
