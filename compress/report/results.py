@@ -9,6 +9,7 @@ from typing import Any
 
 from compress.core.errors import InputError
 from compress.report.schema import Details, Report, Samples, parse
+from compress.sorted.family import FOLDER, INDEX, Family
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Run:
     events: list[dict[str, Any]] = field(default_factory=list)
     pictures: list[str] = field(default_factory=list)
     found: dict[str, str] = field(default_factory=dict)
+    family: Family | None = None
 
     @property
     def shown_path(self) -> str:
@@ -63,7 +65,8 @@ def read_run(run_dir: Path) -> Run:
             samples = parse(Samples, _mapping(stage / "samples.json"), str(stage / "samples.json"))
     events = _events(run_dir / "log.jsonl")
     drawn = {path.parent.name: path.read_text(encoding="utf-8") for path in run_dir.glob("stages/*/found.svg")}
-    return Run(run_dir, report, text, _model_name(text), details, samples, events, _pictures(run_dir), drawn)
+    family = Family.load(run_dir) if (run_dir / FOLDER / INDEX).is_file() else None
+    return Run(run_dir, report, text, _model_name(text), details, samples, events, _pictures(run_dir), drawn, family)
 
 
 def _pictures(run_dir: Path) -> list[str]:

@@ -30,7 +30,7 @@ def progress_chart(search: SearchDetails, complete: Sequence[Evaluated]) -> str:
         best = max(best, y) if maximise else min(best, y)
         line.append((x, best))
     dots(plot, points)
-    _steps(plot, line)
+    steps(plot, line)
     return svg.markup(plot.drawing)
 
 
@@ -38,7 +38,7 @@ def hypervolume_chart(course: Sequence[float]) -> str:
     """Return the hypervolume after each evaluation as a line."""
     points: Points = [(float(place), value) for place, value in enumerate(course, 1)]
     plot = Plot(points, "hypervolume", "evaluation", "hypervolume by evaluation")
-    _steps(plot, points)
+    steps(plot, points)
     return svg.markup(plot.drawing)
 
 
@@ -73,7 +73,7 @@ def _scatter(search: SearchDetails, complete: Sequence[Evaluated], aim: str, cos
         for entry, (x, y) in zip(shown, points, strict=True)
     ]
     dots(plot, points, titles)
-    _steps(plot, _front(points, _sign(ways, cost), _sign(ways, aim)))
+    steps(plot, front(points, _sign(ways, cost), _sign(ways, aim)))
     kept = [place for place, entry in enumerate(shown) if entry.number in chosen]
     dots(plot, [points[place] for place in kept], [titles[place] for place in kept], "part", 4.0)
     return svg.markup(plot.drawing)
@@ -84,7 +84,7 @@ def _sign(ways: Mapping[str, str], name: str) -> int:
     return -1 if ways.get(name) == "minimize" else 1
 
 
-def _front(points: Points, across: int, up: int) -> Points:
+def front(points: Points, across: int, up: int) -> Points:
     """Return the points that no other beats in both, the best across first; 1: larger is better, -1: smaller."""
     front: Points = []
     for x, y in sorted(points, key=lambda point: (-across * point[0], -up * point[1])):
@@ -102,7 +102,7 @@ def dots(
         svg.add(plot.drawing, "circle", title=title, cx=across, cy=down, r=r, class_=style)
 
 
-def _steps(plot: Plot, points: Points) -> None:
+def steps(plot: Plot, points: Points) -> None:
     """Draw a line that keeps each point's height up to the next."""
     corners = [corner for (_, y), (x, after) in pairwise(points) for corner in ((x, y), (x, after))]
     places = (plot.place(*corner) for corner in [points[0], *corners])
