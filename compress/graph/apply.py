@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -25,11 +25,17 @@ class PassThrough(nn.Module):
         return x
 
 
-def apply(plan: Plan, model: nn.Module) -> nn.Module:
+def apply(plan: Plan, model: nn.Module, shared: Collection[str] = ()) -> nn.Module:
     """Return the module that `plan` makes of `model`; `model` itself stays as it is.
 
     Only what stays is copied. Applied to the freshly built base module it gives the shapes into which the weights of
     a bundle fit; applied to the trained module it gives the trained small one.
+
+    Args:
+        plan: what is removed.
+        model: what it is removed from.
+        shared: names of tensors that the two modules have in common where the plan leaves them whole: for a small one
+            that is only looked at.
 
     Raises:
         InputError: the plan was made for another architecture; the tensor or layer is named.
@@ -39,7 +45,7 @@ def apply(plan: Plan, model: nn.Module) -> nn.Module:
         model = copy.deepcopy(model)
         fold_batch_norms(model, plan.folded)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(tensors[name]): tensors[name] for name in shared}
     taken = _Positions()
     for name, dims in plan.kept.items():
         if name not in tensors:

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.tensors import Inputs
-from compress.graph.apply import apply
 from compress.graph.attribute_setting import AttributeSetting, key_of
 from compress.graph.conflict import conflict
 from compress.graph.cost_model import CostModel
@@ -116,20 +115,23 @@ class _Trials:
             candidates=(),
         )
 
-    def fault(self, lanes: Sequence[Lane], amount: float | None = None) -> Fault | None:
-        """Return what goes wrong when these lanes are narrowed (to `amount`, else each to its own fraction)."""
+    def fault(self, lanes: Sequence[Lane], amount: float | None = None, *, values: bool = True) -> Fault | None:
+        """Return what goes wrong when these lanes are narrowed (to `amount`, else each to its own fraction).
+
+        Without `values` only shapes are looked at.
+        """
         kept = {name: units for lane in lanes for name, units in self._units(lane, amount).items()}
         if not kept:
             return None
         key = (tuple(lanes), amount, self._shift)
         if self._made is None or self._made.key != key:
-            small = apply(make_plan(self.model, self.graph, kept), self.model)
+            small = self.exact.narrowed(make_plan(self.model, self.graph, kept))
             self._made = _Made(key, small)
         made = self._made
         self.setting.enter(made.small, kept)
         if (found := self.exact.shapes(self.graph, kept, made.small)) is not None:
             return found
-        if self._shift and amount is None:
+        if not values or (self._shift and amount is None):
             return None  # shapes tell: values were compared at the first amounts
         if made.reference is None:
             made.reference = self.exact.reference(self.graph, kept)
@@ -203,22 +205,42 @@ class _Trials:
 
     def _tied(self, lanes: Sequence[Lane]) -> bool:
         """Tie lanes if they work at the same fraction, and those at the same places of other blocks."""
-        if not self._works(self._joined(lanes)):
+        if not self._works(lanes):
             return False
-        for lane in list(lanes[1:]) if len(lanes) > 2 else []:  # what need not be tied is let go
-            fewer = [other for other in lanes if other != lane]
-            if len(fewer) > 1 and self._works(self._joined(fewer)):
-                lanes = fewer
+        fewer = self._needed(lanes)
+        lanes = fewer if len(fewer) == len(lanes) or self._works(fewer) else lanes
         for other in counterparts(lanes, self.lanes):
             self._joined(other, enter=True)
         self._joined(lanes, enter=True)
         return True
 
-    def _works(self, tie: Lane) -> bool:
-        """Return whether groups can keep the same fraction, tried at two."""
+    def _needed(self, lanes: Sequence[Lane]) -> Sequence[Lane]:
+        """Return the lanes of a tie that works, without what its shapes do not need to be tied with the first.
+
+        Of lanes at the same place of several blocks mostly all are needed or none.
+        """
+        for place in dict.fromkeys(place_of(lane) for lane in lanes[1:]):
+            first, *others = (lane for lane in lanes[1:] if place_of(lane) == place)
+            fewer = self._without([first], lanes)
+            least = self._without(others, fewer)
+            if len(least) == len(fewer) < len(lanes):
+                for other in others:
+                    least = self._without([other], least)
+            lanes = least
+        return lanes
+
+    def _without(self, some: Sequence[Lane], lanes: Sequence[Lane]) -> Sequence[Lane]:
+        """Return the lanes of a tie without some of them if the shapes are right then, else all."""
+        fewer = [lane for lane in lanes if lane not in some]
+        alone = not some or len(fewer) < 2
+        return lanes if alone or not self._works(fewer, values=False) else fewer
+
+    def _works(self, lanes: Sequence[Lane], *, values: bool = True) -> bool:
+        """Return whether lanes can keep the same fraction, tried at two."""
+        tie = self._joined(lanes)
         if gcd(*(self.groups[name].size for name in tie)) == 1:
             return False
-        return self.fault([tie], 0.5) is None and self.fault([tie], 0.8) is None
+        return all(self.fault([tie], amount, values=values) is None for amount in (0.5, 0.8))
 
     def _joined(self, lanes: Sequence[Lane], enter: bool = False) -> Lane:
         tie = tuple(name for name in self.groups if any(name in lane for lane in lanes))

@@ -60,6 +60,7 @@ class Exactness:
         self.complete = True  # every operation of every narrowed model so far had its shapes compared
         self.inputs = mapped(example_inputs, _varied)
         self._learned = learned(model)
+        self._parameters = [name for name, _ in model.named_parameters()]
         self._constant = [name for name, value in self._learned.items() if is_constant(value)]
 
     def fault(
@@ -134,7 +135,7 @@ class Exactness:
         plan = finished or make_plan(self.model, graph, kept, dropped=dropped)
         positions = Positions(graph, kept)
         with perturbed([self._learned[name] for name in self._constant]):
-            result = Reference(positions, apply(plan, self.model))
+            result = Reference(positions, self.narrowed(plan))
             with (
                 watched(self.model),
                 silenced_in(self.model, plan, graph, silenced) as products,
@@ -145,6 +146,10 @@ class Exactness:
                         left = [step for step in steps if not inside(step.module, dropped)]
                         result.passes.append(observed(self.model, self.inputs, Pass(mode, left), positions, products))
         return result
+
+    def narrowed(self, plan: Plan) -> nn.Module:
+        """Return the narrowed model to look at, which has in common with the dense one what stays whole."""
+        return apply(plan, self.model, [name for name in self._parameters if name not in self._constant])
 
     def shapes(self, graph: Graph, kept: Mapping[str, Tensor], small: nn.Module) -> Fault | None:
         """Return at which operation a narrowed model fails or gives another shape; values are not compared.

@@ -21,13 +21,16 @@ class Kin:
         """Return what of `lanes` a lane might have to be tied with, the likeliest first.
 
         One of `seen_groups`, those that the failing operation sees, one of the same width, or of a multiple; then all
-        of the first two kinds.
+        of the first two kinds. Of lanes at the same place of several blocks the first comes before all, the others
+        after them: mostly either all do or none.
         """
         seen = [other for other in lanes if other != lane and not set(other).isdisjoint(seen_groups)]
         alike = self._alike(lane, lanes)
         both = list(dict.fromkeys([*seen, *alike]))
-        single = list(dict.fromkeys([*both, *self._multiples(lane, lanes)]))
-        sets = [[other] for other in single[:MOST_PARTNERS]] + [seen, alike, both, single[:MOST_PARTNERS]]
+        single = list(dict.fromkeys([*both, *self._multiples(lane, lanes)]))[:MOST_PARTNERS]
+        first = list({place_of(other): other for other in reversed(single)}.values())[::-1]
+        later = [[other] for other in single if other not in first]
+        sets = [*([other] for other in first), seen, alike, both, *later, single]
         return [some for place, some in enumerate(sets) if some and some not in sets[:place]]
 
     def _alike(self, lane: Lane, lanes: Sequence[Lane]) -> list[Lane]:

@@ -25,7 +25,7 @@ from compress.graph.plan import Plan
 from compress.prune.details import plan_details
 from compress.prune.kinds import Details, Surroundings
 from compress.prune.sensitivity import scan
-from compress.prune.structure import Setting, plan_structure, prunable, scored_units
+from compress.prune.structure import Scored, Setting, plan_structure, prunable, scored_units
 from compress.prune.structure_config import StructureConfig
 from compress.transforms.narrow import Narrow
 from evaluators.datasets import Data
@@ -53,8 +53,8 @@ def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> t
             full=first.get("dense_widths", {}) if around.step > 1 else {},
             task=bundle.task if around.data is None else around.data.task,
         )
-        rows = _sensitivity(bundle.model, graph, config, setting, around) if config.sensitivity else {}
-        plan = plan_structure(bundle.model, graph, on, config, setting)
+        rows, scored = _sensitivity(bundle.model, graph, config, setting, around) if config.sensitivity else ({}, None)
+        plan = plan_structure(bundle.model, graph, on, config, setting, scored)
     small = apply(plan, bundle.model).eval()
     renew_norms(small, around, config.bn_batches)
     return shrunk(bundle, plan, small), plan_details(plan) | first | rows
@@ -79,19 +79,19 @@ def _noted(record: Mapping[str, Any]) -> Details:
 
 def _sensitivity(
     model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting, around: Surroundings
-) -> Details:
-    """Return what the main metric loses when each group alone is narrowed, before any fine-tuning."""
+) -> tuple[Details, Scored]:
+    """Return what the main metric loses when each group alone is narrowed, before any fine-tuning, and the scores."""
     if around.data is None or around.data.test is None:
         raise InputError("prune.sensitivity: the scan needs test images; got data.name none; allowed false")
     test, task = around.data.test, around.data.task
-    graph, scores = scored_units(model, graph, config, setting)
+    scored = scored_units(model, graph, config, setting)
     main = task.main_metric
 
     def judge(module: nn.Module) -> float:
         return float(evaluate(module, test, task, around.device)[main.name] or 0)
 
-    rows = scan(model, graph, scores, judge, larger_is_better=main.direction == "maximize")
-    return {"sensitivity": [asdict(row) for row in rows]}
+    rows = scan(model, *scored, judge, larger_is_better=main.direction == "maximize")
+    return {"sensitivity": [asdict(row) for row in rows]}, scored
 
 
 def _target(config: StructureConfig, step: int) -> float | None:

@@ -39,6 +39,8 @@ from evaluators.latency.targets.local import LocalTarget
 from evaluators.latency.width_multiple import width_multiple
 from evaluators.tasks import UNSIZED, Task
 
+Scored = tuple[Graph, dict[str, Tensor]]  # a graph with its repeats matched, and group name -> what each unit is worth
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -72,7 +74,12 @@ def prunable(model: nn.Module, example_inputs: Inputs, config: StructureConfig, 
 
 
 def plan_structure(
-    model: nn.Module, graph: Graph, example_inputs: Inputs, config: StructureConfig, setting: Setting | None = None
+    model: nn.Module,
+    graph: Graph,
+    example_inputs: Inputs,
+    config: StructureConfig,
+    setting: Setting | None = None,
+    scored: Scored | None = None,
 ) -> Plan:
     """Return the plan that brings `model` to the budget (or removes the ratio) of `config`; nothing is changed.
 
@@ -84,30 +91,37 @@ def plan_structure(
         example_inputs: one sample on the same device: a tensor (1, C, H, W), or a tuple or dictionary of tensors.
         config: what to remove.
         setting: data, target and seed.
+        scored: what `scored_units` gave for these, where it was asked before.
 
     Raises:
         InputError: the model or the config does not allow it; the layer or key is named.
     """
     setting = setting or Setting()
     dropped = _dropped(model, graph, config, setting)
-    graph = replace(graph, groups=tuple(g for g in graph.groups if not inside(g.name, dropped)))
+    if dropped:
+        graph, scored = replace(graph, groups=tuple(g for g in graph.groups if not inside(g.name, dropped))), None
     exact = Exactness(model, example_inputs)
     if dropped and (fault := exact.fault(graph, {}, dropped)) is not None:
         raise InputError(f"prune.blocks: the model does not run without {', '.join(dropped)} ({fault.reason})")
     while True:
-        scored, choice, plan = _chosen(model, graph, config, setting, dropped)
-        fault = exact.fault(scored, choice.kept, dropped, finished=plan)
+        matched, scores = scored or scored_units(model, graph, config, setting)
+        choice, plan = _chosen(model, matched, scores, config, setting, dropped)
+        fault = exact.fault(matched, choice.kept, dropped, finished=plan)
         if fault is None:
             compare_costs(model, example_inputs, exact, plan)
             return plan
-        graph = mended(graph, scored, choice, partial(exact.fault, scored, dropped=dropped), fault)
+        graph, scored = mended(graph, matched, choice, partial(exact.fault, matched, dropped=dropped), fault), None
 
 
 def _chosen(
-    model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting, dropped: tuple[str, ...]
-) -> tuple[Graph, Choice, Plan]:
-    """Score the units and choose widths; return the graph as scored, the choice, and the plan of it."""
-    scored, scores = scored_units(model, graph, config, setting)
+    model: nn.Module,
+    scored: Graph,
+    scores: Mapping[str, Tensor],
+    config: StructureConfig,
+    setting: Setting,
+    dropped: tuple[str, ...],
+) -> tuple[Choice, Plan]:
+    """Choose widths by the scores of their units; return the choice and the plan of it."""
     align = setting.multiple if config.align == "auto" else config.align
     rules = WidthRules(align, config.min_width, config.min_fraction, full=setting.full)
     counted = config.budget.counted if config.budget else "macs"
@@ -122,7 +136,7 @@ def _chosen(
     else:
         measure = _measured(model, setting, written)
         choice = meet_budget(selector, config.budget, rules, measure, setting.target)
-    return scored, choice, written(choice)
+    return choice, written(choice)
 
 
 def _measured(
@@ -134,9 +148,7 @@ def _measured(
     return lambda choice: measure(apply(written(choice), model))
 
 
-def scored_units(
-    model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting
-) -> tuple[Graph, dict[str, Tensor]]:
+def scored_units(model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting) -> Scored:
     """Return what each unit is worth by the config's criterion, and the graph with its repeats matched by that."""
     data = ScoringData(
         graph=graph,

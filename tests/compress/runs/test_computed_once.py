@@ -11,6 +11,7 @@ from torch import nn
 
 from compress.graph import build
 from compress.graph.known import Known
+from compress.prune import structure
 from compress.runs.dry_run import dry_run
 from compress.runs.inspection import inspect_model
 from compress.runs.pipeline import run
@@ -34,6 +35,20 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr(build, "trace", counted)
     return seen
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """One entry for each time that units were scored."""
+    times: list[None] = []
+    score_units = structure.score_units
+
+    def counted(*given: Any) -> Any:
+        times.append(None)
+        return score_units(*given)
+
+    monkeypatch.setattr(structure, "score_units", counted)
+    return times
 
 
 @pytest.fixture
@@ -64,13 +79,14 @@ def counted_macs(monkeypatch: pytest.MonkeyPatch) -> list[None]:
     ],
 )
 def test_a_pruning_stage_traces_its_model_once_and_takes_the_graph_of_the_check_before_training(
-    traced: list[int], tmp_path: Path, prune: str, times: int
+    traced: list[int], scored: list[None], tmp_path: Path, prune: str, times: int
 ) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(f"{HEAD}{DATA}{TRAINED}prune: {prune}\n")
     result = run(recipe, out=tmp_path / "out", device="cpu")
     assert result.report["final"]["nonzero_params"] < result.report["baseline"]["params"]
     assert len(traced) == times and len(set(traced)) == times, "each was of another model"
+    assert len(scored) == (times if "structure" in prune else 0), "the units of each model were scored once"
 
 
 @pytest.mark.parametrize(
