@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Literal, cast
 
@@ -57,8 +57,12 @@ class Distilled(Supervised):
         """
         for teacher in self.teachers.values():
             teacher.prepare(engine)
-        updates = len(training_split(self.context.data))
-        sides = Sides(model, self.guides, self.task, lambda: engine.moved(self._first_samples()), updates)
+        loader = training_split(self.context.data)
+
+        def batches() -> Iterator[Batch]:
+            return map(engine.moved, loader.epoch(0))
+
+        sides = Sides(model, self.guides, self.task, lambda: next(batches()).part(0, 2), len(loader), batches)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed)
             self.terms = nn.ModuleList([config.make(sides) for config in self.configs])
@@ -103,10 +107,6 @@ class Distilled(Supervised):
 
     def _layers_of(self, teacher: str) -> list[str]:
         return [name for term in self._terms() for name in term.teacher_layers.get(teacher, ())]
-
-    def _first_samples(self) -> Batch:
-        loader = training_split(self.context.data)
-        return next(iter(loader.epoch(0))).part(0, 2)
 
     def _names(self) -> list[str]:
         """Return what the log calls the terms: as the recipe does, with a number where one loss is there twice."""

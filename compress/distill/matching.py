@@ -140,10 +140,7 @@ def layouts(sides: Sides, model: nn.Module, layers: Sequence[str], whose: str) -
         InputError: one gives no tensor, or not one with a row for each sample.
     """
     size = sides.task.input_size
-    aspect = (size[1], size[2]) if len(size) == 3 and all(size) else None
     seen = sides.look(model, layers).features
-    prefix = getattr(model, "num_prefix_tokens", None)
-    told = [prefix] if isinstance(prefix, int) else []
     found = {}
     for name, given in seen.items():
         title = f"layer {name} of {whose}"
@@ -151,33 +148,39 @@ def layouts(sides: Sides, model: nn.Module, layers: Sequence[str], whose: str) -
         shape = tuple(tensor.shape[1:])
         if len(tensor) != 2 or not 1 <= len(shape) <= 3:
             raise InputError(f"{title} gives {tuple(tensor.shape)} for two samples, which is no vector, tokens or map")
-        found[name] = _layout(title, shape, model.get_submodule(name), aspect, told)
+        found[name] = _layout(title, shape, model, name, size)
     return found
 
 
-def _layout(
-    title: str, shape: tuple[int, ...], module: nn.Module, aspect: tuple[int, int] | None, told: Sequence[int]
-) -> Layout:
-    """Return the layout of `shape`.
+def leading(model: nn.Module, tokens: int, size: tuple[int, ...]) -> tuple[int, tuple[int, int] | None]:
+    """Return how many of `tokens` have no place in the image, and rows and columns of the others; None: a sequence.
 
     Args:
-        title: of the layer, for messages.
-        shape: of what it gives for a sample.
-        module: the layer.
-        aspect: height and width of the images, where the model takes such.
-        told: how many leading tokens the model says that it has, if it does.
+        model: may say how many lead, as timm's do.
+        tokens: of a layer of it.
+        size: of the model's inputs.
     """
+    said = getattr(model, "num_prefix_tokens", None)
+    told = [said] if isinstance(said, int) else []
+    likely = [prefix for prefix in (0, 1, 2) if prefix == 0 or tokens - prefix >= 4]
+    grids = [(prefix, _grid(tokens - prefix, _aspect(size))) for prefix in [*told, *likely]]
+    return next((each for each in grids if each[1] is not None), (0, None))
+
+
+def _layout(title: str, shape: tuple[int, ...], model: nn.Module, name: str, size: tuple[int, ...]) -> Layout:
+    """Return the layout of `shape`, which the layer `name` of a model gives for a sample of `size`."""
     if len(shape) == 1:
         return Layout(title, shape, 1, 0, (1, 1))
-    last = _channels_last(shape, module, aspect)
+    last = _channels_last(shape, model.get_submodule(name), _aspect(size))
     if len(shape) == 3:
-        return Layout(title, shape, 3 if last else 1, 0, shape[:2] if last else shape[1:])
+        return Layout(title, shape, 3 if last else 1, 0, (shape[0], shape[1]) if last else (shape[1], shape[2]))
     axis = 2 if last else 1
-    tokens = shape[2 - axis]
-    likely = [prefix for prefix in (0, 1, 2) if prefix == 0 or tokens - prefix >= 4]
-    grids = [(prefix, _grid(tokens - prefix, aspect)) for prefix in [*told, *likely]]
-    prefix, grid = next((each for each in grids if each[1] is not None), (0, None))
-    return Layout(title, shape, axis, prefix, grid)
+    return Layout(title, shape, axis, *leading(model, shape[2 - axis], size))
+
+
+def _aspect(size: tuple[int, ...]) -> tuple[int, int] | None:
+    """Return height and width of images; None where the inputs are none."""
+    return (size[1], size[2]) if len(size) == 3 and all(size) else None
 
 
 def _channels_last(shape: tuple[int, ...], module: nn.Module, aspect: tuple[int, int] | None) -> bool:

@@ -7,7 +7,7 @@ modules of its own, has `make`. A third party's package does the same in a modul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated
@@ -51,6 +51,7 @@ class Sides:
         task: of both.
         sample: gives two samples, on the device of the models.
         updates_per_epoch: how many updates an epoch has.
+        batches: gives the training data, batch by batch, on the device of the models.
     """
 
     student: nn.Module
@@ -58,6 +59,7 @@ class Sides:
     task: Task
     sample: Callable[[], Batch]
     updates_per_epoch: int = 1
+    batches: Callable[[], Iterable[Batch]] = tuple
 
     @property
     def shares(self) -> dict[str, float]:
@@ -83,13 +85,21 @@ class Sides:
     def _batch(self) -> Batch:
         return self.sample()
 
-    @torch.no_grad()
-    def look(self, model: nn.Module, layers: Sequence[str]) -> Seen:
-        """Return what a model gives for two samples, in evaluation mode, and what goes through its layers then.
+    def samples(self, count: int) -> Iterator[Batch]:
+        """Yield training data of `count` samples, or of all that there are."""
+        for batch in self.batches():
+            yield batch.part(0, count)
+            count -= len(batch)
+            if count <= 0:
+                return
 
-        This is where a loss finds out how wide the layers are.
+    @torch.no_grad()
+    def look(self, model: nn.Module, layers: Sequence[str], batch: Batch | None = None) -> Seen:
+        """Return what a model gives for a batch, in evaluation mode, and what goes through its layers then.
+
+        This is where a loss finds out how wide the layers are: without a batch, it is the two samples.
         """
-        batch = self._batch.mapped(torch.clone)
+        batch = (batch or self._batch).mapped(torch.clone)
         with modes_kept(model):
             model.eval()
             return Watched(model, layers, self.task).see(lambda: self.task.forward(model, batch))
