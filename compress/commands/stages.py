@@ -79,6 +79,13 @@ STAGE_COMMANDS = (
         "compress distill --recipe meal_v2_digits.yaml",
     ),
     StageCommand(
+        "sort",
+        "Train a model and its nested sub-networks at once.\n\n"
+        "They are a family of sizes, from which `compress pick` takes. With what the recipe puts around it: training, "
+        "pruning, export, latency.",
+        "compress sort --recipe sortednet_mobilenetv3_digits.yaml",
+    ),
+    StageCommand(
         "search",
         "Search for an architecture.\n\n"
         "With what the recipe puts around it: training of the winner, pruning, fine-tuning, export, latency.",

@@ -5,11 +5,15 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from torch import nn
 
 from compress.core.errors import InputError, did_you_mean
 from compress.graph.graph import Graph, Group, Skip
+
+Unit = Literal["channels", "heads", "head_dims", "mlp"]
+"""A kind of units, see `Group`."""
 
 
 def in_scope(

@@ -12,9 +12,8 @@ from compress.core.sections import NameOf, OptionsOf
 from compress.criteria import unit_criteria
 from compress.criteria.dimap import DimapUnits
 from compress.criteria.unit_criterion import UnitCriterion
+from compress.graph.scope import Unit
 from compress.prune.budget import BudgetConfig
-
-Unit = Literal["channels", "heads", "head_dims", "mlp"]
 
 
 class StructureConfig(Config):

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.modes import modes_kept
-from compress.training.config import FitConfig
+from compress.training.config import FitConfig, TrainerConfig
 from compress.training.isolation import isolated
-from compress.training.step import StepContext
+from compress.training.step import StepContext, TrainingStep
 from compress.training.trainer import training_split
 from compress.training.update import Updater
 from evaluators.datasets.batch import Batch
@@ -40,9 +40,20 @@ def estimate_seconds(
 
     Weights, buffers, modes and the process' random state are afterwards as they were.
     """
+    return seconds_by(config.make_step(StepContext(config, data, teacher), seed=0), model, data, config, device, masks)
+
+
+def seconds_by(
+    step: TrainingStep,
+    model: nn.Module,
+    data: Data,
+    config: TrainerConfig,
+    device: str | torch.device = "cpu",
+    masks: Mapping[str, Tensor] | None = None,
+) -> float:
+    """Return how many seconds a training of `model` by `step` will take; see `estimate_seconds`."""
     with isolated(device, config.deterministic), _unchanged(model):
         loader = training_split(data)
-        step = config.make_step(StepContext(config, data, teacher), seed=0)
         updater = Updater(model, step, config, device=device, seed=0, batches=len(loader), masks=masks)
         updater.train()
         loader = placed(loader, device)

@@ -22,7 +22,7 @@ from compress.training.engine import Engine
 from evaluators.datasets.batch import each_tensor
 
 if TYPE_CHECKING:
-    from compress.training.config import FitConfig
+    from compress.training.config import LearningConfig
     from evaluators.datasets import Batch, Data
 
 
@@ -136,7 +136,7 @@ class StepContext:
         teacher: the model before it was compressed, where there is one.
     """
 
-    config: FitConfig
+    config: LearningConfig
     data: Data
     teacher: nn.Module | None = None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import groupby
+from typing import Literal
 
 import torch
 from torch import nn
@@ -14,6 +16,9 @@ from compress.graph.lanes import Lane, make_lanes
 from compress.graph.widths import WidthRules
 from spaces.architecture import Choice, Condition, Decision, where
 
+By = Literal["layer", "stage", "kind", "model"]
+"""Which widths are one decision: those of tied layers, of a stage, of a kind (channels, heads, ...), or all."""
+
 _SUFFIX = {"channels": "width", "mlp": "width", "heads": "heads", "head_dims": "head_dim"}
 
 
@@ -21,17 +26,21 @@ _SUFFIX = {"channels": "width", "mlp": "width", "heads": "heads", "head_dims": "
 class Stage:
     """A run of sibling blocks of one kind that can be left out from its end.
 
-    `blocks` are those that can go, in order; `first` counts the block before them that changes the stream and stays.
+    `blocks` are those that can go, in order; `first` counts the block before them that changes the stream and stays;
+    `shares` of all are offered, if there are any.
     """
 
     name: str
     blocks: tuple[str, ...]
     first: int
+    shares: tuple[float, ...] = ()
 
     @property
     def decision(self) -> Decision:
-        """How many blocks are kept; at least one."""
-        return Decision(self.name, tuple(range(1, self.first + len(self.blocks) + 1)))
+        """How many blocks are kept; at least one, and of `shares` the nearest numbers, if there are any."""
+        whole = self.first + len(self.blocks)
+        some = sorted({max(1, int(share * whole + 0.5)) for share in self.shares})
+        return Decision(self.name, tuple(some or range(1, whole + 1)))
 
     def dropped(self, depth: int) -> tuple[str, ...]:
         """Return the blocks that are gone when `depth` blocks are kept."""
@@ -40,28 +49,37 @@ class Stage:
 
 @dataclass(frozen=True)
 class Width:
-    """A width, or several that move together: `units` gives for each choice the units kept of every group."""
+    """A width, or several that move together: `units` gives for each choice the units kept of every group.
+
+    A choice is how wide the first of the groups is, or the fraction of each that stays.
+    """
 
     name: str
     groups: tuple[str, ...]
-    units: Mapping[int, tuple[int, ...]]
+    units: Mapping[int | float, tuple[int, ...]]
     when: Condition | None
 
     @property
     def decision(self) -> Decision:
-        """How wide the first of the groups is: channels, heads, or channels of a head."""
+        """How wide the groups are."""
         return Decision(self.name, tuple(self.units), self.when)
 
 
-def find_stages(module: nn.Module, blocks: Sequence[str], exclude: Sequence[str]) -> tuple[Stage, ...]:
-    """Return the stages of `module`, in its order, given the residual `blocks` that it can do without."""
+def find_stages(
+    module: nn.Module, blocks: Sequence[str], exclude: Sequence[str], shares: Sequence[float] = ()
+) -> tuple[Stage, ...]:
+    """Return the stages of `module`, in its order, given the residual `blocks` that it can do without.
+
+    `shares` of the blocks of each are offered; none: any number.
+    """
     free = [block for block in blocks if not any(fnmatch(block, glob) for glob in exclude)]
     runs = [run for parent in dict.fromkeys(map(_parent, free)) for run in _runs(module, parent, set(free))]
     stages = []
     for run, droppable in runs:
         parent = _parent(run[0])
         alone = bool(parent) and sum(_parent(other[0]) == parent for other, _ in runs) == 1
-        stages.append(Stage(f"{parent if alone else run[0]}.depth", tuple(droppable), len(run) - len(droppable)))
+        name = f"{parent if alone else run[0]}.depth"
+        stages.append(Stage(name, tuple(droppable), len(run) - len(droppable), tuple(shares)))
     return tuple(stages)
 
 
@@ -87,13 +105,15 @@ def _parent(name: str) -> str:
 
 
 def find_widths(
-    graph: Graph, fractions: Sequence[float], rules: WidthRules, stages: Sequence[Stage]
+    graph: Graph, fractions: Sequence[float], rules: WidthRules, stages: Sequence[Stage], by: By = "layer"
 ) -> tuple[Width, ...]:
-    """Return every width of `graph` that leaves a choice; tied groups are one.
+    """Return every width of `graph` that leaves a choice; tied groups are one, and what `by` says is decided at once.
 
     Each fraction takes the nearest width that `rules` allow. A width inside a block that can be left out is decided
     only where the block is kept.
     """
+    if by != "layer":
+        return _decided_at_once(graph, fractions, rules, stages, by)
     lanes = make_lanes(graph, {group.name: torch.zeros(group.size) for group in graph.groups}, "uniform", rules)
     widths = []
     for lane in lanes:
@@ -105,10 +125,41 @@ def find_widths(
     return tuple(widths)
 
 
-def _units(lane: Lane, group: Group, fractions: Sequence[float]) -> dict[int, tuple[int, ...]]:
-    """Return width in channels -> units of every member, ascending; in doubt a fraction takes the wider one."""
-    first = lane.widths[::-1, 0]
-    rows = sorted({tuple(lane.widths[::-1][abs(first - f * group.size).argmin()].tolist()) for f in fractions})
+def _decided_at_once(
+    graph: Graph, fractions: Sequence[float], rules: WidthRules, stages: Sequence[Stage], by: By
+) -> tuple[Width, ...]:
+    """Return one width for each stage, for each kind, or for all: its choices are fractions."""
+    scores = {group.name: torch.zeros(group.size) for group in graph.groups}
+    found: dict[str, list[Lane]] = {}
+    for lane in make_lanes(graph, scores, "uniform", rules):
+        if len(lane.widths) > 1:
+            first = graph.groups[lane.members[0]]
+            found.setdefault({"stage": first.stage, "kind": first.kind}.get(by, ""), []).append(lane)
+    widths = []
+    for place, lanes in found.items():
+        members = [graph.groups[number] for lane in lanes for number in lane.members]
+        rows = [
+            (f, tuple(units for lane in lanes for units in _nearest(lane, f * graph.groups[lane.members[0]].size)))
+            for f in sorted(set(fractions))
+        ]
+        units: dict[int | float, tuple[int, ...]] = {}
+        for row, alike in groupby(rows, key=lambda pair: pair[1]):
+            units[list(alike)[-1][0]] = row
+        if list(units.values()) != [tuple(group.size for group in members)]:
+            names = tuple(group.name for group in members)
+            widths.append(Width(f"{place}.width".lstrip("."), names, units, _when(members, stages)))
+    return tuple(widths)
+
+
+def _nearest(lane: Lane, width: float) -> tuple[int, ...]:
+    """Return the units of every member at the nearest width of the first that is allowed, the wider one in doubt."""
+    row: tuple[int, ...] = tuple(lane.widths[::-1][abs(lane.widths[::-1, 0] - width).argmin()].tolist())
+    return row
+
+
+def _units(lane: Lane, group: Group, fractions: Sequence[float]) -> dict[int | float, tuple[int, ...]]:
+    """Return width in channels -> units of every member, ascending."""
+    rows = sorted({_nearest(lane, f * group.size) for f in fractions})
     wide = _first_out(group) if group.kind == "channels" else 1
     return {row[0] * wide: row for row in rows}
 
@@ -162,7 +213,7 @@ def units_kept(widths: Sequence[Width], arch: Mapping[str, Choice]) -> dict[str,
     for width in widths:
         if width.name in arch:
             choice = arch[width.name]
-            assert isinstance(choice, int)
+            assert isinstance(choice, int | float)
             kept |= dict(zip(width.groups, width.units[choice], strict=True))
     return kept
 

@@ -19,12 +19,12 @@ from compress.graph.build import build_graph
 from compress.graph.check import checked
 from compress.graph.graph import Graph
 from compress.graph.plan import Plan, make_plan
-from compress.graph.scope import in_scope
+from compress.graph.scope import Unit, in_scope
 from compress.graph.select import strongest
 from compress.graph.widths import WidthRules
 from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
-from spaces.channels.choices import Stage, Width, blocks_dropped, decisions, find_stages, find_widths, units_kept
+from spaces.channels.choices import By, Stage, Width, blocks_dropped, decisions, find_stages, find_widths, units_kept
 from spaces.channels.costs import Row, make_rows
 from spaces.channels.sorting import Ranking
 from spaces.channels.supernet import ChannelSupernet
@@ -35,7 +35,6 @@ from spaces.space import Preset, Space
 from spaces.supernet import Supernet
 from spaces.zoo import BuiltModel, ModelConfig, build_model
 
-_KINDS = ("channels", "heads", "head_dims", "mlp")
 _LEAST = 1e-9  # a share of units that no group falls below: `widths` and `min_width` say what is offered
 
 
@@ -51,7 +50,14 @@ class ChannelsConfig(Config):
     )
     align: int = Field(1, ge=1, description="widths of channels and MLPs are multiples of this, and the full width")
     min_width: int = Field(1, ge=1, description="channels or MLP units that every layer keeps at least")
-    depth: bool = Field(False, description="decide as well how many residual blocks every stage keeps")
+    units: list[Unit] = Field(
+        ["channels", "heads", "head_dims", "mlp"], min_length=1, description="kinds of units whose widths are decided"
+    )
+    depth: bool | list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        False,
+        description="decide as well how many residual blocks every stage keeps: any number, or these shares of them",
+    )
+    by: By = Field("layer", description="which widths are one decision, a fraction: a stage's, a kind's, the model's")
     include: list[str] = Field([], description="globs over layers; if given, only their widths are decided")
     exclude: list[str] = Field([], description="globs over layers and blocks that stay as they are")
 
@@ -108,20 +114,24 @@ class ChannelSpace(Space):
         graph = self._graph_in_scope(module)
         self._full = graph.widths()
         blocks = graph.blocks if config.depth else ()
-        self.stages: tuple[Stage, ...] = find_stages(module, blocks, config.exclude)
+        shares = config.depth if isinstance(config.depth, list) else ()
+        self.stages: tuple[Stage, ...] = find_stages(module, blocks, config.exclude, shares)
         rules = WidthRules(config.align, config.min_width, _LEAST)
-        self.widths: tuple[Width, ...] = find_widths(graph, config.widths, rules, self.stages)
+        self.widths: tuple[Width, ...] = find_widths(graph, config.widths, rules, self.stages, config.by)
         if config.depth and not self.stages:
-            raise InputError(
-                f"space channels: {config.model.name!r} has no residual blocks to leave out; allowed: no depth"
-            )
+            raise InputError(f"{self.what} has no residual blocks to leave out; allowed: no depth")
         if not self.stages and not self.widths:
             raise InputError(
-                f"space channels: {config.model.name!r} leaves nothing to decide with widths {config.widths}, "
+                f"{self.what} leaves nothing to decide with widths {config.widths}, "
                 f"align {config.align} and min_width {config.min_width}"
             )
         self._bases[self.own_task] = self._based(module, graph)
         super().__init__(config)
+
+    @property
+    def what(self) -> str:
+        """The model as messages name it."""
+        return f"space channels: {self.config.model.name!r}"
 
     def _decisions(self) -> Sequence[Decision]:
         return decisions(self.stages, self.widths)
@@ -211,13 +221,16 @@ class ChannelSpace(Space):
         return built.module, _of_square_images(built)
 
     def _graph_in_scope(self, module: nn.Module) -> Graph:
-        images = sample_images(self.default_task)
-        graph = checked(module, build_graph(module, images), images)
+        graph = self._traced(module)
         try:
-            return in_scope(graph, module, _KINDS, self.config.include, self.config.exclude)
+            return in_scope(graph, module, self.config.units, self.config.include, self.config.exclude)
         except InputError as error:
             renamed = (text.removeprefix("prune: ").replace("prune.", "option ") for text in error.problems)
             raise InputError(*(f"space channels: {text}" for text in renamed)) from None
+
+    def _traced(self, module: nn.Module) -> Graph:
+        images = sample_images(self.default_task)
+        return checked(module, build_graph(module, images), images)
 
     def _based(self, module: nn.Module, graph: Graph, task: Task | None = None) -> Base:
         decided = {name for width in self.widths for name in width.groups}
@@ -227,7 +240,7 @@ class ChannelSpace(Space):
 
 def sample_images(task: Task) -> Tensor:
     """Return one image of noise of the size that networks for `task` take."""
-    return torch.randn(1, task.in_chans, task.img_size, task.img_size, generator=torch.Generator().manual_seed(0))
+    return torch.randn(1, *task.input_size, generator=torch.Generator().manual_seed(0))
 
 
 def _of_square_images(built: BuiltModel) -> Task:

@@ -35,11 +35,12 @@ class ChannelSupernet(Supernet):
 
     space: ChannelSpace
 
-    def __init__(self, space: ChannelSpace, task: Task) -> None:
+    def __init__(self, space: ChannelSpace, task: Task, network: nn.Module | None = None) -> None:
+        """`network` is the whole model, to be used as it is; None: a copy of the space's initial one."""
         super().__init__(space, task)
         graph = space.base(task).graph
         decided = [name for width in space.widths for name in width.groups]
-        self.network = copy.deepcopy(space.initial_model(task)).train()
+        self.network = copy.deepcopy(space.initial_model(task)).train() if network is None else network
         self._stores = _stores(self.network)
         self._cuts = make_cuts(graph, decided, self.network)
         self._attributes = _attributes(self.network, graph, decided)
@@ -88,7 +89,7 @@ class ChannelSupernet(Supernet):
     def inherited(self, arch: Architecture) -> dict[str, Tensor]:
         """Return the state of `arch`'s stand-alone network out of the shared weights."""
         parts = self._parts(arch)
-        gone = _prefixes(blocks_dropped(self.space.stages, arch))
+        gone = self._gone(arch)
         return {
             name: parts[name].of(tensor) if name in parts else tensor
             for name, tensor in self.network.state_dict().items()
@@ -106,19 +107,19 @@ class ChannelSupernet(Supernet):
         for module, attribute, value in self._attributes:
             setattr(module, attribute, value(units))
 
+    def _gone(self, arch: Architecture) -> tuple[str, ...]:
+        """Return what the names of tensors begin with that `arch` has not."""
+        return tuple(f"{block}." for block in blocks_dropped(self.space.stages, arch))
+
     def _units(self, arch: Architecture) -> dict[str, int]:
         return {**self._whole, **units_kept(self.space.widths, arch)}
 
     def _parts(self, arch: Architecture) -> dict[str, Part]:
         """Return the parts of the tensors that `arch` uses but not whole."""
         units = self._units(arch)
-        gone = _prefixes(blocks_dropped(self.space.stages, arch))
+        gone = self._gone(arch)
         found = ((name, cut.part(units)) for name, cut in self._cuts.items() if not name.startswith(gone))
         return {name: part for name, part in found if part is not None}
-
-
-def _prefixes(blocks: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(f"{block}." for block in blocks)
 
 
 def _leave_out(block: nn.Module, out: bool) -> None:

@@ -12,7 +12,7 @@ from compress.runs.catalog import find_recipe, listing
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RUNS = ("prune", "distill", "search", "run")
+RUNS = ("prune", "distill", "sort", "search", "run")
 """Commands that run a recipe."""
 
 _TIMING = ["latency.runs=3", "latency.seconds=0", "latency.max_seconds=2"]
@@ -81,6 +81,7 @@ QUICKER: dict[str, list[str]] = {
         "train.epochs=1",
     ],
     "spos_nas_bench_201_digits": [],
+    "sortednet_mobilenetv3_digits": ["train.epochs=1", "sort.epochs=1", "sort.members=4"],
     "search_ray": [*_BRIEF, *_FEW, "search.evaluator.train.epochs=2", "train.epochs=1"],
 }
 """By a recipe's name, keys that leave all its stages and trials as they are, but make each of them short."""

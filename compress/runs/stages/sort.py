@@ -1,0 +1,76 @@
+"""The section `sort`: one training for a network and its nested sub-networks, which are then a family of sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+from compress.bundle import Bundle
+from compress.core.progress import say
+from compress.core.yaml_lines import Path_
+from compress.runs.artifact import Artifact
+from compress.runs.context import Context, Outlook
+from compress.runs.measure import measured
+from compress.runs.recipe_file import Finding
+from compress.runs.stage import Act, Seconds, Stage, stages
+from compress.runs.stages.train import no_longer
+from compress.sorted.config import SortConfig
+from compress.sorted.family import FOLDER
+from compress.sorted.rating import make_family
+from compress.sorted.training import Surroundings, estimate, nested, sort
+
+
+@stages.register("sort")
+class Sort(Stage[SortConfig]):
+    """Training of a network and of its nested sub-networks at once; what goes on is the full network."""
+
+    order = 47
+    Config: ClassVar[type[SortConfig]] = SortConfig
+    description = "one training for the network and its nested sub-networks, a family of sizes"
+    may_grow = ("epochs",)
+
+    def check(self, config: SortConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
+        """Yield that there is nothing to train on."""
+        data = sections.get("data")
+        if data is not None and data.absent:
+            yield key, "needs images, but data.name is none; leave the section out or name a data set"
+
+    def check_model(self, config: SortConfig, bundle: Bundle) -> None:
+        """Raise InputError where the model has no such sub-networks."""
+        nested(bundle, config, seed=0)
+
+    def run(self, artifact: Artifact, config: SortConfig, context: Context) -> Artifact:
+        """Train all members, evaluate each, and leave the family in the run's folder family/.
+
+        Raises:
+            InputError: the model cannot be narrowed or its units not be ordered, or the family is not one.
+            Diverged: the loss is not finite (the last checkpoint is from before).
+        """
+        bundle, data, seed = artifact.loaded, context.data, context.recipe.seed
+        assert data is not None  # the recipe's checks refuse training without data
+        found = nested(bundle, config, seed)
+        say(f"sort: {len(found.members):,} networks share their weights")
+        around = Surroundings(data, context.device, seed, context.directory / "checkpoint", context.resume, context.log)
+        result = sort(bundle, found, config, around)
+        full = measured(bundle, context)
+        family = make_family(
+            context.run / FOLDER, found.network, full, found.members, data, context.device, config.bn_recalibrate
+        )
+        context.details |= {
+            "epochs_run": result.epochs_run,
+            "stopped_by": result.stopped_by,
+            "seconds_training": round(result.seconds, 3),
+            "members": len(family.members),
+            "decisions": {each.name: list(each.choices) for each in found.network.space.decisions},
+        }
+        return Artifact(full)
+
+    def estimate(self, act: Act, outlook: Outlook) -> Seconds:
+        """Yield the time of training all members and of evaluating each once."""
+        assert outlook.data is not None
+        seconds = estimate(outlook.bundle, act.config, outlook.data, outlook.device, outlook.evaluation)
+        yield self.name, outlook.share_left * seconds
+
+    def cannot_grow(self, key: str, was: int, config: SortConfig, finished: bool) -> str | None:
+        """Return why a training may not get more epochs: its learning rates, or it is over."""
+        return no_longer(config, finished)

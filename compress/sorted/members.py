@@ -1,0 +1,80 @@
+"""Which nested sub-networks make up the family."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from compress.core.errors import InputError
+from compress.sorted.network import NestedNetwork
+from compress.sorted.space import NestedSpace
+from spaces.architecture import Architecture
+
+MOST = 10_000
+"""Members of a family; more are neither trained nor told apart by one training."""
+
+Grid = Literal["all", "diagonal"] | int | Sequence[Mapping[str, Any]]
+"""All combinations, those where all dimensions shrink together, so many of them, or a list."""
+
+
+def members_of(network: NestedNetwork, grid: Grid, seed: int) -> tuple[Architecture, ...]:
+    """Return the members of the family: the full network is one; ascending by MACs, a list as it is.
+
+    Raises:
+        InputError: there are too many or too few, a listed one is none of the model's, or the full one is missing.
+    """
+    space = network.space
+    if not isinstance(grid, int | str):
+        return _listed(network, grid)
+    count = space.count()
+    if grid == "all":
+        if count > MOST:
+            raise InputError(
+                f"sort.members: all are {count:,}; allowed at most {MOST:,}: give a number of members or diagonal, "
+                "or let more widths be decided at once (sort.by)"
+            )
+        found = list(space)
+    elif grid == "diagonal":
+        found = _diagonal(space)
+    else:
+        if not 2 <= grid <= min(count, MOST):
+            raise InputError(f"sort.members: got {grid}; allowed 2 to {min(count, MOST):,}, or all, or diagonal")
+        found = _some(space, grid, seed)
+    return tuple(sorted(found, key=lambda arch: (network.cost(arch)["macs"], network.cost(arch)["params"])))
+
+
+def _listed(network: NestedNetwork, grid: Sequence[Mapping[str, Any]]) -> tuple[Architecture, ...]:
+    found = []
+    for number, choices in enumerate(grid):
+        try:
+            found.append(network.space.check(choices))
+        except InputError as error:
+            raise InputError(*(f"sort.members.{number}: {text}" for text in error.problems)) from error
+    if len(set(found)) < len(found):
+        raise InputError("sort.members: one of them is listed twice")
+    if network.full not in found:
+        raise InputError(f"sort.members: the full network is missing, which is {dict(network.full)}; add it")
+    return tuple(found)
+
+
+def _diagonal(space: NestedSpace) -> list[Architecture]:
+    """Return the members where all dimensions shrink together, from the smallest to the full network."""
+    levels = max(len(decision.choices) for decision in space.decisions)
+    shares = [level / max(levels - 1, 1) for level in range(levels)]
+    found = [space.complete({}, lambda d, s=share: d.choices[round(s * (len(d.choices) - 1))]) for share in shares]  # type: ignore[misc]
+    return list(dict.fromkeys(found))
+
+
+def _some(space: NestedSpace, count: int, seed: int) -> list[Architecture]:
+    """Return `count` members: the smallest, the full one, others of the diagonal, then any."""
+    diagonal = _diagonal(space)
+    first = [diagonal[0], diagonal[-1], *diagonal[1:-1]][:count]
+    found = dict.fromkeys(first)
+    generator = random.Random(seed)
+    if count > space.count() // 2:
+        rest = [arch for arch in space if arch not in found] if space.count() <= 2 * MOST else []
+        found |= dict.fromkeys(generator.sample(rest, count - len(found)))
+    while len(found) < count:
+        found[space.sample(generator)] = None
+    return list(found)
