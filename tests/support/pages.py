@@ -62,6 +62,8 @@ QUICKER: dict[str, list[str]] = {
     "meal_v2_cifar10": [*_BRIEF, *_FEW, "distill.epochs=1", "distill.decay_epochs=[1]"],
     "meal_v2_digits": _BRIEF,
     "netadapt_digits": [*_BRIEF, *_FEW, *_NETADAPT],
+    "path_ensemble_vit_cifar10": [*_BRIEF, *_FEW, *_SHORT, "model.kwargs.depth=3"],
+    "path_ensemble_vit_digits": [],
     "resnet56_cifar10": [*_BRIEF, *_FEW, "finetune.epochs=1"],
     "resnet_digits": [],
     "search_digits_mobilenetv3": [*_BRIEF, *_FEW, *_CANDIDATES],
