@@ -19,7 +19,7 @@ from compress.training.supervised import Supervised
 from compress.training.trainer import training_split
 from compress.transforms.paths import PathEnsemble, ensemble_of
 from compress.transforms.pre_norm import rows_of
-from evaluators.datasets.batch import Batch
+from evaluators.datasets.batch import Batch, tensors_in
 
 
 class SelfDistilled(Supervised):
@@ -46,7 +46,7 @@ class SelfDistilled(Supervised):
         if ensemble is None:
             batch = engine.moved(next(iter(training_split(self.context.data).epoch(0))).part(0, 1))
             try:
-                row = rows_of(model, batch.inputs)[-1]
+                row = rows_of(model, next(tensors_in(batch.inputs)))[-1]
             except InputError as error:
                 raise InputError(f"step path_ensemble: {error}") from error
             ensemble = PathEnsemble(list(row.blocks), row.width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,12 @@ from compress.training.supervised import Supervised
 
 @pytest.mark.parametrize("name", steps.names())
 def test_our_steps_keep_what_the_trainer_relies_on(name: str) -> None:
-    check_training_step(steps.get(name)(name=name))
+    check_training_step(steps.get(name)(name=name), transformer if name == "path_ensemble" else None)
+
+
+def transformer() -> nn.Module:
+    options = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2, "num_classes": 4}
+    return timm.create_model("vit_tiny_patch16_224", **options)
 
 
 class Forgetful(Supervised):
