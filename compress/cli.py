@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from compress import __version__
-from compress.commands import discover, latency_table, measure, pick, rank, run, space
+from compress.commands import cache_teacher, discover, latency_table, measure, pick, rank, run, space
 from compress.commands.options import guarded
 from compress.commands.stages import STAGE_COMMANDS
 
@@ -30,6 +30,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     *((command.stage, command.function(), command.example) for command in STAGE_COMMANDS),
     ("rank", rank.rank, "compress rank --recipe spos_mobilenetv3_digits.yaml --against 8 --scores scores.csv"),
     ("pick", pick.pick, "compress pick runs/sortednet_mobilenetv3_digits --macs 0.5"),
+    ("cache-teacher", cache_teacher.cache_teacher, "compress cache-teacher --recipe meal_v2_cifar10.yaml"),
     ("run", run.run, "compress run --recipe dimap_swin.yaml --set prune.sparsity=0.35 --out runs/light"),
     ("plan", run.plan, "compress plan --recipe dimap_swin_channels.yaml --set prune.budget.macs=0.7"),
     ("inspect", discover.inspect, "compress inspect resnet18"),

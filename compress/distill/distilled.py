@@ -16,6 +16,7 @@ from compress.distill.layers import Seen, Watched
 from compress.distill.losses import DistillLoss, Guide, LossConfig, LossSection, Sides
 from compress.distill.losses.kd import KdConfig
 from compress.distill.means import Means
+from compress.distill.teacher_cache import CachedTeacher, each_cached
 from compress.distill.teachers import DENSE, TeacherConfig, Teachers, needs_dense, opened
 from compress.training.engine import Engine
 from compress.training.step import StepConfig, StepContext, Teacher, steps
@@ -37,6 +38,7 @@ class Distilled(Supervised):
         self.configs: Sequence[LossConfig] = config.loss if isinstance(config.loss, list) else [config.loss]
         self.label_share = min(each.label_share for each in self.configs)
         self.context = context
+        self.cached = {name: CachedTeacher(name, each, context) for name, each in each_cached(config.teachers)}
         self.guides = [self._guide(name, each) for name, each in (config.teachers or {DENSE: TeacherConfig()}).items()]
         self.teachers = {each.name: Teacher(each.model) for each in self.guides if each.model is not None}
         self.terms = nn.ModuleList()
@@ -44,6 +46,8 @@ class Distilled(Supervised):
         self._seed = int(torch.randint(2**31, ()))
 
     def _guide(self, name: str, config: TeacherConfig) -> Guide:
+        if name in self.cached:
+            return Guide(name, None, config.weight)
         model = self.context.teacher if config.model is None else opened(name, config, self.context.data)
         if model is None:
             raise InputError("step distilled needs a teacher, the model before compression, and there is none")
@@ -78,9 +82,9 @@ class Distilled(Supervised):
         Raises:
             InputError: what a teacher and the model give cannot be compared, or what supervised training raises.
         """
-        batch = self.task.mixed(batch)
+        index, batch = batch.index, self.task.mixed(batch)
         named = {name: term for name, term in zip(self._names(), self._terms(), strict=True) if term.active(update)}
-        taught = self._taught(batch) if named else {}  # first: the model may change the inputs
+        taught = self._taught(batch, index, update) if named else {}  # first: the model may change the inputs
         with enough_values():
             student = self._student.see(lambda: self.task.forward(model, batch))
         terms = {name: term(student, taught, batch, update) for name, term in named.items()}
@@ -98,9 +102,10 @@ class Distilled(Supervised):
         """Return the mean of every term as it joins the loss, such as kd_loss and label_loss, and of its parts."""
         return self.means.read()
 
-    def _taught(self, batch: Batch) -> dict[str, Seen]:
+    def _taught(self, batch: Batch, index: Tensor | None, update: int) -> dict[str, Seen]:
         """Return what each teacher gives for the batch."""
-        return {
+        kept = {name: each.outputs(batch, index, update) for name, each in self.cached.items()}
+        return {name: Seen(outputs, outputs) for name, outputs in kept.items()} | {
             name: self._watched[name].see(partial(self.task.forward, teacher, batch))
             for name, teacher in self.teachers.items()
         }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -28,6 +29,9 @@ class TeacherConfig(Config):
         None, description="any model source, at its own input_size; null: the model before compression"
     )
     weight: float = Field(1.0, gt=0, description="share of its outputs beside other teachers'")
+    cache: str | None = Field(
+        None, description="folder of its outputs, from `compress cache-teacher`: the model is not run, nor has layers"
+    )
     untrained: bool = Field(False, description="allow a model without weights, whose layers can guide all the same")
     mean: tuple[Unit, ...] | None = Field(
         None,
@@ -45,6 +49,10 @@ class TeacherConfig(Config):
                 raise ValueError(
                     "mean and std: the model before compression takes what the model takes; leave them out"
                 )
+            if self.cache is not None:
+                raise ValueError(
+                    "cache: the model before compression is not there yet; name another model, or no cache"
+                )
             return self
         if wrong := self.model.problems():
             raise ValueError("; ".join(f"model.{key}: {text}" for key, text in wrong))
@@ -54,6 +62,16 @@ class TeacherConfig(Config):
                 "untrained: true"
             )
         return self
+
+
+@contextmanager
+def named_after(section: str) -> Iterator[None]:
+    """Put the recipe's section before every problem of a teacher."""
+    try:
+        yield
+    except InputError as error:
+        given = (f"{section}.{each}" if each.startswith("teachers.") else each for each in error.problems)
+        raise InputError(*given) from error
 
 
 Teachers = dict[str, TeacherConfig]

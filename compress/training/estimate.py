@@ -35,12 +35,14 @@ def estimate_seconds(
     *,
     masks: Mapping[str, Tensor] | None = None,
     teacher: nn.Module | None = None,
+    seed: int = 0,
 ) -> float:
     """Return how many seconds `fit` will take: three updates and one test batch timed, after two to warm up.
 
     Weights, buffers, modes and the process' random state are afterwards as they were.
     """
-    return seconds_by(config.make_step(StepContext(config, data, teacher), seed=0), model, data, config, device, masks)
+    step = config.make_step(StepContext(config, data, teacher), seed=seed)
+    return seconds_by(step, model, data, config, device, masks, seed)
 
 
 def seconds_by(
@@ -50,16 +52,18 @@ def seconds_by(
     config: TrainerConfig,
     device: str | torch.device = "cpu",
     masks: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
 ) -> float:
     """Return how many seconds a training of `model` by `step` will take; see `estimate_seconds`."""
     with isolated(device, config.deterministic), _unchanged(model):
         loader = training_split(data)
-        updater = Updater(model, step, config, device=device, seed=0, batches=len(loader), masks=masks)
+        updater = Updater(model, step, config, device=device, seed=seed, batches=len(loader), masks=masks)
         updater.train()
         loader = placed(loader, device)
-        batches = cycle(islice(loader.epoch(0), 5))
+        batches = list(islice(loader.epoch(0), 5))
         step.begin_epoch(model, 0)
-        update = median([_timed_update(updater, batches, number) for number in range(5)][2:])
+        numbers = islice(cycle(range(len(batches))), 5)
+        update = median([_timed_update(updater, batches[number], number) for number in numbers][2:])
         total = update * len(loader) * config.epochs
         if data.test is not None and config.evaluate_every:
             evaluations = math.ceil(config.epochs / config.evaluate_every)
@@ -67,9 +71,9 @@ def seconds_by(
     return total if config.minutes is None else min(total, 60 * config.minutes)
 
 
-def _timed_update(updater: Updater, batches: Iterator[Batch], number: int) -> float:
+def _timed_update(updater: Updater, batch: Batch, number: int) -> float:
     start = time.perf_counter()
-    updater.update(next(batches), number).item()  # .item() waits for a GPU
+    updater.update(batch, number).item()  # .item() waits for a GPU
     return time.perf_counter() - start
 
 

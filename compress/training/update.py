@@ -81,7 +81,7 @@ class Updater:
 
         The loss stays on the device, so that nobody waits for it. A model that works in place changes the batch.
         """
-        self._seed(number)
+        seed_update(self.seed, number, self.engine.device)
         self.schedule.step_update(number)
         for part in self.scheduled:
             part.set_training_progress(min(1.0, number / self.updates))
@@ -102,16 +102,6 @@ class Updater:
         if self.ema is not None:
             self.ema.update(self.model, step=number + 1)
         return loss.detach()
-
-    def _seed(self, number: int) -> None:
-        mixed = (self.seed * 1_000_003 + number) % 2**63
-        torch.default_generator.manual_seed(mixed)  # torch.manual_seed takes longer: it looks for every kind of device
-        device = self.engine.device
-        if device.type == "cuda":
-            torch.cuda.default_generators[device.index].manual_seed(mixed)
-        elif device.type == "mps":
-            torch.mps.manual_seed(mixed)
-        np.random.seed(mixed % 2**32)  # timm's Mixup draws from numpy's global generator
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next update depends on, by reference."""
@@ -138,3 +128,14 @@ class Updater:
         self.step.load_state_dict(state["step"])
         for name, optimizer in self.step.optimizers().items():
             optimizer.load_state_dict(state["step optimizers"][name])
+
+
+def seed_update(seed: int, number: int, device: torch.device) -> None:
+    """Seed what update `number` of a run draws from: PyTorch's generators here and on `device`, and NumPy's."""
+    mixed = (seed * 1_000_003 + number) % 2**63
+    torch.default_generator.manual_seed(mixed)  # torch.manual_seed takes longer: it looks for every kind of device
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(mixed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(mixed)
+    np.random.seed(mixed % 2**32)  # timm's Mixup draws from numpy's global generator

@@ -74,7 +74,7 @@ class Held:
 @pytest.mark.parametrize("teacher", [False, True])
 def test_student_and_teacher_see_the_same_images(student: bool, teacher: bool) -> None:
     config = FinetuneConfig(distill=KdConfig(temperature=3.0, weight=0.7))
-    data: Any = SimpleNamespace(task=TASK)
+    data: Any = SimpleNamespace(task=TASK, train=[batch()])
     step = config.make_step(StepContext(config, data, Scaling(teacher)), seed=0)
     it = Updater(Scaling(student).train(), step, config, device="cpu", seed=0, batches=1)
     logits, guidance = Scaling(False).train()(images()), Scaling(False).eval()(images())

@@ -57,7 +57,7 @@ QUICKER: dict[str, list[str]] = {
     "bossnas_nats_digits": _BRIEF,
     "darts_cifar10": [*_BRIEF, *_CELLS],
     "darts_digits": [],
-    "dimap_swin": [*_TIMING, *_FEW, *_SHORT],
+    "dimap_swin": [*_BRIEF, *_FEW, *_SHORT],
     "dimap_swin_channels": [*_BRIEF, *_FEW, *_SHORT],
     "meal_v2_cifar10": [*_BRIEF, *_FEW, "distill.epochs=1", "distill.decay_epochs=[1]"],
     "meal_v2_digits": _BRIEF,
@@ -71,7 +71,7 @@ QUICKER: dict[str, list[str]] = {
     "search_nats_table": [],
     "search_pooling_cifar10": [*_BRIEF, *_FEW, *_CANDIDATES],
     "spos_mobilenetv3_cifar10": [*_BRIEF, *_FEW, *_LATENCIES, "supernet.epochs=1", "train.epochs=1"],
-    "spos_mobilenetv3_digits": [],
+    "spos_mobilenetv3_digits": _BRIEF,
     "tas_resnet56_cifar10": [*_BRIEF, *_FEW, "supernet.epochs=1", "train.epochs=1", "train.warmup_epochs=0"],
     "tas_resnet_digits": ["export.exporter=torchscript"],
     "spos_nas_bench_201_cifar10": [

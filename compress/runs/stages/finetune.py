@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from compress.distill.finetune import DistillStageConfig, FinetuneConfig
+from compress.distill.teachers import named_after
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.measure import measured
@@ -27,7 +28,8 @@ class Finetune(Training):
         """Train the model, with its masks kept, and evaluate it."""
         bundle = artifact.loaded
         teacher = context.baseline().model if config.needs_teacher else None
-        train(bundle, config, context, self.label, teacher)
+        with named_after(self.name):
+            train(bundle, config, context, self.label, teacher)
         return Artifact(measured(bundle, context))
 
     def estimate(self, act: Act, outlook: Outlook) -> Seconds:
@@ -35,7 +37,9 @@ class Finetune(Training):
         assert outlook.data is not None
         model = outlook.bundle.model
         teacher = model if act.config.needs_teacher else None
-        seconds = estimate_seconds(model, outlook.data, act.config, outlook.device, teacher=teacher)
+        parts = model, outlook.data, act.config, outlook.device
+        with named_after(self.name):
+            seconds = estimate_seconds(*parts, teacher=teacher, seed=outlook.recipe.seed)
         yield self.name, seconds * outlook.share_left + outlook.evaluation
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from compress.cli import _COMMANDS, app
 from compress.commands.discover import ls
+from compress.distill.losses import losses
 from compress.runs.catalog import KINDS
 
 runner = CliRunner()
@@ -53,8 +54,8 @@ def test_only_commands_that_work_are_offered() -> None:
     offered = {name for name, _, _ in _COMMANDS}
     assert offered == set(
         (
-            "prune distill sort search rank pick run plan inspect export latency latency-table eval report compare "
-            "space ls cat cp validate schema doctor"
+            "prune distill sort search rank pick cache-teacher run plan inspect export latency latency-table eval "
+            "report compare space ls cat cp validate schema doctor"
         ).split()
     )
 
@@ -171,7 +172,7 @@ def test_ls_cat_cp_and_schema_show_what_there_is(tmp_path: Path) -> None:
     assert "dimap_swin.yaml" in invoke("ls").stdout.splitlines()
     assert "timm:swin_tiny_patch4_window7_224" in invoke("ls", "models", "*swin*").stdout.splitlines()
     assert "dimap" in json.loads(invoke("ls", "criteria", "--json").stdout)
-    assert invoke("ls", "losses").stdout.split() == ["kd"]
+    assert invoke("ls", "losses").stdout.split() == list(losses)
     assert "digits" in invoke("ls", "datasets").stdout.split()
     assert invoke("ls", "targets").stdout.split() == ["command", "local", "ray"]
     assert invoke("ls", "models", "resnet50").stdout.split() == ["timm:resnet50", "torchvision:resnet50"]

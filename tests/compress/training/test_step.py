@@ -37,7 +37,7 @@ def batch(count: int = 6) -> Batch:
 
 def updater(model: nn.Module, batches: int = 10, teacher: nn.Module | None = None, **settings: Any) -> Updater:
     config = FinetuneConfig(lr=1e-3, **settings) if teacher is not None else TrainConfig(**settings)
-    data: Any = SimpleNamespace(task=TASK)
+    data: Any = SimpleNamespace(task=TASK, train=[batch()])
     step = config.make_step(StepContext(config, data, teacher), seed=0)
     return Updater(model, step, config, device="cpu", seed=0, batches=batches)
 
