@@ -111,8 +111,17 @@ class _Noted:
     """A value that went through a layer, as it was then."""
 
     def __init__(self, value: Any, copied: bool) -> None:
-        self.kept = each_tensor(value, torch.clone) if copied else value
+        self._value, self._copy = value, each_tensor(value, torch.clone) if copied else value
         self._given = [(tensor, tensor._version) for tensor in tensors_in(value)]
+
+    @property
+    def kept(self) -> Any:
+        """The value, or the copy where it has been changed.
+
+        A copy that nobody needs stays out of the graph: it would let the gradients of the pass that makes it add up in
+        another order than those of all later ones, and so a resumed training end with other bits.
+        """
+        return self._copy if self.changed else self._value
 
     @property
     def changed(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,6 +14,7 @@ from tiny_training import equal, tiny_data, tiny_model
 from torch import nn
 from typer.testing import CliRunner
 
+from compress.bundle import Bundle
 from compress.cli import app
 from compress.core.errors import InputError
 from compress.distill.distilled import DistilledConfig
@@ -20,6 +23,9 @@ from compress.runs.recipe import load_recipe
 from compress.training.config import TrainConfig
 from compress.training.fit import fit
 from compress.training.supervised import SupervisedConfig
+from evaluators.datasets import Preprocessing
+from evaluators.tasks import DEFAULT
+from spaces.zoo import ModelConfig, build_model
 
 KD = {"loss": "kd", "temperature": 2.0}
 
@@ -83,3 +89,45 @@ def test_the_section_distill_trains_by_any_teachers(tmp_path: Path) -> None:
     wrong = CliRunner().invoke(app, [*command, "--set", "distill.teachers.big.weight=0"])
     assert wrong.exit_code == 2
     assert "distill.teachers.big.weight: out of range" in wrong.stderr
+
+
+def classes(count: int, folder: Path) -> str:
+    """Write a bundle of a model for digits, 8x8, that knows `count` classes; return where."""
+    built = build_model(ModelConfig(source="builtin", name="cifar_resnet20"), DEFAULT.bind(count, (1, 8, 8)))
+    Bundle(built.module, built.config, built.task, Preprocessing((1, 8, 8), (0.5,), (0.5,))).save(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        (
+            {"finetune": {"distill": KD, "teachers": {"big": {"model": {"source": "bundle", "name": "five"}}}}},
+            r"teachers\.big\.model\.name: the bundle '.*five' has 5 classes, the data has 10 classes",
+        ),
+        (
+            {"distill": {"loss": {"loss": "feature", "layers": {"layer9*": "layer1"}}}},
+            r"feature\.layers: no layer of the model matches 'layer9\*'",
+        ),
+        ({"distill": {"loss": {"loss": "dkd"}, "cutmix": 1.0}}, r"distill\.loss: dkd needs the right class"),
+    ],
+    ids=["classes", "layers", "mixed"],
+)
+def test_what_cannot_be_learnt_is_refused_before_the_model_is_trained(
+    section: dict[str, Any], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = {
+        "version": 1,
+        "name": "refused",
+        "model": {"source": "builtin", "name": "cifar_resnet20"},
+        "data": {"name": "digits", "image_size": 8, "limit_train": 64, "limit_test": 32, "batch_size": 32},
+        "train": {"epochs": 100_000},
+        "prune": {"kind": "structure", "budget": {"macs": 0.6}},
+    }
+    monkeypatch.chdir(tmp_path)
+    classes(5, tmp_path / "five")
+    (tmp_path / "refused.yaml").write_text(yaml.safe_dump(recipe | section))
+    done = CliRunner().invoke(app, ["run", "--recipe", "refused.yaml", "--quiet"])
+    assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
+    assert re.search(sentence, done.stderr), done.stderr
+    assert not (tmp_path / "runs" / "refused").exists()

@@ -136,6 +136,28 @@ def test_a_layer_that_a_relu_overwrites_is_seen_as_it_was() -> None:
     assert not model[0]._forward_hooks  # type: ignore[index]
 
 
+class Residual(nn.Module):
+    """Uses what a layer gives three times, so that three gradients add up there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 8, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.layer(images)
+        return (maps.sin() + maps.tanh() + 3 * maps).mean((2, 3))
+
+
+def test_the_first_pass_has_the_gradients_of_the_others_bit_for_bit() -> None:
+    model, gradients = Residual(), []
+    watched = Watched(model, ["layer"], TASK)
+    for _ in range(2):
+        seen = watched.see(lambda: model(batch().inputs))
+        loss = seen.tensor.square().mean() + seen.features["layer"].cos().mean()
+        gradients.append(torch.autograd.grad(loss, model.layer.weight)[0])
+    assert torch.equal(*gradients)
+
+
 def test_layers_are_named_by_globs_that_match() -> None:
     assert layers_named(convolutional(0), ["[01]", "4"], "distill.layers", "the model") == ["0", "1", "4"]
     with pytest.raises(InputError, match=r"distill\.layers: no layer of teacher big matches 'layer9'"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import yaml
 from safetensors.torch import load_file
 
 from compress.cli import app
-from tests.support.processes import Child
+from tests.support.processes import Child, kill_after
 
 KILLS = 3
 DIGITS = {"name": "digits", "image_size": 16, "batch_size": 32, "limit_train": 320, "limit_test": 50}
@@ -50,12 +49,6 @@ def run(arguments: list[str]) -> None:
     sys.exit(app(["run", *arguments, "--device", "cpu", "--quiet"], prog_name="compress", standalone_mode=False) or 0)
 
 
-def stamp(out: Path) -> int:
-    """Return when the checkpoint was last written, 0 where there is none."""
-    found = list(out.glob("stages/*-supernet/checkpoint/**/*.pt"))
-    return max((path.stat().st_mtime_ns for path in found), default=0)
-
-
 @pytest.mark.slow
 def test_a_killed_training_ends_with_the_same_weights(recipe: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
@@ -63,16 +56,8 @@ def test_a_killed_training_ends_with_the_same_weights(recipe: Path, tmp_path: Pa
     generator = random.Random(0)
     arguments = ["--recipe", str(recipe), "--out", str(cut), "--resume"]
     for _ in range(KILLS):
-        process = Child(run, arguments)
-        before, writes, deadline = stamp(cut), 0, time.monotonic() + 120
-        wanted = generator.randrange(1, 5)
-        while writes < wanted and time.monotonic() < deadline and process.process.is_alive():
-            now = stamp(cut)
-            writes, before = writes + (now != before), now
-            time.sleep(0.002)
-        time.sleep(generator.uniform(0, 0.05))
-        process.kill()
-        assert process.wait() == -9  # none had ended by itself
+        writes = generator.randrange(1, 5)
+        kill_after(Child(run, arguments), cut, "stages/*-supernet/checkpoint/**/*.pt", writes, generator)
     assert Child(run, arguments).wait() == 0
     one, other = (load_file(out / "supernet" / "weights.safetensors") for out in (whole, cut))
     assert one.keys() == other.keys()
