@@ -1,9 +1,10 @@
 """What a teacher gives for every batch of a training, kept on disk, so that a large one runs once for many trainings.
 
-A folder holds one folder for each epoch, with three arrays that are mapped into memory where they are read: `outputs`
-(batches, samples, ...) in float16, `index` (batches, samples), which sample of the training split each row belongs to,
-and `marks` (batches, samples), a number for the images as they were fed: shifted, mirrored, mixed. A training reads
-only rows whose index and mark are those of its own batch.
+A folder holds one folder for each epoch, with arrays that are mapped into memory where they are read: `outputs`
+(batches, samples, ...) in 16 bits, between the least and the largest of each sample (`range`), which keeps logits of
++-20 to 3e-4, where float16 would be off by 8e-3; `index` (batches, samples), which sample of the training split each
+row belongs to, and `marks` (batches, samples), a number for the images as they were fed: shifted, mirrored, mixed. A
+training reads only rows whose index and mark are those of its own batch.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MANIFEST, _DONE = "teacher.json", "done.json"
-_PARTS = ("outputs", "index", "marks")
+_PARTS = {"outputs": np.uint16, "range": np.float32, "index": np.int64, "marks": np.float32}
+_STEPS = 65535
 _CLOSE = 2e-3  # marks are about 1; devices round otherwise
 
 
@@ -97,7 +99,7 @@ def cache_teacher(
     Raises:
         InputError: the folder is another teacher's or training's, or the teacher cannot be opened.
         NotWritten: the disk is full, or rights are missing.
-        CompressError: an output is not finite, or larger than float16 can hold.
+        CompressError: an output is not finite.
     """
     assert config.model is not None and config.cache is not None
     folder, key, started = Path(config.cache), f"teachers.{name}.cache", time.monotonic()
@@ -165,7 +167,7 @@ class CachedTeacher:
         epoch, number = divmod(update, self.manifest.batches)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = epoch, self._opened(epoch)
-        kept, rows, mark = (part[number] for part in self._epoch[1])
+        kept, ends, rows, mark = (part[number] for part in self._epoch[1])
         here = marks(batch)
         same = index is not None and np.array_equal(rows, index.cpu().numpy())
         if not same or not np.allclose(mark, here.cpu().numpy(), rtol=_CLOSE, atol=_CLOSE):
@@ -174,14 +176,13 @@ class CachedTeacher:
                 "augmentation, seed and mixing have to be those that it was made with; make another one with "
                 "`compress cache-teacher --recipe` and this recipe"
             )
-        return torch.from_numpy(np.array(kept)).to(here.device, torch.float32)
+        least, largest = ends[:, :1], ends[:, 1:]
+        whole = least + (largest - least) * (kept.reshape(len(kept), -1) / np.float32(_STEPS))
+        return torch.from_numpy(whole.reshape(kept.shape)).to(here.device)
 
     def _opened(self, epoch: int) -> list[NDArray[Any]]:
-        folder, samples = _folder(self.folder, epoch), _rows(self.manifest)
-        shape = (self.manifest.batches, samples)
-        shapes = dict(zip(_PARTS, ((*shape, *self.manifest.outputs), shape, shape), strict=True))
-        found = []
-        for part, expected in shapes.items():
+        folder, found = _folder(self.folder, epoch), []
+        for part, expected in _shapes(self.manifest).items():
             file = folder / f"{part}.npy"
             try:
                 found.append(np.load(file, mmap_mode="r", allow_pickle=False))
@@ -214,13 +215,17 @@ class _Writer:
 
     def add(self, outputs: Tensor, index: Tensor, mark: Tensor, name: str) -> None:
         """Keep the rows of one batch."""
-        half = outputs.detach().float().cpu()
-        if not bool((half.abs() <= torch.finfo(torch.float16).max).all()):
-            raise CompressError(f"teacher {name} gives outputs that float16 cannot hold; largest {half.abs().max():g}")
+        whole = outputs.detach().float().cpu()
+        if not bool(torch.isfinite(whole).all()):
+            raise CompressError(f"teacher {name} gives outputs that are not finite")
+        flat = whole.flatten(1)
+        least, largest = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+        places = (flat - least) / (largest - least).clamp_min(torch.finfo(torch.float32).tiny)
+        places = (places * _STEPS).round().view(whole.shape).to(torch.int32)
         try:
             if not self.arrays:
-                self._make(half)
-            for array, rows in zip(self.arrays, (half.half(), index, mark), strict=True):
+                self._make(whole)
+            for array, rows in zip(self.arrays, (places, torch.cat([least, largest], 1), index, mark), strict=True):
                 array[self.done] = rows.cpu().numpy()
             self.done += 1
             if time.monotonic() - self._saved > 10:
@@ -233,10 +238,8 @@ class _Writer:
         self.part.mkdir(parents=True)
         if not (self.folder / _MANIFEST).is_file():
             write_json(self.folder / _MANIFEST, manifest.model_dump(mode="json", by_alias=True))
-        shape = (manifest.batches, _rows(manifest))
-        for part, dtype in zip(_PARTS, (np.float16, np.int64, np.float32), strict=True):
-            size = (*shape, *manifest.outputs) if part == "outputs" else shape
-            self.arrays.append(open_memmap(self.part / f"{part}.npy", mode="w+", dtype=dtype, shape=size))
+        for part, shape in _shapes(manifest).items():
+            self.arrays.append(open_memmap(self.part / f"{part}.npy", mode="w+", dtype=_PARTS[part], shape=shape))
 
     def _save(self) -> None:
         for array in self.arrays:
@@ -308,8 +311,10 @@ def _hash(model: ModelConfig) -> str | None:
         raise InputError(f"model: {str(file)!r} cannot be read ({reason_of(error)})") from error
 
 
-def _rows(manifest: _Manifest) -> int:
-    return min(manifest.batch_size, manifest.samples)
+def _shapes(manifest: _Manifest) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each array of an epoch."""
+    rows = manifest.batches, min(manifest.batch_size, manifest.samples)
+    return {part: rows for part in _PARTS} | {"outputs": (*rows, *manifest.outputs), "range": (*rows, 2)}
 
 
 def _folder(folder: Path, epoch: int) -> Path:
