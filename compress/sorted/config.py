@@ -56,6 +56,9 @@ class SortConfig(LearningConfig):
         None, description="how the other members of an update learn from the full network; null: from labels alone"
     )
     bn_recalibrate: int = Field(20, ge=0, description="batches that estimate each member's batch-norm statistics")
+    timed: int = Field(
+        12, ge=2, description="so many members near the front are timed, where the recipe has a section latency"
+    )
 
     @field_validator("widths")
     @classmethod

@@ -70,7 +70,9 @@ class Networks:
             compare(
                 module(images), self.nested(images), f"member {place} is another network than its part of the whole"
             )
-        self._set_norms(module, place)
+        prefix = f"{place}."
+        own = {name.removeprefix(prefix): value for name, value in self.norms.items() if name.startswith(prefix)}
+        enter_statistics(module, own, f"{self.family.folder / NORMS}: the statistics of member {place}")
         plan = self.space.plan_of(arch)
         bundle = replace(self.bundle.transformed(Narrow(plan=plan), module), metrics=self._metrics(member))
         costs = bundle.costs()
@@ -88,18 +90,19 @@ class Networks:
         except InputError as error:
             raise InputError(f"{self.family.folder}: a member does not fit the weights: {error.problems[0]}") from error
 
-    def _set_norms(self, module: nn.Module, place: int) -> None:
-        prefix = f"{place}."
-        own = {name.removeprefix(prefix): value for name, value in self.norms.items() if name.startswith(prefix)}
-        buffers = statistics_of(module)
-        if {name: each.shape for name, each in own.items()} != {name: each.shape for name, each in buffers.items()}:
-            raise InputError(f"{self.family.folder / NORMS}: the statistics of member {place} do not fit its network")
-        for name, buffer in buffers.items():
-            buffer.copy_(own[name])
-
     def _metrics(self, member: Member) -> dict[str, Any]:
         known = {"onnx_bytes": member.onnx_bytes, "latency_ms": member.latency_ms}
         return {**member.metrics, "onnx_parity_max_rel": None, **known}
+
+
+@torch.no_grad()
+def enter_statistics(module: nn.Module, statistics: Mapping[str, Tensor], what: str) -> None:
+    """Give the batch norms of `module` other statistics; InputError, which says `what`, for another network's."""
+    own = statistics_of(module)
+    if {name: each.shape for name, each in statistics.items()} != {name: each.shape for name, each in own.items()}:
+        raise InputError(f"{what} do not fit its network")
+    for name, buffer in own.items():
+        buffer.copy_(statistics[name])
 
 
 def statistics_of(module: nn.Module) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ from compress.core.environment import on_device
 from compress.core.errors import Diverged, InputError
 from compress.core.progress import hushed, say, track
 from compress.sorted.family import INDEX, WEIGHTS, Family, MainMetric, Member, digest, write_norms
-from compress.sorted.networks import statistics_of
+from compress.sorted.networks import enter_statistics, statistics_of
+from evaluators.cost import count_params
 from evaluators.datasets import Data
 from evaluators.datasets.kept import kept
 from evaluators.tasks.evaluation import evaluate
@@ -40,7 +41,8 @@ def make_family(
     Args:
         folder: family/ of the run; what of another family is there is replaced.
         nested: the trained network with all sub-networks in it.
-        bundle: its largest sub-network, the full network, with the trained weights in the order of `nested`.
+        bundle: its largest sub-network, the full network, with the trained weights in the order of `nested`; its batch
+            norms get the statistics that were estimated for it.
         archs: which sub-networks; the largest has to be among them.
         data: the training images give the batch-norm statistics, the test images the metrics. A member is chosen by
             its metric on the test images, so of many members the chosen one's is a little better than on other images.
@@ -54,11 +56,10 @@ def make_family(
     assert isinstance(space, ChannelSpace)
     whole = space.widest()
     found = [space.check(arch) for arch in archs]
-    if whole not in found or space.cost(whole, task)["params"] != sum(
-        each.numel() for each in bundle.model.parameters()
-    ):
+    if whole not in found or space.cost(whole, task)["params"] != count_params(bundle.model)[0]:
         raise InputError("members: the full network is not among them; widths have to offer 1.0")
     rated = rate(nested, found, data, device, batches)
+    enter_statistics(bundle.model, rated[found.index(whole)][1], "the statistics of the full network")
     (folder / INDEX).unlink(missing_ok=True)
     bundle.save(folder / WEIGHTS)
     write_norms(folder, [norms for _, norms in rated])

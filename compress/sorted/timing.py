@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from compress.core.progress import say, track
 from compress.export.quick import export_quickly
@@ -15,20 +16,23 @@ from compress.sorted.family import Family, Member
 from compress.sorted.networks import Networks
 from evaluators.latency.measure import LatencyConfig, interleave, record
 
-MEMBERS = 12
-"""So many are timed, unless the caller says how many."""
-_SECONDS = 10.0  # of comparing for each member, at most
+_RUNS, _SECONDS, _MOST_SECONDS = 30, 0.5, 1.5  # of each member at most: shorter than a final result
 
 
-def timed(family: Family, config: LatencyConfig, most: int = MEMBERS) -> Family:
+def timed(family: Family, config: LatencyConfig, most: int) -> Family:
     """Write the members near the front as ONNX, time them in turns, and return the family with what is known then.
+
+    Args:
+        family: of which it is.
+        config: as a final result is timed; each member is for a shorter while.
+        most: so many members at most.
 
     Raises:
         InputError: the target or its settings do not suit the members.
         CompressError: a member could not be exported, or the target failed.
     """
     places = near_front(family, most)
-    brief = config.model_copy(update={"max_seconds": max(config.seconds, min(config.max_seconds, _SECONDS))})
+    brief = briefly(config)
     say(f"timing {len(places)} of {len(family.members)} members")
     with _files(Networks.open(family), places) as files:
         records = interleave(files, brief).records if len(files) > 1 else [record(files[0], brief)]
@@ -38,6 +42,16 @@ def timed(family: Family, config: LatencyConfig, most: int = MEMBERS) -> Family:
         for place, size, each in zip(places, sizes, records, strict=True)
     }
     return _with(family, found)
+
+
+def briefly(config: LatencyConfig) -> LatencyConfig:
+    """Return the settings of a final measurement, shortened for one of many."""
+    changes: dict[str, Any] = {
+        "runs": min(config.runs, _RUNS),
+        "seconds": min(config.seconds, _SECONDS),
+        "max_seconds": min(config.max_seconds, _MOST_SECONDS),
+    }
+    return config.model_copy(update=changes)
 
 
 def near_front(family: Family, most: int) -> list[int]:

@@ -83,7 +83,7 @@ QUICKER: dict[str, list[str]] = {
         "train.epochs=1",
     ],
     "spos_nas_bench_201_digits": [],
-    "sortednet_mobilenetv3_digits": ["train.epochs=1", "sort.epochs=1", "sort.members=4"],
+    "sortednet_mobilenetv3_digits": [*_TIMING, "train.epochs=1", "sort.epochs=1", "sort.members=4"],
     "search_ray": [*_BRIEF, *_FEW, "search.evaluator.train.epochs=2", "train.epochs=1"],
 }
 """By a recipe's name, keys that leave all its stages and trials as they are, but make each of them short."""
