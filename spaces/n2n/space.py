@@ -140,7 +140,7 @@ class N2NSpace(Space):
         """Return how wide the model is there, in the decision's own units."""
         found = next(each for each in self.widths if each.name == width)
         choice, units = next(iter(found.units.items()))
-        return choice // units[0] * self._full[found.groups[0]]
+        return int(choice) // units[0] * self._full[found.groups[0]]
 
     def widest(self) -> Architecture:
         """Return the architecture with every layer and the widest choice of every width."""
