@@ -59,13 +59,15 @@ def pick(
 
     family = Family.load(run)
     if all_fronts:
-        target = out or run / "picks" / "front"
+        target = out or family.folder.parent / "picks" / "front"
         index = write_front(family, target)
         _print(index, [_line(family, target / each["file"], each) for each in index["members"]], json)
         return
     if measure:
-        family = _measured(family, budget, run)
-    target = out or run / "picks" / "_".join(f"{key}-{limit.text}" for key, limit in budget.limits.items())
+        family = _measured(family, budget)
+    target = out or family.folder.parent / "picks" / "_".join(
+        f"{key}-{limit.text}" for key, limit in budget.limits.items()
+    )
     found = write_pick(family, budget, target)
     _print(found, [_line(family, target, found)], json)
 
@@ -78,13 +80,13 @@ def _print(content: Mapping[str, Any], lines: list[str], json: bool) -> None:
         print(line)
 
 
-def _measured(family: Family, budget: Budget, run: Path) -> Family:
+def _measured(family: Family, budget: Budget) -> Family:
     """Return the family with what was measured as the run's recipe says."""
     from compress.runs.recipe import load_recipe
     from compress.sorted.timing import measure_for
     from evaluators.latency.measure import LatencyConfig
 
-    recipe = run / "recipe.yaml"
+    recipe = family.folder.parent / "recipe.yaml"
     section = load_recipe(str(recipe), {}).section("latency") if recipe.is_file() else None
     return measure_for(family, budget, section or LatencyConfig())
 

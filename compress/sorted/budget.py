@@ -90,5 +90,5 @@ def _limit(cost: Cost, text: str) -> Limit:
     if not unit and not fraction and "K" not in cost.units:
         raise InputError(f"--{cost.key}  without a unit; got {text!r}; allowed {allowed}")
     if value <= 0 or not math.isfinite(value):
-        raise InputError(f"--{cost.key}  must be above 0; got {text!r}; allowed {allowed}")
+        raise InputError(f"--{cost.key}  must be a finite number above 0; got {text!r}; allowed {allowed}")
     return Limit(value * units.get(unit, 1.0), fraction, text.strip())

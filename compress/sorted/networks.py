@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.bundle import Bundle, saved
+from compress.bundle import Bundle
 from compress.core.batch_norm import norm_layers
 from compress.core.errors import CompressError, InputError
+from compress.core.problems import validated
 from compress.sorted.family import NORMS, WEIGHTS, Family, Member
+from compress.sorted.network import NestedNetwork
+from compress.sorted.space import NestedSpace
 from compress.transforms.narrow import Narrow
-from spaces.channels import ChannelSpace
+from spaces.channels.space import ChannelsConfig
 from spaces.checkpoint_file import read_safetensors
-from spaces.registry import create
-from spaces.supernet import Supernet
 
 TOLERANCE = 1e-6
 """Largest difference between the outputs of a member and of its part of the shared weights, relative to the largest."""
@@ -30,27 +31,26 @@ class Networks:
 
     family: Family
     bundle: Bundle
-    space: ChannelSpace
+    space: NestedSpace
     norms: Mapping[str, Tensor]
 
     @classmethod
     def open(cls, family: Family) -> Networks:
         """Read the shared weights; InputError where they are damaged or not those of the index."""
         folder = family.folder
+        if family.space != NestedSpace.name:
+            raise InputError(f"{folder}: members of space {family.space!r}; allowed: {NestedSpace.name}")
         bundle = Bundle.load(folder / WEIGHTS, key=str(folder))
-        model = saved(folder / WEIGHTS).model_dump(mode="json")
         try:
-            space = create(family.space, {**family.options, "model": model})
+            space = NestedSpace(bundle, validated(ChannelsConfig, dict(family.options)))
         except InputError as error:
             raise InputError(f"{folder}: the space of its members cannot be opened: {error.problems[0]}") from error
-        if not isinstance(space, ChannelSpace):
-            raise InputError(f"{folder}: members of space {family.space} are no parts of a model; allowed: channels")
         return cls(family, bundle, space, read_safetensors(folder / NORMS, key=str(folder)))
 
     @cached_property
-    def nested(self) -> Supernet:
+    def nested(self) -> NestedNetwork:
         """All members as parts of one network, in evaluation mode."""
-        return self.space.supernet().eval()
+        return NestedNetwork(self.space).eval()
 
     def member(self, place: int) -> Bundle:
         """Return a member as a bundle of its own: the base model and a plan, its weights and batch-norm statistics.

@@ -39,8 +39,9 @@ def write_pick(family: Family, budget: Budget, out: Path) -> dict[str, Any]:
         bundle.save(folder / "bundle")
         images = bundle.example_inputs(2)
         with torch.no_grad():
-            again = Bundle.load(folder / "bundle").model
-            compare(again(images), bundle.model(images), f"the bundle of member {place} is another network when opened")
+            models = Bundle.load(folder / "bundle").model, bundle.model
+            again, expected = (bundle.task.tensor(model(images)) for model in models)
+            compare(again, expected, f"the bundle of member {place} is another network when opened")
         record = {
             "schema": 1,
             "family": str(family.folder),

@@ -14,14 +14,13 @@ from compress.core.environment import on_device
 from compress.core.errors import Diverged, InputError
 from compress.core.progress import hushed, say, track
 from compress.sorted.family import INDEX, WEIGHTS, Family, MainMetric, Member, digest, write_norms
+from compress.sorted.network import NestedNetwork
 from compress.sorted.networks import enter_statistics, statistics_of
 from evaluators.cost import count_params
 from evaluators.datasets import Data
 from evaluators.datasets.kept import kept
 from evaluators.tasks.evaluation import evaluate
 from spaces.architecture import Architecture
-from spaces.channels import ChannelSpace
-from spaces.supernet import Supernet
 
 BATCHES = 20
 """Of training images, from which the statistics of a member are estimated (SortedNet's specification: about 20)."""
@@ -29,7 +28,7 @@ BATCHES = 20
 
 def make_family(
     folder: Path,
-    nested: Supernet,
+    nested: NestedNetwork,
     bundle: Bundle,
     archs: Sequence[Architecture],
     data: Data,
@@ -52,9 +51,7 @@ def make_family(
     Raises:
         InputError: the largest sub-network is not the full network or not among `archs`.
     """
-    space, task = nested.space, nested.task
-    assert isinstance(space, ChannelSpace)
-    whole = space.widest()
+    space, task, whole = nested.space, nested.task, nested.full
     found = [space.check(arch) for arch in archs]
     if whole not in found or space.cost(whole, task)["params"] != count_params(bundle.model)[0]:
         raise InputError("members: the full network is not among them; widths have to offer 1.0")
@@ -77,7 +74,7 @@ def make_family(
 
 
 def rate(
-    nested: Supernet, archs: Sequence[Architecture], data: Data, device: str = "cpu", batches: int = BATCHES
+    nested: NestedNetwork, archs: Sequence[Architecture], data: Data, device: str = "cpu", batches: int = BATCHES
 ) -> list[tuple[Member, dict[str, Tensor]]]:
     """Return each sub-network with its costs and the task's metrics on the test images, and its statistics.
 
@@ -90,7 +87,7 @@ def rate(
 
 
 def _rated(
-    nested: Supernet, arch: Architecture, data: Data, device: str, batches: int
+    nested: NestedNetwork, arch: Architecture, data: Data, device: str, batches: int
 ) -> tuple[Member, dict[str, Tensor]]:
     assert data.train is not None and data.test is not None
     task = data.task

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from compress.bundle import open_model, saved
+from compress.bundle import open_model
 from compress.sorted.family import INDEX, Family, Member
+from compress.sorted.network import NestedNetwork
 from compress.sorted.rating import make_family
+from compress.sorted.space import NestedSpace
 from evaluators.datasets import DataConfig
 from spaces.architecture import Architecture
-from spaces.registry import create
+from spaces.channels.space import ChannelsConfig
 from spaces.zoo import ModelConfig
 
 OPTIONS = {"widths": [0.5, 1.0], "depth": True}
@@ -32,14 +34,12 @@ def small_family(run: Path, members: int = 5) -> Family:
     for buffer in opened.bundle.model.buffers():  # batch norm statistics as after training
         if buffer.is_floating_point():
             buffer.add_(torch.rand(buffer.shape, generator=generator))
-    opened.bundle.save(run / "trained")
-    space = create("channels", {**OPTIONS, "model": saved(run / "trained").model_dump(mode="json")})
+    space = NestedSpace(opened.bundle, ChannelsConfig.model_validate(OPTIONS))
     assert opened.data is not None
     drawn = random.Random(0)
-    whole = space.complete({}, lambda decision: decision.choices[-1])
     least = space.complete({}, lambda decision: decision.choices[0])
-    archs = [whole, least, *(space.sample(drawn) for _ in range(members - 2))]
-    nested = space.supernet().eval()
+    archs = [space.widest(), least, *(space.sample(drawn) for _ in range(members - 2))]
+    nested = NestedNetwork(space).eval()
     return make_family(run / "family", nested, opened.bundle, archs, opened.data, batches=2)
 
 

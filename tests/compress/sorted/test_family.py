@@ -17,8 +17,13 @@ from compress.core.errors import CompressError, InputError
 from compress.sorted import networks as networks_of
 from compress.sorted.budget import COSTS, Budget
 from compress.sorted.family import INDEX, NORMS, WEIGHTS, Family
+from compress.sorted.network import NestedNetwork
 from compress.sorted.networks import Networks, statistics_of
+from compress.sorted.rating import make_family
+from compress.sorted.space import NestedSpace
 from compress.sorted.timing import near_front
+from spaces.architecture import Architecture
+from spaces.channels.space import ChannelsConfig
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +123,14 @@ def test_a_member_that_computes_something_else_is_not_handed_out(
     family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     networks = Networks.open(family)
-    extract = type(networks.nested).extract
+    extract = NestedNetwork.extract
 
-    def wrong(self: torch.nn.Module, arch: object) -> torch.nn.Module:
-        module = extract(self, arch)  # type: ignore[arg-type]
+    def wrong(self: NestedNetwork, arch: Architecture) -> torch.nn.Module:
+        module = extract(self, arch)
         next(module.parameters()).data.mul_(1.01)
         return module
 
-    monkeypatch.setattr(type(networks.nested), "extract", wrong)
+    monkeypatch.setattr(NestedNetwork, "extract", wrong)
     with pytest.raises(CompressError, match="member 1 is another network than its part of the whole"):
         networks.member(1)
     assert networks_of.TOLERANCE == 1e-6
@@ -220,8 +225,9 @@ def test_near_the_front_are_both_ends_the_front_and_the_next_best(family: Family
         ({"front": [99]}, "front: places of members from 0 to 4"),
         ({"weights": "0" * 16}, "the weights are not those"),
         ({"space": {"name": "channels", "options": {"widths": [0.3, 1.0]}}}, "a member does not fit the weights"),
-        ({"space": {"name": "darts", "options": {}}}, "cannot be opened: space darts, option model: unknown key"),
-        ({"space": {"name": "nets", "options": {}}}, "cannot be opened: unknown space 'nets'"),
+        ({"space": {"name": "darts", "options": {}}}, "members of space 'darts'; allowed: channels"),
+        ({"space": {"name": "channels", "options": {"wide": 1}}}, "cannot be opened: wide: unknown key"),
+        ({"space": {"name": "channels", "options": {"include": ["no*"]}}}, "cannot be opened: sort.include"),
         ({"extra": 1}, "extra: unknown"),
     ],
 )
@@ -258,13 +264,8 @@ def test_statistics_of_another_network_are_refused(run: Path, tmp_path: Path) ->
 
 
 def test_a_family_without_its_full_network_is_refused(run: Path) -> None:
-    from compress.sorted.rating import make_family
-    from spaces.registry import create
-
     bundle = Bundle.load(run / "family" / WEIGHTS)
-    model = {"source": "bundle", "name": str(run / "family" / WEIGHTS)}
-    narrow = create("channels", {"widths": [0.25, 0.5], "model": model})
-    nested = narrow.supernet()
+    narrow = NestedNetwork(NestedSpace(bundle, ChannelsConfig(widths=[0.25, 0.5])))
     with pytest.raises(InputError, match="members: the full network is not among them"):
-        make_family(run / "other", nested, bundle, list(itertools.islice(narrow, 2)), None)  # type: ignore[arg-type]
+        make_family(run / "other", narrow, bundle, list(itertools.islice(narrow.space, 2)), None)  # type: ignore[arg-type]
     assert not (run / "other").exists()

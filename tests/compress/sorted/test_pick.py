@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -16,9 +17,9 @@ from compress.bundle import Bundle
 from compress.cli import app
 from compress.sorted.family import Family
 from compress.sorted.timing import timed
-from evaluators.latency.measure import LatencyConfig
+from evaluators.latency.measure import LatencyConfig, record
 
-QUICK = LatencyConfig(runs=3, seconds=0, max_seconds=1)
+QUICK = LatencyConfig(runs=20, seconds=0, max_seconds=1)
 
 
 @pytest.fixture(scope="module")
@@ -114,12 +115,16 @@ def test_members_near_the_front_are_timed_in_turns_and_a_latency_is_a_budget(
     family.save()
     known = [each for each in family.members if each.latency_ms is not None]
     assert len(known) == 3 and family.full in known
-    assert all(each.onnx_bytes and each.latency_ms["runs"] >= 3 for each in known if each.latency_ms)  # type: ignore[index]
-    limit = sorted(each.cost("latency") for each in known)[1]  # type: ignore[type-var]
+    assert all(each.onnx_bytes and each.latency_ms["runs"] >= 20 for each in known if each.latency_ms)  # type: ignore[index]
+    times = sorted(each.cost("latency") or 0.0 for each in known)
+    low, high = max(itertools.pairwise(times), key=lambda pair: pair[1] / pair[0])
+    limit = (low * high) ** 0.5  # halfway between two members, so that what else the machine does is not what counts
     told = json.loads(pick(run, "--latency", f"{limit}ms", "--json", "--out", run / "small"))
-    fits = [each for each in known if each.cost("latency") <= limit]  # type: ignore[operator]
+    fits = [each for each in known if (each.cost("latency") or 0.0) <= limit]
     assert told["metrics"]["top1"] == max(each.metrics["top1"] for each in fits)
     assert Bundle.load(run / "small").metrics["latency_ms"] == told["latency_ms"]
+    again = record(run / "small" / "model.onnx", QUICK)  # in a process of its own
+    assert min(again.p50, again.cpu_p50 or again.p50) <= limit
 
 
 def test_members_without_figures_are_measured_from_the_best_on(tmp_path_factory: pytest.TempPathFactory) -> None:
