@@ -78,7 +78,8 @@ def compare(given: argparse.Namespace, folder: str) -> None:
     print(f"{given.teacher} teaches {given.student}, {given.images} images of {given.size} pixels, {given.device}")
     print(f"seconds of an epoch: live teacher {live:.2f}, cached {cached:.2f}: {live / cached:.2f} times as fast")
     print(
-        f"writing the cache: {kept.seconds / config.epochs:.2f} s of wall clock an epoch, {kept.size / config.epochs:,.0f} bytes"
+        f"writing the cache: {kept.seconds / config.epochs:.2f} s of wall clock an epoch, "
+        f"{kept.size / config.epochs:,.0f} bytes"
     )
     print(f"losses of an update, up to {largest:.3g}, apart by at most {apart:.1e}")
 
