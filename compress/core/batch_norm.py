@@ -17,8 +17,12 @@ from compress.core.progress import track
 
 
 def norm_layers(model: nn.Module) -> list[_BatchNorm]:
-    """Return the batch normalisations that keep running statistics (timm's BatchNormAct2d and SyncBN are such)."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    """Return the batch normalisations that keep running statistics (timm's BatchNormAct2d and SyncBN are such).
+
+    Those whose own weights are frozen are left out: their statistics belong to weights that do not change.
+    """
+    found = (m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None)
+    return [m for m in found if all(parameter.requires_grad for parameter in m.parameters(recurse=False))]
 
 
 @torch.no_grad()

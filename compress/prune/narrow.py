@@ -43,7 +43,7 @@ def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> t
         graph = prunable(bundle.model, on, config, bundle.known)
         first = _first_step(graph, config) if around.step == 1 and config.steps > 1 else _noted(around.first or {})
         setting = Setting(
-            batches=_batches(around.data, config.calibration_batches),
+            batches=first_batches(around.data, config.calibration_batches),
             device=around.device,
             seed=around.seed,
             multiple=width_multiple(around.latency.target).value if config.align == "auto" else 1,
@@ -102,7 +102,7 @@ def _target(config: StructureConfig, step: int) -> float | None:
     return 1 - (1 - final) * step / config.steps
 
 
-def _batches(data: Data | None, count: int) -> Batches | None:
+def first_batches(data: Data | None, count: int) -> Batches | None:
     """Return a function that yields the first `count` training batches, the same each time."""
     if data is None or data.train is None:
         return None

@@ -16,14 +16,16 @@ def _plan(value: Any) -> Plan:
     return value if isinstance(value, Plan) else Plan.from_dict(value)
 
 
+PlanField = Annotated[Plan, PlainValidator(_plan), PlainSerializer(Plan.to_dict), WithJsonSchema({"type": "object"})]
+"""A field of a transform that holds a plan."""
+
+
 @transforms.register("narrow")
 class Narrow(Transform):
     """Remove the units and blocks that a plan names."""
 
     kind: Literal["narrow"] = "narrow"
-    plan: Annotated[Plan, PlainValidator(_plan), PlainSerializer(Plan.to_dict), WithJsonSchema({"type": "object"})] = (
-        Field(description="what is removed")
-    )
+    plan: PlanField = Field(description="what is removed")
 
     def apply(self, model: nn.Module, example_inputs: Tensor) -> nn.Module:
         """Return the smaller model; raises InputError where the plan is for another one."""

@@ -61,6 +61,8 @@ QUICKER: dict[str, list[str]] = {
     "dimap_swin_channels": [*_BRIEF, *_FEW, *_SHORT],
     "meal_v2_cifar10": [*_BRIEF, *_FEW, "distill.epochs=1", "distill.decay_epochs=[1]"],
     "meal_v2_digits": _BRIEF,
+    "ladder_swin_cifar10": [*_BRIEF, *_FEW, *_SHORT],
+    "ladder_swin_digits": [],
     "netadapt_digits": [*_BRIEF, *_FEW, *_NETADAPT],
     "path_ensemble_vit_cifar10": [*_BRIEF, *_FEW, *_SHORT, "model.kwargs.depth=3"],
     "path_ensemble_vit_digits": [],
