@@ -48,7 +48,7 @@ class Stage(ABC, Generic[C]):
     """
 
     order: ClassVar[int]
-    """Place among the stages: supernet 5, rank 7, search 10, train 20, prune 30, finetune 40,
+    """Place among the stages: supernet 5, rank 7, search 10, train 20, prune 30, ladder 35, finetune 40,
     distill 45, sort 47, export 50, latency 60."""
     Config: ClassVar[Any]
     """What the section holds: a config class, or a union of them with a discriminator."""
