@@ -108,6 +108,7 @@ class SearchJob:
             feasible=feasible if objective.constraints else None,
             candidates=space.candidates,
             cost=judge.free,
+            baseline=(lambda: objective.values(judge.evaluator.given())[0]) if judge.evaluator.has_given else None,
         )
 
 

@@ -25,6 +25,13 @@ def strategy_summary(study: Study) -> str | None:
     return None if say_so is None else str(say_so(study))
 
 
+def leave_behind(study: Study, run: Path) -> None:
+    """Let the strategy write what it has learnt to the directory of the run, if it has learnt anything."""
+    leave = getattr(study.sampler, "leave", None)
+    if leave is not None:
+        leave(study, run)
+
+
 def search_record(config: SearchConfig, space: Space, study: Study, found: list[Found]) -> dict[str, Any]:
     """Return what the report knows of a search: what was asked for, every trial, and the best."""
     return {

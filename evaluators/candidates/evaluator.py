@@ -45,6 +45,15 @@ class Evaluator(ABC):
             Stopped: `report` said that it is not worth going on.
         """
 
+    @property
+    def has_given(self) -> bool:
+        """Whether `given` can tell what the model is worth that candidates are versions of, or learn from."""
+        return False
+
+    def given(self) -> Metrics:
+        """Return the metrics of that model, found in the same way as those of candidates."""
+        raise NotImplementedError
+
     def weights_path(self, arch: Architecture, seed: int) -> Path | None:
         """Return where the weights of an evaluated network are, if they are kept; the file may be absent.
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import nn
 
-from compress.core.errors import Diverged
+from compress.core.errors import Diverged, InputError
 from compress.core.progress import hushed
 from compress.training.config import TrainConfig
 from compress.training.fit import fit
@@ -36,15 +36,23 @@ from evaluators.candidates.networks import (
     fingerprint,
     save_weights,
 )
+from evaluators.candidates.teacher import GivenModel
 from evaluators.datasets import Data
 from evaluators.tasks import Task
 from spaces.architecture import Architecture
+from spaces.zoo import ModelConfig
 
 
 class CandidateTrainConfig(TrainConfig):
     """Training settings with few epochs."""
 
     epochs: int = Field(5, ge=1, description="passes over the training data, without the part held out")
+
+
+class StudentTrainConfig(CandidateTrainConfig):
+    """Training settings of candidates that may learn from the recipe's model."""
+
+    has_teacher = True
 
 
 @evaluators.register("train")
@@ -56,7 +64,12 @@ class TrainEvaluatorConfig(EvaluatorBase):
     """
 
     kind: Literal["train"] = "train"
-    train: CandidateTrainConfig = Field(default_factory=CandidateTrainConfig, description="how a candidate is trained")
+    train: StudentTrainConfig = Field(default_factory=StudentTrainConfig, description="how a candidate is trained")
+    teacher_train: CandidateTrainConfig | None = Field(
+        None,
+        description="how the recipe's model is trained before candidates learn from it (step distilled); null: it "
+        "comes with weights",
+    )
     holdout: float = Field(0.2, gt=0, lt=1, description="share of the training images that candidates are judged on")
     keep_weights: bool = Field(False, description="keep each candidate's trained weights, to build the winner with")
 
@@ -80,6 +93,28 @@ class TrainEvaluator(Evaluator):
     def __init__(self, config: TrainEvaluatorConfig, context: EvaluatorContext) -> None:
         self.config, self.context = config, context
         self.data = candidate_data(context, config.holdout, config.kind)
+        self._given = self._given_model()
+
+    def _given_model(self) -> GivenModel | None:
+        """Return the model that candidates learn from or are compared with; None where nobody asks for one."""
+        context, config = self.context, self.config
+        model = context.model or getattr(context.space.config, "model", None)
+        if config.teacher_train is None and not config.train.needs_teacher:
+            return None
+        if not isinstance(model, ModelConfig):
+            raise InputError("candidates learn from the recipe's model; name it in model")
+        folder = context.directory
+        return GivenModel(model, config.teacher_train, self.data, context.device, context.seed, folder)
+
+    @property
+    def has_given(self) -> bool:
+        """Whether candidates have a teacher."""
+        return self._given is not None
+
+    def given(self) -> Metrics:
+        """Return what the teacher is worth on the held-out images."""
+        assert self._given is not None
+        return self._given.metrics()
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -113,13 +148,17 @@ class TrainEvaluator(Evaluator):
 
     def _name(self, arch: Architecture, seed: int) -> str:
         settings = {"train": self.config.train.neutral(), "holdout": self.config.holdout, "seed": seed}
+        if self._given is not None:
+            settings["teacher"] = self._given.path.stem
         return fingerprint(self.context.space, arch, **settings)
 
     def _train(
         self, model: nn.Module, data: Data, arch: Architecture, seed: int, log: Callable[[dict[str, Any]], None] | None
     ) -> None:
         folder = self.context.directory / "training" / self._name(arch, seed)
-        train = partial(fit, model, data, self.config.train, device=self.context.device, seed=seed, log=log)
+        teacher = self._given.module() if self._given is not None and self.config.train.needs_teacher else None
+        device = self.context.device
+        train = partial(fit, model, data, self.config.train, device=device, seed=seed, teacher=teacher, log=log)
         with locked(folder.with_suffix(".lock"), wait=False) as mine:
             if not mine:  # another worker trains the same candidate: both do, and only that one leaves checkpoints
                 train(label="candidate")

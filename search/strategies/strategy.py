@@ -30,6 +30,7 @@ class StrategyContext:
         feasible: says of an assignment of decisions whether it keeps the constraints that cost nothing to check.
         candidates: all architectures there are, where that is a list (a table with missing rows); else None.
         cost: metrics of an architecture that cost nothing (macs, params, looked-up latency).
+        baseline: what the model is worth by the objective that candidates are versions of; None where there is none.
     """
 
     space: Space
@@ -39,6 +40,7 @@ class StrategyContext:
     feasible: Callable[[Mapping[str, Any]], bool] | None = None
     candidates: Sequence[Architecture] | None = None
     cost: Callable[[Architecture], dict[str, float]] | None = None
+    baseline: Callable[[], float] | None = None
 
     @property
     def distributions(self) -> dict[str, CategoricalDistribution]:

@@ -12,12 +12,12 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.graph.apply import apply
-from compress.graph.graph import Graph
+from compress.graph.graph import Graph, evaluate, inside
 from compress.graph.plan import Plan, make_plan
 from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
@@ -33,6 +33,8 @@ from spaces.zoo import ModelConfig, build_model
 
 PUBLISHED_FACTORS = [0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
 """The table of the published code: what is drawn evenly from it is 0.5 five times as often."""
+
+_FEWEST, _MOST = 10, 50_000  # inputs of a linear layer
 
 
 class N2NConfig(Config):
@@ -97,6 +99,11 @@ class N2NSpace(Space):
         self._full = base.graph.widths()
         self._rows: dict[Task, tuple[Row, ...]] = {}
         super().__init__(config)
+        self._linear = [
+            f"{name}.weight"
+            for name, part in base.module.named_modules()
+            if isinstance(part, nn.Linear) and f"{name}.weight" in base.graph.tensors
+        ]
         self.steps: tuple[Step, ...] = self._steps(chain, base.graph)
 
     def _decisions(self) -> Sequence[Decision]:
@@ -160,6 +167,17 @@ class N2NSpace(Space):
         """Return one entry per decision; None for those that are not taken."""
         return [arch.get(decision.name) for decision in self.decisions]
 
+    def has_sound_inputs(self, arch: Architecture) -> bool:
+        """Return whether every linear layer has 10 to 50,000 inputs, or as many as in the model, as published."""
+        units, dropped = self.units(arch), self.removals.dropped(arch)
+        graph, full = self.given.base(self.default_task).graph, self._full
+        for name in self._linear:
+            if not inside(name, dropped):
+                inputs, whole = (evaluate(graph.tensors[name][1], widths) for widths in (units, full))
+                if inputs != whole and not _FEWEST <= inputs <= _MOST:
+                    return False
+        return True
+
     def units(self, arch: Architecture) -> dict[str, int]:
         """Return the units that every group of the model keeps in the network of `arch`."""
         return self.removals.tied(units_kept(self.widths, arch), arch, self._full)
@@ -176,9 +194,10 @@ class N2NSpace(Space):
 
     def _build(self, arch: Architecture, task: Task) -> nn.Module:
         student = apply(self.plan_of(arch, task), self._untrained(task)).train()
-        for part in student.modules():
-            if getattr(part, "inplace", False) is True:
-                vars(part)["inplace"] = False  # after a layer that is gone it would overwrite the shortcut
+        dropped = self.removals.dropped(arch)
+        for layer in self.removals.layers:
+            if layer.name in dropped:
+                student.set_submodule(layer.name, Copy())
         return student
 
     def _untrained(self, task: Task) -> nn.Module:
@@ -204,6 +223,14 @@ class N2NSpace(Space):
                 blocks = [*(each.name for each in self.removals.blocks), *self.removals.hollow]
                 self._rows[task] = make_rows(base.module, base.graph, decided, blocks, sample_images(task), norms)
         return self._rows[task]
+
+
+class Copy(nn.Module):
+    """Stands where a convolution was: what changes its outputs in place must not change its inputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a copy of `x`."""
+        return x.clone()
 
 
 def _renew(module: nn.Module, name: str, seed: int) -> None:

@@ -43,10 +43,22 @@ SPACES: dict[str, dict[str, Any]] = {
 }
 NUMERIC = {"channels", "mobilenetv3", "n2n", "nats_size", "pooling", "resnet_shapes"}
 """Where NetAdapt can work: every decision is a number, or whether something is there."""
+REFUSED = {
+    "n2n": "n2n removes and shrinks layers of a given model; got space",
+    "netadapt": r"netadapt (makes numbers smaller|needs every combination)",
+}
+
+
+def serves(strategy: str, space: str) -> bool:
+    """Return whether a strategy can search a space; else its sentence is that of REFUSED."""
+    return space in {"n2n": {"n2n"}, "netadapt": NUMERIC}.get(strategy, SPACES)
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "auto": {"initial": 20},
     "gp": {"options": {"n_startup_trials": 57}},  # a fit over fifty decisions takes a second
     "local_search": {"improvement": "best"},
+    "n2n": {"accuracy": 100, "rollouts": 3, "removal_epochs": 4, "hidden": 8},
     "netadapt": {"resource": "macs", "target": 0.5, "delta": 0.01},
     "nsga2": {"options": {"population_size": 10}},
     "nsga3": {"options": {"population_size": 10}},
@@ -54,7 +66,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "regularized_evolution": {"population": 10, "sample": 3},
     "reinforce": {"batch": 5},
 }
-OURS = {"auto", "local_search", "ppo", "regularized_evolution", "reinforce"}
+OURS = {"auto", "local_search", "n2n", "ppo", "regularized_evolution", "reinforce"}
 STRATEGIES = [name for name in strategies.names() if not name.startswith("nni:") or importlib.util.find_spec("nni")]
 
 

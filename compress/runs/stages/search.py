@@ -14,7 +14,7 @@ from compress.runs.artifact import Artifact
 from compress.runs.context import Context
 from compress.runs.recipe import Recipe
 from compress.runs.recipe_file import Finding
-from compress.runs.search_result import search_record, strategy_summary, winner, write_best
+from compress.runs.search_result import leave_behind, search_record, strategy_summary, winner, write_best
 from compress.runs.stage import Stage, all_stages, stages
 from evaluators.tasks import DEFAULT, TaskConfig
 from search.config import SearchConfig
@@ -90,6 +90,7 @@ class Search(Stage[SearchConfig]):
         record = search_record(config, judge.space, study, found) | {"summary": summary}
         context.details["search"] = record
         context.log({"event": "search", **counts_by_state(study), "best": found[0].values})
+        leave_behind(study, context.run)
         weights = write_best(place, recipe, judge, found)
         model = winner(judge.space, record["best"][0], place)
         if model is not None and not weights and recipe.section("train") is None:

@@ -16,7 +16,7 @@ from search.strategies import StrategyBase, StrategyContext, strategies
 from search.strategies.sampler import SpaceSampler
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "n2n"])  # needs a given model
 def test_shipped_strategies_pass(name: str) -> None:
     config = strategies.get(name).model_validate({"name": name, **OPTIONS.get(name, {})})
     check_strategy(config, trials=16 if name == "auto" else 40)  # half of which ask its surrogate

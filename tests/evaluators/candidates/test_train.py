@@ -15,7 +15,7 @@ from evaluators.candidates.train import TrainEvaluator, TrainEvaluatorConfig
 from evaluators.datasets.digits import DigitsConfig
 from evaluators.tasks import DEFAULT
 from evaluators.tasks.evaluation import evaluate
-from spaces.registry import open_preset
+from spaces.registry import create, open_preset
 from spaces.space import Space
 
 QUICK = {"epochs": 2, "warmup_epochs": 0}
@@ -129,3 +129,34 @@ def test_a_killed_training_goes_on_where_it_was(space: Space, tmp_path: Path) ->
 def test_training_without_data_is_an_error(space: Space, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="kind train needs images"):
         TrainEvaluatorConfig().make(EvaluatorContext(space, None, "cpu", 0, tmp_path))
+
+
+TAUGHT = {**QUICK, "step": {"name": "distilled", "loss": {"loss": "logits"}}}
+
+
+def pupils(folder: Path, teacher: dict[str, Any] | None, train: Mapping[str, Any] = TAUGHT) -> TrainEvaluator:
+    """Candidates of space n2n, which has a model of its own."""
+    opened = create("n2n", {"model": {"source": "python", "name": "small_vgg:build", "input_size": (3, 24, 24)}})
+    opened.default_task = opened.task(10, 3, 24)
+    return evaluator(opened, folder, train, teacher_train=teacher)
+
+
+def test_candidates_learn_from_the_given_model_which_is_trained_once(tmp_path: Path) -> None:
+    ours = pupils(tmp_path, QUICK)
+    taught, again = judge(ours), judge(pupils(tmp_path, QUICK))
+    assert taught == again and len(list(tmp_path.glob("teacher-*.safetensors"))) == 1
+    untaught = judge(pupils(tmp_path / "alone", None, QUICK))
+    assert taught["loss"] != untaught["loss"]
+    given = ours.given()
+    assert ours.has_given and given["params"] > taught["params"] and 0 <= given["top1"] <= 100
+    assert pupils(tmp_path, {**QUICK, "epochs": 1}).given()["loss"] != given["loss"]
+
+
+def test_a_given_model_without_weights_needs_training(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"teacher_train: missing; 'small_vgg:build' comes without weights"):
+        pupils(tmp_path, None)
+
+
+def test_candidates_of_a_space_without_a_model_need_one_to_learn_from(space: Space, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="candidates learn from the recipe's model; name it in model"):
+        evaluator(space, tmp_path, TAUGHT)

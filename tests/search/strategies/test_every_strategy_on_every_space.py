@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
-from short_searches import NUMERIC, OPTIONS, SPACES, STRATEGIES, TRIALS, make_spaces, runner_for, work
+from short_searches import OPTIONS, REFUSED, SPACES, STRATEGIES, TRIALS, make_spaces, runner_for, serves, work
 
 from compress.core.errors import InputError
 from search.config import SearchConfig
@@ -43,8 +43,8 @@ def test_every_space_and_strategy_is_tried() -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("space", SPACES)
 def test_every_proposal_is_legal(space: str, strategy: str, spaces: dict[str, Space]) -> None:
-    if strategy == "netadapt" and space not in NUMERIC:
-        with pytest.raises(InputError, match=r"netadapt (makes numbers smaller|needs every combination)"):
+    if not serves(strategy, space):
+        with pytest.raises(InputError, match=REFUSED[strategy]):
             runner_for(strategy, spaces[space])
         return
     for workers in (1, 4):
@@ -78,12 +78,12 @@ def test_four_processes_make_legal_proposals(strategy: str, space: str, macs: fl
 SCRIPT = """
 import hashlib, json, sys
 from pathlib import Path
-from short_searches import STRATEGIES, make_spaces, runner_for, work
+from short_searches import STRATEGIES, make_spaces, runner_for, serves, work
 
 spaces = make_spaces(Path("table.csv"))
-for name in ("channels", "hytra", "table"):
+for name in ("channels", "hytra", "n2n", "table"):
     for strategy in STRATEGIES:
-        if strategy == "netadapt" and name != "channels":
+        if not serves(strategy, name):
             continue
         runner = runner_for(strategy, spaces[name], trials=24)
         work(runner, 4)
@@ -105,4 +105,4 @@ def test_processes_with_other_hashes_of_text_propose_the_same(tmp_path: Path, mo
         )
     one, other = (process.communicate()[0].splitlines() for process in running)
     assert [process.returncode for process in running] == [0, 0]
-    assert len(one) == 3 * len(STRATEGIES) - 2 and one == other
+    assert len(one) == 4 * len(STRATEGIES) - 5 and one == other
