@@ -63,13 +63,13 @@ class Networks:
         """
         member = self.family.members[place]
         arch = self._checked(member)
-        self.nested.activate(arch)
         module = self.nested.extract(arch).eval()
-        images = self.bundle.example_inputs(2)
+        images, task = self.bundle.example_inputs(2), self.bundle.task
+        self.nested.activate(arch)
         with torch.no_grad():
-            compare(
-                module(images), self.nested(images), f"member {place} is another network than its part of the whole"
-            )
+            outputs, expected = (task.tensor(each(images)) for each in (module, self.nested))
+        self.nested.activate(self.nested.full)  # its layers' sizes follow what is active, and plans read them
+        compare(outputs, expected, f"member {place} is another network than its part of the whole")
         prefix = f"{place}."
         own = {name.removeprefix(prefix): value for name, value in self.norms.items() if name.startswith(prefix)}
         enter_statistics(module, own, f"{self.family.folder / NORMS}: the statistics of member {place}")

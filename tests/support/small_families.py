@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,15 @@ from spaces.zoo import ModelConfig
 OPTIONS = {"widths": [0.5, 1.0], "depth": True}
 
 
-def small_family(run: Path, members: int = 5) -> Family:
-    """Write the family of a ResNet-20 with random weights to `run`, with some of its members and the full network."""
+RESNET = {"source": "builtin", "name": "cifar_resnet20"}
+
+
+def small_family(run: Path, members: int = 5, model: Mapping[str, Any] = RESNET) -> Family:
+    """Write the family of a model with random weights to `run`, with some of its members and the full network."""
     data: Any = TypeAdapter(DataConfig).validate_python(
         {"name": "digits", "image_size": 16, "limit_train": 64, "limit_test": 50, "batch_size": 16}
     )
-    opened = open_model(ModelConfig(source="builtin", name="cifar_resnet20"), data)
+    opened = open_model(ModelConfig.model_validate(model), data)
     generator = torch.Generator().manual_seed(3)
     for buffer in opened.bundle.model.buffers():  # batch norm statistics as after training
         if buffer.is_floating_point():

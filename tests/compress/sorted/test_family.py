@@ -104,6 +104,27 @@ def test_a_member_computes_what_its_part_of_the_shared_weights_does(family: Fami
         assert float(difference) <= 1e-6 * 10
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"name": "mobilenetv2_035"},
+        {"name": "swin_tiny_patch4_window7_224", "kwargs": {"patch_size": 2, "window_size": 4, "embed_dim": 16,
+         "depths": [2, 2], "num_heads": [2, 4], "drop_path_rate": 0.0}},
+    ],
+    ids=["mobilenetv2", "swin"],
+)  # fmt: skip
+def test_every_member_is_rebuilt_from_its_bundle(model: dict[str, object], tmp_path: Path) -> None:
+    """One after the other: what the whole network's layers say of their sizes follows the member that is active."""
+    family = small_family(tmp_path, members=4, model=model)
+    networks = Networks.open(family)
+    for place in (1, 2, 0, 3):
+        bundle = networks.member(place)
+        bundle.save(tmp_path / f"bundle{place}")
+        images = bundle.example_inputs(2)
+        with torch.no_grad():
+            assert torch.equal(Bundle.load(tmp_path / f"bundle{place}").model(images), bundle.model(images))
+
+
 class _norms_of_batches:
     """Batch norms go by the batch, so that the statistics, which are a member's own, do not count."""
 
