@@ -74,6 +74,7 @@ QUICKER: dict[str, list[str]] = {
     "netadapt_digits": [*_BRIEF, *_FEW, *_NETADAPT],
     "path_ensemble_vit_cifar10": [*_BRIEF, *_FEW, *_SHORT, "model.kwargs.depth=3"],
     "path_ensemble_vit_digits": [],
+    "phc_resnet_digits": [],
     "resnet56_cifar10": [*_BRIEF, *_FEW, "finetune.epochs=1"],
     "resnet_digits": [],
     "search_digits_mobilenetv3": [*_BRIEF, *_FEW, *_CANDIDATES],

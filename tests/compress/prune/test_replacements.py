@@ -22,6 +22,7 @@ from compress.graph.apply import apply
 from compress.prune.kinds import Details, Surroundings, check_pruning, prune_bundle
 from compress.prune.kinds.hypercomplex import HypercomplexKind
 from compress.prune.kinds.low_rank import LowRankKind
+from compress.prune.kinds.merge import Merge
 from compress.prune.kinds.weights import Weights
 from compress.prune.narrow import shrunk
 from compress.prune.replaceable import Replacement, replace_layers, replaceable
@@ -279,3 +280,15 @@ def test_a_lone_layer_and_a_frozen_one_are_replaced_too() -> None:
     assert [p.requires_grad for p in small.model.parameters()] == [False] * 3 + [True] * 3
     transform: Any = small.transforms[0]
     assert isinstance(transform, Hypercomplex) and transform.layers == ("0", "1")
+
+
+def test_units_that_are_alike_merge_exactly_in_the_factors_of_a_sum() -> None:
+    bundle, _ = prune_bundle(opened(), HypercomplexKind(n=2), AROUND)
+    values = bundle.model.state_dict()
+    values["layer1.0.conv1.blocks"][:, 1] = values["layer1.0.conv1.blocks"][:, 0]
+    values["layer1.0.conv2.blocks"][:, :, 1] = values["layer1.0.conv2.blocks"][:, :, 0]
+    expected = outputs(bundle)
+    merged, details = prune_bundle(bundle, Merge(beta=0.003, max_ratio=0.2, fold_bn=False), AROUND)
+    narrower = [row for row in details["layers"] if row["after"] < row["before"]]
+    assert [(row["name"], row["before"], row["after"]) for row in narrower] == [("layer1.0.conv1:channels2", 8, 7)]
+    assert torch.allclose(outputs(merged), expected, atol=1e-5)
