@@ -77,14 +77,15 @@ def _dry_run(recipe: Recipe, device: str) -> DryRun:
 def _print_step(step: dict[str, Any]) -> None:
     rows = [
         (row["name"].removesuffix(f":{row['kind']}"), row["kind"], str(row["before"]), str(row["after"]))
-        for row in step["layers"]
+        for row in step.get("layers", ())
     ]
-    print(text_table(("layer", "kind", "before", "after"), rows, left=2))
+    if rows:
+        print(text_table(("layer", "kind", "before", "after"), rows, left=2))
     if step.get("blocks_removed"):
         print(f"blocks removed: {', '.join(step['blocks_removed'])}")
     if step.get("align"):
         print(f"widths in multiples of {step['align']}")
-    for line in step["notes"]:
+    for line in step.get("notes", ()):
         print(line)
-    for line in whole_lines((skip["layer"], skip["reason"]) for skip in step["skipped"]):
+    for line in whole_lines((skip["layer"], skip["reason"]) for skip in step.get("skipped", ())):
         print(line)

@@ -23,7 +23,11 @@ from evaluators.datasets import Data
 from evaluators.latency.measure import LatencyConfig
 
 Details = dict[str, Any]
-"""What a pruning did, as the plain values of its details.json; see `compress.prune.details`."""
+"""What a pruning did, as the plain values of its details.json.
+
+A dry run and the report show `layers` (rows of name, kind, before, after), `skipped` (layer, reason), `predicted` (macs
+and params, each before and after) and `notes` (sentences), as far as they are there; see `compress.prune.details`.
+"""
 
 
 @dataclass(frozen=True)

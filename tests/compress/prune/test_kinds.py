@@ -73,7 +73,7 @@ class SplitHead(PruneBase):
         small = split.apply(bundle.model, bundle.example_inputs())
         values = {"0.weight": s[: self.width, None] * v[: self.width], "1.weight": u[:, : self.width], "1.bias": bias}
         small.get_submodule("linear").load_state_dict(values)
-        return bundle.transformed(split, small), {"notes": ["the head was split"], "layers": [], "skipped": []}
+        return bundle.transformed(split, small), {"notes": ["the head was split"]}
 
 
 @pytest.fixture(autouse=True)

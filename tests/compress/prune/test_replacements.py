@@ -156,6 +156,23 @@ def test_a_layer_used_twice_saves_twice_the_macs() -> None:
     assert params == 16 * 16 - 2 * 32 and macs == 2 * 16 * params  # 16 tokens
 
 
+class Looking(nn.Module):
+    """Asks a layer that it calls where its weight is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.to(self.layer.weight.device))
+
+
+@pytest.mark.parametrize("kind", [HypercomplexKind(n=2), LowRankKind(rank=2)], ids=lambda kind: kind.kind)
+def test_a_model_that_looks_at_a_weight_finds_it(kind: Any) -> None:
+    small, details = prune_bundle(of(Looking()), kind, AROUND)
+    assert [row["name"] for row in details["layers"]] == ["layer"] and outputs(small).shape == (2, 8, 8, 8)
+
+
 class Curious(nn.Module):
     """Looks at the size of a layer that it also calls."""
 
