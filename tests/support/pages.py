@@ -48,6 +48,14 @@ _FEW_VIEWS = [
 ]  # fmt: skip
 _LATENCIES = ["search.latency.measure.seconds=0", "search.latency.measure.max_seconds=1"]
 _EDGES = ["search.space.options={cells: 1, channels: 4}", "search.evaluator.recalibrate=1"]
+_NESTED = [
+    "train.epochs=1",
+    "train.warmup_epochs=0",
+    "sort.epochs=1",
+    "sort.members=3",
+    "sort.timed=2",
+    "sort.bn_recalibrate=2",
+]
 QUICKER: dict[str, list[str]] = {
     "bms_pooling_cifar10": [*_BRIEF, *_PLACEMENTS, "data.limit_test=50", "supernet.epochs=1", "train.epochs=1"],
     "bms_pooling_digits": [],
@@ -98,7 +106,10 @@ QUICKER: dict[str, list[str]] = {
         "train.epochs=1",
     ],
     "spos_nas_bench_201_digits": [],
-    "sortednet_mobilenetv3_digits": [*_TIMING, "train.epochs=1", "sort.epochs=1", "sort.members=4"],
+    "sortednet_mobilenetv3_cifar10": [*_BRIEF, "data.limit_train=64", "data.limit_test=40", *_NESTED],
+    "sortednet_mobilenetv3_digits": [*_TIMING, *_NESTED],
+    "sortednet_vit_cifar10": [*_BRIEF, "data.limit_train=64", "data.limit_test=40", "data.batch_size=16", *_NESTED],
+    "sortednet_vit_digits": [*_TIMING, *_NESTED],
     "search_ray": [*_BRIEF, *_FEW, "search.evaluator.train.epochs=2", "train.epochs=1"],
 }
 """By a recipe's name, keys that leave all its stages and trials as they are, but make each of them short."""
