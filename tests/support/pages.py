@@ -79,7 +79,7 @@ QUICKER: dict[str, list[str]] = {
         "search.trials=2",
     ],
     "n2n_resnet18_digits": [],
-    "feature_kd_swin_cifar10": [*_BRIEF, *_FEW, *_SHORT],
+    "feature_kd_swin_cifar10": [*_BRIEF, *_FEW, *_SHORT, "model.kwargs.depths=[1, 1, 1]"],
     "feature_kd_swin_digits": _BRIEF,
     "guidance_mlp_cifar10": [*_BRIEF, *_FEW, "distill.epochs=1"],
     "guidance_mlp_digits": _BRIEF,
