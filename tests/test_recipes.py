@@ -101,6 +101,8 @@ def check_run(recipe: str, run: Path) -> None:
     counted = json.loads(details.read_text())["search"]["trials"]
     if whole.section("search").strategy.name == "netadapt":  # ends where it has reached its target
         assert counted["complete"] > 10
+    elif recipe == "n2n_resnet18_cifar10.yaml":  # it has two hundred students
+        assert counted["complete"] == 2
     else:
         assert counted["complete"] + counted["stopped"] == whole.section("search").trials
 

@@ -76,6 +76,7 @@ QUICKER: dict[str, list[str]] = {
         *_FEW,
         *_CANDIDATES,
         "search.evaluator.teacher_train.epochs=1",
+        "model={source: builtin, name: cifar_resnet20}",
         "search.trials=2",
     ],
     "n2n_resnet18_digits": [],
