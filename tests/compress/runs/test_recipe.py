@@ -30,6 +30,10 @@ def test_every_shipped_recipe_is_valid(name: str, tmp_path: Path) -> None:
     if values.get("model", {}).get("source") == "bundle":  # which another recipe leaves
         (tmp_path / "bundle.json").touch()
         overrides["model.name"] = str(tmp_path)
+    for teacher, given in values.get("distill", {}).get("teachers", {}).items():
+        if given.get("model", {}).get("source") == "bundle":
+            (tmp_path / "bundle.json").touch()
+            overrides[f"distill.teachers.{teacher}.model.name"] = str(tmp_path)
     recipe = load_recipe(name, overrides)
     assert recipe.name == Path(name).stem
     assert any(recipe.section(section) for section in ("prune", "search", "supernet", "train", "distill"))
