@@ -15,8 +15,8 @@ import statistics
 import tempfile
 import time
 
+from compress.distill.cache_writer import cache_teacher
 from compress.distill.finetune import DistillStageConfig
-from compress.distill.teacher_cache import cache_teacher
 from compress.training.step import StepContext
 from compress.training.update import Updater
 from evaluators.datasets.digits import DigitsConfig

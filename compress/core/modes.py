@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 
 @contextmanager
@@ -40,3 +43,14 @@ def training_flow(model: nn.Module) -> Iterator[None]:
         for module in model.modules():
             module.training = next(module.children(), None) is not None and not hasattr(module, "running_mean")
         yield
+
+
+@torch.no_grad()
+def run_once(model: nn.Module, inputs: Any, hooks: Iterable[RemovableHandle]) -> None:
+    """Call `model` in evaluation mode, for the sake of `hooks`, which are removed afterwards."""
+    try:
+        with evaluating(model):
+            model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from compress.bundle import open_model
 from compress.core.environment import choose_device
 from compress.core.errors import InputError
+from compress.distill.cache_writer import CacheResult, cache_teacher
 from compress.distill.distilled import DistilledConfig
-from compress.distill.teacher_cache import CacheResult, cache_teacher, each_cached
+from compress.distill.teacher_cache import each_cached
 from compress.distill.teachers import named_after
 from compress.runs.recipe import Recipe
 from compress.runs.stage import sections_of

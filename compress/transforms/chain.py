@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from compress.core.modes import evaluating
+from compress.core.modes import run_once
 
 
 @dataclass(frozen=True)
@@ -91,12 +90,7 @@ def _recorded(model: nn.Module, example_inputs: Tensor) -> tuple[_Call, list[Ten
         if module is not model:
             hooks.append(module.register_forward_pre_hook(entered, with_kwargs=True))
             hooks.append(module.register_forward_hook(left))
-    try:
-        with evaluating(model), torch.no_grad():
-            model(example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_once(model, example_inputs, hooks)
     return root, kept
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.core.errors import InputError
-from compress.core.modes import evaluating
+from compress.core.modes import run_once
 from compress.graph.apply import apply
 from compress.transforms import Transform, transforms
 from compress.transforms.chain import Link, has_matrix, longest_chain
@@ -192,12 +192,7 @@ def _shapes(model: nn.Module, example_inputs: Tensor, names: Sequence[str]) -> d
         return model.get_submodule(name).register_forward_hook(note)
 
     hooks = [watch(name) for name in names]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_once(model, example_inputs, hooks)
     return found
 
 

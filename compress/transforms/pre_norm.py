@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import InputError
-from compress.core.modes import evaluating
+from compress.core.modes import evaluating, run_once
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,7 @@ def rows_of(model: nn.Module, example_inputs: Tensor) -> list[Row]:
                     seen[name] = args[0].clone()
 
             hooks.append(module.register_forward_pre_hook(note))
-    try:
-        with evaluating(model), torch.no_grad():
-            model(example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    run_once(model, example_inputs, hooks)
     found: list[Row] = []
     reason = "none of its nn.Sequential holds blocks that add attn(norm1(x)) and then mlp(norm2(x)) to x"
     for name, inputs in seen.items():

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.core.modes import evaluating
+from compress.core.modes import run_once
 from compress.graph.graph import Graph, Size, evaluate
 from spaces.layers import Layer
 
@@ -143,12 +143,7 @@ def _output_shapes(module: nn.Module, layers: Sequence[str], images: Tensor) -> 
         return hook
 
     handles = [module.get_submodule(name).register_forward_hook(note(name)) for name in layers]
-    try:
-        with evaluating(module), torch.no_grad():
-            module(images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    run_once(module, images, handles)
     return shapes
 
 

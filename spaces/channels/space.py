@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -29,9 +29,10 @@ from spaces.channels.costs import Row, make_rows
 from spaces.channels.sorting import Ranking
 from spaces.channels.supernet import ChannelSupernet
 from spaces.layers import Layer
+from spaces.listed import ListedSpace
 from spaces.registry import spaces
 from spaces.shapes import shown
-from spaces.space import Preset, Space
+from spaces.space import Preset
 from spaces.supernet import Supernet
 from spaces.zoo import BuiltModel, ModelConfig, build_model
 
@@ -72,7 +73,7 @@ class Base:
 
 
 @spaces.register("channels")
-class ChannelSpace(Space):
+class ChannelSpace(ListedSpace):
     """Widths of a model's groups of coupled channels, heads and MLP units, and the number of blocks of its stages.
 
     The widths that TAS searches (Dong and Yang, "Network Pruning via Transformable Architecture Search", 0.3 to 1.0
@@ -135,20 +136,6 @@ class ChannelSpace(Space):
 
     def _decisions(self) -> Sequence[Decision]:
         return decisions(self.stages, self.widths)
-
-    def from_code(self, code: Any) -> Mapping[str, Choice]:
-        """Return the choices of a list with one entry per decision; None where a decision is not taken."""
-        if not isinstance(code, (list, tuple)) or len(code) != len(self.decisions):
-            raise InputError(
-                f"space channels: an architecture is a mapping, or a list of {len(self.decisions)} entries, one per "
-                f"decision ({self.decisions[0].name}, ...); got {code!r}"
-            )
-        pairs = zip(self.decisions, code, strict=True)
-        return {decision.name: choice for decision, choice in pairs if choice is not None}
-
-    def to_code(self, arch: Architecture) -> list[Choice | None]:
-        """Return one entry per decision; None for those that are not taken."""
-        return [arch.get(decision.name) for decision in self.decisions]
 
     def widest(self) -> Architecture:
         """Return the architecture with the widest choice of every decision: the base model, where 1.0 is offered."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -25,10 +25,10 @@ from spaces.channels.choices import Width, units_kept
 from spaces.channels.costs import Row, make_rows
 from spaces.channels.space import ChannelsConfig, ChannelSpace, sample_images
 from spaces.layers import Layer
+from spaces.listed import ListedSpace
 from spaces.n2n.chain import Link, make_chain
 from spaces.n2n.removal import Removals, find_removals
 from spaces.registry import spaces
-from spaces.space import Space
 from spaces.zoo import ModelConfig, build_model
 
 PUBLISHED_FACTORS = [0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
@@ -68,7 +68,7 @@ class Step:
 
 
 @spaces.register("n2n")
-class N2NSpace(Space):
+class N2NSpace(ListedSpace):
     """Every layer of a residual or sequential network may be left out, every width shrunk by a factor.
 
     A layer that can be left out is a convolution, with its batch norm, whose map has the same shape before and after;
@@ -152,20 +152,6 @@ class N2NSpace(Space):
     def widest(self) -> Architecture:
         """Return the architecture with every layer and the widest choice of every width."""
         return self.complete({}, lambda decision: decision.choices[-1])
-
-    def from_code(self, code: Any) -> Mapping[str, Choice]:
-        """Return the choices of a list with one entry per decision; None where a decision is not taken."""
-        if not isinstance(code, (list, tuple)) or len(code) != len(self.decisions):
-            raise InputError(
-                f"space n2n: an architecture is a mapping, or a list of {len(self.decisions)} entries, one per "
-                f"decision ({self.decisions[0].name}, ...); got {code!r}"
-            )
-        pairs = zip(self.decisions, code, strict=True)
-        return {decision.name: choice for decision, choice in pairs if choice is not None}
-
-    def to_code(self, arch: Architecture) -> list[Choice | None]:
-        """Return one entry per decision; None for those that are not taken."""
-        return [arch.get(decision.name) for decision in self.decisions]
 
     def has_sound_inputs(self, arch: Architecture) -> bool:
         """Return whether every linear layer has 10 to 50,000 inputs, or as many as in the model, as published."""

@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 
 from compress.cli import app
 from compress.core.errors import InputError
-from compress.distill import teacher_cache
+from compress.distill import cache_writer, teacher_cache
+from compress.distill.cache_writer import cache_teacher
 from compress.distill.finetune import DistillStageConfig
-from compress.distill.teacher_cache import cache_teacher, marks
+from compress.distill.teacher_cache import marks
 from compress.training.step import StepContext
 from evaluators.datasets.batch import Batch
 from evaluators.datasets.digits import DigitsConfig
@@ -135,7 +136,7 @@ def test_caching_goes_on_where_it_was_stopped(folder: Path, monkeypatch: pytest.
     data = DigitsConfig.model_validate(RECIPE["data"]).load(DEFAULT)
     context = StepContext(config, data)
     teacher = config.teachers["big"]
-    monkeypatch.setattr(teacher_cache.time, "monotonic", ticking().__next__)  # progress is noted after every batch
+    monkeypatch.setattr(cache_writer.time, "monotonic", ticking().__next__)  # progress is noted after every batch
     calls = 0
 
     def stopping(batch: Batch) -> torch.Tensor:
@@ -145,7 +146,7 @@ def test_caching_goes_on_where_it_was_stopped(folder: Path, monkeypatch: pytest.
             raise KeyboardInterrupt
         return marks(batch)
 
-    monkeypatch.setattr(teacher_cache, "marks", stopping)
+    monkeypatch.setattr(cache_writer, "marks", stopping)
     with pytest.raises(KeyboardInterrupt):
         cache_teacher("big", teacher, context, seed=0)
     assert json.loads(Path("kept/epoch-0001.part/done.json").read_text()) == 1
