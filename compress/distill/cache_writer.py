@@ -13,7 +13,7 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from compress.core.atomic import write_json
+from compress.core.atomic import check_writable, write_json
 from compress.core.errors import CompressError, InputError, NotWritten, reason_of
 from compress.core.progress import track
 from compress.distill.teacher_cache import (
@@ -83,8 +83,11 @@ def cache_teacher(
     if (folder / MANIFEST).is_file():
         found = read_manifest(folder, key)
         compare(found, wanted | {"outputs": found.outputs}, folder, key, "take another folder, or delete this one")
+    elif folder.exists() and not folder.is_dir():
+        raise InputError(f"{key}: {str(folder)!r} is a file; name a folder")
     elif folder.exists() and any(folder.iterdir()):
         raise InputError(f"{key}: {str(folder)!r} holds other files; name a folder of its own")
+    check_writable(folder, f"{key}:")
     missing = [epoch for epoch in range(settings.epochs) if not epoch_folder(folder, epoch).is_dir()]
     if missing:
         engine = Engine(device, settings.precision, settings.channels_last)

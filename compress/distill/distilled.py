@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Literal, cast
 
@@ -36,6 +37,7 @@ class Distilled(Supervised):
         """Open the teachers; raises InputError where one is missing or does not fit the data."""
         super().__init__(context)
         self.configs: Sequence[LossConfig] = config.loss if isinstance(config.loss, list) else [config.loss]
+        self.several = isinstance(config.loss, list)
         self.label_share = min(each.label_share for each in self.configs)
         self.context = context
         self.cached = {name: CachedTeacher(name, each, context) for name, each in each_cached(config.teachers)}
@@ -69,7 +71,10 @@ class Distilled(Supervised):
         sides = Sides(model, self.guides, self.task, lambda: next(batches()).part(0, 2), len(loader), batches)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed)
-            self.terms = nn.ModuleList([config.make(sides) for config in self.configs])
+            self.terms = nn.ModuleList()
+            for number, config in enumerate(self.configs):
+                with self._blamed(number):
+                    self.terms.append(config.make(sides))
         self._student = Watched(model, [name for term in self._terms() for name in term.student_layers], self.task)
         self._watched = {
             name: Watched(teacher.model, self._layers_of(name), self.task) for name, teacher in self.teachers.items()
@@ -83,16 +88,29 @@ class Distilled(Supervised):
             InputError: what a teacher and the model give cannot be compared, or what supervised training raises.
         """
         index, batch = batch.index, self.task.mixed(batch)
-        named = {name: term for name, term in zip(self._names(), self._terms(), strict=True) if term.active(update)}
+        active = [each for each in enumerate(self._terms()) if each[1].active(update)]
+        named = {self._names()[number]: term for number, term in active}
         taught = self._taught(batch, index, update) if named else {}  # first: the model may change the inputs
         with enough_values():
             student = self._student.see(lambda: self.task.forward(model, batch))
-        terms = {name: term(student, taught, batch, update) for name, term in named.items()}
+        terms = {}
+        for (number, term), name in zip(active, named, strict=True):
+            with self._blamed(number):
+                terms[name] = term(student, taught, batch, update)
         if self.label_share:
             terms["label"] = self.label_share * self.task.loss(student.outputs, batch, model)
         parts = {f"{name}_{part}": value for name, term in named.items() for part, value in term.parts.items()}
         self.means.add({**{f"{name}_loss": value for name, value in terms.items()}, **parts})
         return torch.stack(list(terms.values())).sum()
+
+    @contextmanager
+    def _blamed(self, number: int) -> Iterator[None]:
+        """Put the key of a loss before what is wrong with it: `loss`, or `loss.1` where there is a list."""
+        name, key = self.configs[number].loss, f"loss.{number}" if self.several else "loss"
+        try:
+            yield
+        except InputError as error:
+            raise InputError(*(_at(key, name, each) for each in error.problems)) from error
 
     def begin_epoch(self, model: nn.Module, epoch: int) -> None:
         """Forget the terms of the epoch before."""
@@ -123,6 +141,13 @@ class Distilled(Supervised):
 
     def _terms(self) -> list[DistillLoss]:
         return cast(list[DistillLoss], list(self.terms))
+
+
+def _at(key: str, name: str, problem: str) -> str:
+    """Return what is wrong with a loss at the recipe's `key`; a problem may name one of the loss' own keys."""
+    if problem.startswith("teachers."):
+        return problem
+    return f"{key}.{problem.removeprefix(f'{name}.')}" if problem.startswith(f"{name}.") else f"{key}: {problem}"
 
 
 @steps.register("distilled")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Self
 
 from pydantic import Field, model_validator
 
+from compress.core.errors import InputError
 from compress.distill.distilled import DistilledConfig
 from compress.distill.losses import LossSection
 from compress.distill.losses.kd import KdConfig
@@ -53,3 +56,32 @@ class DistillStageConfig(FitConfig):
     def step_config(self) -> StepConfig:
         """What one update computes."""
         return DistilledConfig(loss=self.loss, teachers=self.teachers)
+
+
+@contextmanager
+def named_after(section: str, config: FitConfig | None) -> Iterator[None]:
+    """Put the recipe's keys before what is wrong with the losses, the teachers or the step of a training.
+
+    Args:
+        section: of the recipe.
+        config: what it holds.
+    """
+    try:
+        yield
+    except InputError as error:
+        keys = {"loss": "step.loss", "teachers": "step.teachers"}
+        if isinstance(config, DistillStageConfig):
+            keys = {"loss": "loss", "teachers": "teachers"}
+        elif isinstance(config, FinetuneConfig) and config.distill is not None:
+            keys = {"loss": "distill", "teachers": "teachers"}
+        raise InputError(*(_under(section, keys, each) for each in error.problems)) from error
+
+
+def _under(section: str, keys: Mapping[str, str], problem: str) -> str:
+    key, colon, rest = problem.partition(": ")
+    first, _, others = key.partition(".")
+    if colon and first in keys:
+        return ".".join(filter(None, (section, keys[first], others))) + f": {rest}"
+    if colon and key.startswith("step "):
+        return f"{section}.step: {key.removeprefix('step ')}: {rest}"
+    return problem

@@ -147,7 +147,8 @@ def layouts(sides: Sides, model: nn.Module, layers: Sequence[str], whose: str) -
         tensor = tensor_of(given, title)
         shape = tuple(tensor.shape[1:])
         if len(tensor) != 2 or not 1 <= len(shape) <= 3:
-            raise InputError(f"{title} gives {tuple(tensor.shape)} for two samples, which is no vector, tokens or map")
+            what = f"{title} gives {tuple(tensor.shape)} for two samples, which is no vector, tokens or map"
+            raise InputError(f"{what}; name layers by a narrower pattern")
         found[name] = _layout(title, shape, model, name, size)
     return found
 

@@ -179,7 +179,8 @@ def read_manifest(folder: Path, key: str) -> Manifest:
     try:
         return validated(Manifest, json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, InputError) as error:
-        raise InputError(f"{key}: {str(file)!r} is damaged ({reason_of(error)})") from error
+        advice = "delete the folder, or name another one"
+        raise InputError(f"{key}: {str(file)!r} is damaged ({reason_of(error)}); {advice}") from error
 
 
 def compare(found: Manifest, wanted: dict[str, Any], folder: Path, key: str, advice: str) -> None:
@@ -187,6 +188,9 @@ def compare(found: Manifest, wanted: dict[str, Any], folder: Path, key: str, adv
     for name, value in wanted.items():
         there = getattr(found, name)
         if there != value:
+            if isinstance(there, dict) and isinstance(value, dict):
+                key_at_fault = next(each for each in value if there.get(each) != value[each])
+                name, there, value = f"a model of {key_at_fault}", there.get(key_at_fault), value[key_at_fault]
             what = f"{name} {there}, this training {value}"
             raise InputError(f"{key}: {str(folder)!r} is of another training or teacher: it has {what}; {advice}")
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -30,7 +29,9 @@ class TeacherConfig(Config):
     )
     weight: float = Field(1.0, gt=0, description="share of its outputs beside other teachers'")
     cache: str | None = Field(
-        None, description="folder of its outputs, from `compress cache-teacher`: the model is not run, nor has layers"
+        None,
+        min_length=1,
+        description="folder of its outputs, from `compress cache-teacher`: the model is not run, nor has layers",
     )
     untrained: bool = Field(False, description="allow a model without weights, whose layers can guide all the same")
     mean: tuple[Unit, ...] | None = Field(
@@ -62,16 +63,6 @@ class TeacherConfig(Config):
                 "untrained: true"
             )
         return self
-
-
-@contextmanager
-def named_after(section: str) -> Iterator[None]:
-    """Put the recipe's section before every problem of a teacher."""
-    try:
-        yield
-    except InputError as error:
-        given = (f"{section}.{each}" if each.startswith("teachers.") else each for each in error.problems)
-        raise InputError(*given) from error
 
 
 Teachers = dict[str, TeacherConfig]

@@ -9,8 +9,8 @@ from compress.core.environment import choose_device
 from compress.core.errors import InputError
 from compress.distill.cache_writer import CacheResult, cache_teacher
 from compress.distill.distilled import DistilledConfig
+from compress.distill.finetune import named_after
 from compress.distill.teacher_cache import each_cached
-from compress.distill.teachers import named_after
 from compress.runs.recipe import Recipe
 from compress.runs.stage import sections_of
 from compress.training.config import FitConfig
@@ -37,6 +37,6 @@ def cache_teachers(recipe: Recipe, device: str = "auto") -> Iterator[tuple[str, 
     if data is None:
         raise InputError("data.name: got none; a teacher needs images to be run on")
     for section, config, name, teacher in wanted:
-        with named_after(section):
+        with named_after(section, config):
             found = cache_teacher(name, teacher, StepContext(config, data), recipe.seed, chosen)
         yield name, found

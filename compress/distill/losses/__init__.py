@@ -78,7 +78,7 @@ class Sides:
             raise InputError(f"{key}: unknown teacher {name!r}; allowed: {', '.join(names)}{did_you_mean(name, names)}")
         found = self.guides[0 if name is None else names.index(name)]
         if found.model is None:
-            raise InputError(f"{key}: only the outputs of teacher {found.name} are at hand, no layers of it")
+            raise InputError(f"{key}: teacher {found.name} has a cache of outputs, and no layers to look at")
         return found
 
     @cached_property

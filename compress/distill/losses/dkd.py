@@ -69,7 +69,7 @@ class DkdConfig(LossConfig):
     def make(self, sides: Sides) -> DistillLoss:
         """Return the term; InputError where there is no other class than the right one."""
         if sides.task.num_outputs == 1:
-            raise InputError("distill.loss: dkd parts the right class from the others; the model has one output")
+            raise InputError("dkd parts the right class from the others; the model has one output")
         return DkdLoss(self, sides)
 
 
@@ -90,7 +90,7 @@ class DkdLoss(DistillLoss):
         targets = batch.targets
         if not isinstance(targets, Tensor) or targets.is_floating_point() or targets.ndim != 1:
             raise InputError(
-                "distill.loss: dkd needs the right class of every image, and targets here are none, as with mixup and "
+                "dkd needs the right class of every image, and targets here are none, as with mixup and "
                 "cutmix; leave them out, or take kd"
             )
         found = {

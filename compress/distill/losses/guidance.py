@@ -133,7 +133,10 @@ class GuidanceLoss(DistillLoss):
         count = len(student.tensor)
         if count < least:
             if update == 0:
-                raise InputError(f"guidance compares samples of a batch, at least {least}; got a batch of {count}")
+                raise InputError(
+                    f"guidance compares samples of a batch, at least {least}; got a batch of {count}: data.batch_size, "
+                    "or the number of images, is too small"
+                )
             return student.tensor.new_zeros(())
         seen = {"ours": student.features, "theirs": teachers[self.guide].features}
         grams = {

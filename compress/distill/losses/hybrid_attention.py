@@ -80,9 +80,9 @@ class HybridAttentionLoss(DistillLoss):
         alike = [each for each in found if (each.sizes, each.windows) == (self.ours.sizes, self.ours.windows)]
         if not alike:
             raise InputError(
-                f"hybrid_attention: layer {self.ours.name} of the model has {_sizes(self.ours)}, layer "
-                f"{found[-1].name} of teacher {guide.name} {_sizes(found[-1])}; both have to be the same (num_heads "
-                "changes none of a model's parameters)"
+                f"layer {self.ours.name} of the model has {_sizes(self.ours)}, layer "
+                f"{found[-1].name} of teacher {guide.name} {_sizes(found[-1])}; heads and tokens have to be "
+                "the same (num_heads changes none of a model's parameters)"
             )
         self.measured: dict[str, float] = {}
         self.theirs = alike[0] if len(alike) == 1 else self._chosen(config, sides, guide, alike)
@@ -103,7 +103,7 @@ class HybridAttentionLoss(DistillLoss):
     ) -> Attention:
         if config.nmi is None and any(each.windows > 1 for each in found):
             raise InputError(
-                f"hybrid_attention: teacher {guide.name} looks at windows, where the published NMI of {HYBRID} says "
+                f"teacher {guide.name} looks at windows, where the published NMI of {HYBRID} says "
                 "nothing; name one layer in layers, or give nmi"
             )
         target = HYBRID if config.nmi is None else config.nmi

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from compress.distill.finetune import DistillStageConfig, FinetuneConfig
-from compress.distill.teachers import named_after
+from compress.distill.finetune import DistillStageConfig, FinetuneConfig, named_after
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.measure import measured
@@ -28,7 +27,7 @@ class Finetune(Training):
         """Train the model, with its masks kept, and evaluate it."""
         bundle = artifact.loaded
         teacher = context.baseline().model if config.needs_teacher else None
-        with named_after(self.name):
+        with named_after(self.name, config):
             train(bundle, config, context, self.label, teacher)
         return Artifact(measured(bundle, context))
 
@@ -38,7 +37,7 @@ class Finetune(Training):
         model = outlook.bundle.model
         teacher = model if act.config.needs_teacher else None
         parts = model, outlook.data, act.config, outlook.device
-        with named_after(self.name):
+        with named_after(self.name, act.config):
             seconds = estimate_seconds(*parts, teacher=teacher, seed=outlook.recipe.seed)
         yield self.name, seconds * outlook.share_left + outlook.evaluation
 

@@ -24,6 +24,7 @@ from search.runner import Runner
 from search.space import make_space
 from search.study import spent_seconds
 from search.tensorboard import logged, writer_class
+from spaces.registry import space_class
 from spaces.space import Space
 
 
@@ -48,13 +49,21 @@ class Search(Stage[SearchConfig]):
         return config.space.name != "table"
 
     def check(self, config: SearchConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
-        """Yield each later section that would need a network, where a table is searched; what the task leaves open."""
+        """Yield what the task leaves open, a teacher that is not there, and sections that need more than a table."""
         try:
             config.for_task(sections.get("task", DEFAULT))
         except InputError as error:
             for problem in error.problems:
                 where, _, text = problem.partition(": ")
                 yield tuple(where.split(".")), text
+        train = getattr(config.evaluator, "train", None)
+        given = sections.get("model", ...) is not None or "model" in space_class(config.space.name).Config.model_fields
+        if train is not None and train.needs_teacher and not given:
+            step = train.step_config.name
+            yield (
+                (*key, "evaluator", "train", "step"),
+                f"there is no other model yet to learn from: name one in model; got {step}",
+            )
         if config.space.name != "table":
             return
         for stage in all_stages():

@@ -10,6 +10,7 @@ from torch import nn
 from compress.bundle import Bundle, open_model
 from compress.core.errors import InputError
 from compress.core.yaml_lines import Path_
+from compress.distill.finetune import named_after
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.measure import exported, measured
@@ -87,7 +88,8 @@ class Train(Training):
         bundle = artifact.loaded
         if config is not None:
             teacher = given_model(bundle, context.recipe) if config.needs_teacher else None
-            train(bundle, config, context, "training", teacher)
+            with named_after(self.name, config):
+                train(bundle, config, context, "training", teacher)
         bundle = measured(bundle, context)
         export = context.recipe.section("export")
         if export is None or not context.compares:
@@ -101,7 +103,8 @@ class Train(Training):
             assert outlook.data is not None
             teacher = given_model(outlook.bundle, outlook.recipe) if act.config.needs_teacher else None
             parts = outlook.bundle.model, outlook.data, act.config, outlook.device
-            name, seconds = "train", estimate_seconds(*parts, teacher=teacher)
+            with named_after(self.name, act.config):
+                name, seconds = "train", estimate_seconds(*parts, teacher=teacher)
         yield name, seconds + outlook.evaluation
         export = outlook.recipe.section("export")
         if export is not None and outlook.compares:

@@ -107,7 +107,7 @@ def classes(count: int, folder: Path) -> str:
         ),
         (
             {"distill": {"loss": {"loss": "feature", "layers": {"layer9*": "layer1"}}}},
-            r"feature\.layers: no layer of the model matches 'layer9\*'",
+            r"distill\.loss\.layers: no layer of the model matches 'layer9\*'",
         ),
         ({"distill": {"loss": {"loss": "dkd"}, "cutmix": 1.0}}, r"distill\.loss: dkd needs the right class"),
     ],
@@ -131,3 +131,32 @@ def test_what_cannot_be_learnt_is_refused_before_the_model_is_trained(
     assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1
     assert re.search(sentence, done.stderr), done.stderr
     assert not (tmp_path / "runs" / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ({"distill": {"loss": {"loss": "feature", "layers": {"a3": "a3"}}}}, "8  distill.loss.layers: no layer of"),
+        ({"distill": {"loss": [KD, {"loss": "feature", "layers": {"a3": "a3"}}]}}, "distill.loss.1.layers: no layer"),
+        (
+            {"finetune": {"distill": {"loss": "guidance", "teacher": "u"}}},
+            "8  finetune.distill.teacher: unknown",
+        ),
+        ({"finetune": {"distill": {"loss": "dkd"}, "mixup": 0.2}}, "8  finetune.distill: dkd needs the right class"),
+        ({"finetune": {"step": {"name": "path_ensemble"}}}, "8  finetune.step: path_ensemble: "),
+    ],
+)
+def test_what_is_wrong_with_a_loss_is_told_at_its_key(section: dict[str, object], says: str, tmp_path: Path) -> None:
+    recipe = {
+        "version": 1,
+        "name": "taught",
+        "model": {"source": "builtin", "name": "cifar_resnet20"},
+        "data": {"name": "digits", "image_size": 8, "limit_train": 64, "limit_test": 32, "batch_size": 32},
+    }
+    lines = [f"{key}: {json.dumps(value)}" for key, value in recipe.items()]
+    (name, content), *_ = section.items()
+    text = "\n".join(["# first line", *lines, "train: {epochs: 100000}", "", f"{name}: {json.dumps(content)}"])
+    (tmp_path / "taught.yaml").write_text(text)
+    done = CliRunner().invoke(app, ["run", "--recipe", str(tmp_path / "taught.yaml"), "--out", str(tmp_path / "run")])
+    assert done.exit_code == 2
+    assert says in done.stderr.splitlines()[-1], done.stderr

@@ -210,7 +210,7 @@ def test_what_has_no_maps_or_others_is_refused_in_a_sentence() -> None:
     said = r"layer blocks\.2\.attn of the model has 2 heads over 17 tokens, layer blocks\.0\.attn of teacher big 4 he"
     with pytest.raises(InputError, match=said):
         made(vit(), vit(heads=4), layers=["blocks.0"])
-    with pytest.raises(InputError, match=r"big 2 heads over 16 tokens; both have to be the same"):
+    with pytest.raises(InputError, match=r"big 2 heads over 16 tokens; heads and tokens have to be the same"):
         made(vit(), vit(class_token=False, global_pool="avg"), layers=["blocks.0"])
     with pytest.raises(InputError, match=r"2 heads over 4 tokens in 16 windows"):
         made(swin(), swin(window=2), layers=["layers.0.blocks.0"], student_layer="layers.0.blocks.0")

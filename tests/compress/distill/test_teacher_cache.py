@@ -87,9 +87,15 @@ def test_training_from_the_cache_is_training_with_the_teacher(folder: Path) -> N
         ("seed=4", "is of other images than update 0 learns from"),
         ("data.batch_size=16", "it has batch_size 32, this training 16"),
         ("data.limit_train=69", "it has samples 70, this training 69"),
-        ("distill.teachers.big.model.name=resnet14t", "is of another training or teacher: it has model"),
+        (
+            "distill.teachers.big.model.name=resnet14t",
+            "it has a model of name resnet10t, this training resnet14t",
+        ),
         ("distill.teachers.big.cache=elsewhere", "'elsewhere' holds no outputs of a teacher; make it with"),
-        ("distill.loss=[{loss: kd}, {loss: feature, layers: {layer1: layer1}}]", "only the outputs of teacher big"),
+        (
+            "distill.loss=[{loss: kd}, {loss: feature, layers: {layer1: layer1}}]",
+            "teacher big has a cache of outputs, and no layers",
+        ),
     ],
 )
 def test_a_cache_that_does_not_fit_is_refused_by_name(change: str, says: str, folder: Path) -> None:
@@ -113,6 +119,10 @@ def test_damaged_files_are_refused(folder: Path) -> None:
     shutil.rmtree("kept/epoch-0000")
     done = CliRunner().invoke(app, ["distill", "--recipe", "taught.yaml", "--quiet"])
     assert "distill.teachers.big.cache: 'kept' holds 1 of the 2 epochs" in done.stderr
+    Path("file").touch()
+    done = cached("distill.teachers.big.cache=file")
+    assert done.exit_code == 2 and "distill.teachers.big.cache: 'file' is a file; name a folder" in done.stderr
+    assert "distill.teachers.big.cache" in cached("distill.teachers.big.cache=file/below").stderr
     Path("other").mkdir()
     Path("other/file").write_text("mine")
     done = cached("distill.teachers.big.cache=other")
