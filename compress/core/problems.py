@@ -37,6 +37,8 @@ _LIMITS = {
     "maximum": "at most {}",
     "minItems": "at least {} entries",
     "maxItems": "at most {} entries",
+    "minProperties": "at least {} keys",
+    "maxProperties": "at most {} keys",
     "minLength": "at least {} characters",
     "maxLength": "at most {} characters",
 }
@@ -273,12 +275,28 @@ def _node_at(tree: dict[str, Any], path: Path_, values: Any) -> dict[str, Any]:
     node, current = _resolve(tree, tree, values), values
     for part in path:
         around, current = current, _value_at(current, (part,))
-        child = node.get("items", {}) if isinstance(part, int) else node.get("properties", {}).get(part, {})
+        child = _item(node, part) if isinstance(around, list) else _entry(node, part)
         if (choice := child.get("discriminator", {})).get("beside"):  # of `OptionsOf`
             key = choice["beside"]
             child = {"$ref": choice["mapping"].get(str(around.get(key, node["properties"][key].get("default"))))}
         node = _resolve(child, tree, current)
     return node
+
+
+def _entry(node: dict[str, Any], key: str | int) -> dict[str, Any]:
+    """Return what describes a key: a section's own, or what all values of a mapping are."""
+    named: dict[str, Any] | None = node.get("properties", {}).get(key)
+    if named is not None:
+        return named
+    values = [*node.get("patternProperties", {}).values(), node.get("additionalProperties")]
+    return next((value for value in values if isinstance(value, dict)), {})
+
+
+def _item(node: dict[str, Any], place: str | int) -> dict[str, Any]:
+    """Return what describes an entry of a list, whose first entries may each be of a kind of their own."""
+    first = node.get("prefixItems", [])
+    item: Any = first[place] if isinstance(place, int) and place < len(first) else node.get("items", {})
+    return item if isinstance(item, dict) else {}
 
 
 def _tags_at(tree: dict[str, Any], path: Path_, values: Any) -> str:
@@ -297,4 +315,4 @@ def _number(limit: float) -> float:
 
 def _limits(node: dict[str, Any]) -> str:
     limits = " and ".join(text.format(_number(node[key])) for key, text in _LIMITS.items() if key in node)
-    return re.sub(r"\bat least 1 (entries|characters)", "not empty", limits)
+    return re.sub(r"\bat least 1 (entries|characters|keys)", "not empty", limits)

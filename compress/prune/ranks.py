@@ -5,6 +5,7 @@ What rank r keeps of a weight is the energy of its r largest singular values: th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from compress.core.errors import InputError
 from compress.prune.replaceable import Layer
 
 TOLERANCE = 0.02
+CELLS = 10_000
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ def spectrum(layer: Layer) -> Spectrum:
     kept = np.concatenate([[0.0], np.cumsum(energy) / total if total > 0 else np.ones(len(energy))])
     basis = vectors.flip(1).to(layer.layer.weight.dtype)
     return Spectrum(layer, kept, basis, sum(weight.shape), weight.numel())
+
+
+def flat(layer: Layer) -> Spectrum:
+    """Return what the shape of a layer tells: its ranks and costs, without singular vectors, all values alike."""
+    weight = layer.layer.weight.flatten(1)
+    return Spectrum(layer, np.linspace(0, 1, min(weight.shape) + 1), torch.empty(0), sum(weight.shape), weight.numel())
 
 
 def truncated(s: Spectrum, rank: int) -> tuple[Tensor, Tensor]:
@@ -105,13 +113,43 @@ def meeting(spectra: Sequence[Spectrum], counted: str, total: int, target: float
     choice = _priced(costs, kept, room)
     achieved = (rest + sum(cost[i] for cost, i in zip(costs, choice, strict=True))) / total
     if abs(achieved - target) > TOLERANCE:
-        why = (
-            "every layer that can be factorised is at rank 1"
-            if achieved > target
-            else "too few layers can be factorised for a finer choice"
-        )
-        raise InputError(f"prune.budget.{counted}: {target:g} cannot be met; the nearest is {achieved:.3f}: {why}")
+        raise _unmet(counted, target, achieved)
     return {s.layer.name: i + 1 for s, i in zip(spectra, choice, strict=True) if i < s.most}
+
+
+def refuse_unreachable(spectra: Sequence[Spectrum], counted: str, total: int, target: float) -> None:
+    """Raise InputError where no ranks at all meet a budget, whatever the weights; arguments as those of `meeting`.
+
+    The costs that ranks can add up to are marked on a grid of `CELLS` between least and most; what is lost by rounding
+    is granted.
+    """
+    costs = [(s.layer.places if counted == "macs" else 1) * _costs(s) for s in spectra]
+    least, most = (sum(cost[place] for cost in costs) for place in (0, -1))
+    rest = total - most
+    wanted = target * total - rest - least
+    if wanted < 0:
+        if (rest + least) / total - target > TOLERANCE:
+            raise _unmet(counted, target, (rest + least) / total)
+        return
+    cell = max(most - least, 1) / CELLS
+    reached = 1  # bit i: some choice costs about i cells more than the least
+    for cost in costs:
+        reached = functools.reduce(
+            int.__or__, (reached << step for step in set(np.rint((cost - cost[0]) / cell).astype(int).tolist()))
+        )
+    below = reached & ((1 << int(wanted / cell + len(costs) / 2) + 1) - 1)
+    nearest = (rest + least + (below.bit_length() - 1) * cell) / total
+    if target - nearest > TOLERANCE + len(costs) / 2 * cell / total:
+        raise _unmet(counted, target, nearest)
+
+
+def _unmet(counted: str, target: float, nearest: float) -> InputError:
+    why = (
+        "every layer that can be factorised is at rank 1"
+        if nearest > target
+        else "too few layers can be factorised for a finer choice"
+    )
+    return InputError(f"prune.budget.{counted}: {target:g} cannot be met; the nearest is {nearest:.3f}: {why}")
 
 
 def _costs(s: Spectrum) -> NDArray[np.float64]:

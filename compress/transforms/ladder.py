@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -20,6 +20,7 @@ from compress.graph.apply import apply
 from compress.transforms import Transform, transforms
 from compress.transforms.chain import Link, has_matrix, longest_chain
 from compress.transforms.narrow import PlanField
+from compress.transforms.pre_norm import NoRow
 
 TEMPERATURE = 0.1
 """T_g: gates are sigmoid(alpha / T_g), so that they learn ten times as fast."""
@@ -56,12 +57,14 @@ class Rung(nn.Module):
         return joined
 
 
-class Ladder(nn.Module):
+class Ladder(NoRow):
     """A frozen backbone whose last features are replaced by those of the side network, brought to the old width.
 
     z_0 = D_0 h_0; along the rungs z; the backbone's own head sees U z. The backbone is always in evaluation mode, runs
     without gradients up to there, and none of its parameters learns.
     """
+
+    why_no_row: ClassVar[str] = "a side network takes the features of this model's blocks, so that these have to stay"
 
     def __init__(
         self, backbone: nn.Module, rungs: Mapping[str, Rung], first: str, down: nn.Module, up: nn.Module

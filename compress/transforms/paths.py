@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,17 +17,21 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.transforms import Transform, transforms
-from compress.transforms.pre_norm import branches, replaced, rows_of
+from compress.transforms.pre_norm import NoRow, branches, replaced, rows_of
 
 Scale = Literal["none", "scalar", "channel"]
 
 
-class PathEnsemble(nn.Module):
+class PathEnsemble(NoRow):
     """Pre-norm blocks in a row that give the weighed sum of their paths: (..., d) -> (..., d).
 
     Path 0 is the input. With `separate` paths 2l - 1 and 2l are attention and MLP of block l, otherwise path l is what
     both add.
     """
+
+    why_no_row: ClassVar[str] = (
+        "the paths of this model are weighed already; kind: paths acts once, and tokens cannot leave it any more"
+    )
 
     def __init__(
         self, blocks: Sequence[nn.Module], width: int, left_out: Sequence[int] = (), scale: Scale = "none",

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.core.modes import evaluating, run_once
+
+
+class NoRow(nn.Module):
+    """What does more with blocks than run them one after another, so that nothing may take the blocks out of it."""
+
+    why_no_row: ClassVar[str]
+    """A sentence about the model that holds it."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +69,12 @@ def rows_of(model: nn.Module, example_inputs: Tensor) -> list[Row]:
     What a block gives has been compared with its input and its branches.
 
     Raises:
-        InputError: there is none; the message says why, as far as that is known.
+        InputError: there is none, or what holds the blocks does more with them; the message says why, as far as that is
+            known.
     """
+    for module in model.modules():
+        if isinstance(module, NoRow):
+            raise InputError(module.why_no_row)
     seen: dict[str, Tensor] = {}
     hooks = []
     for name, module in model.named_modules():
@@ -102,6 +113,9 @@ def _fault(model: nn.Module, row: Row) -> str | None:
             if after.shape != x.shape or not torch.allclose(after, x + attended + mixed, rtol=1e-4, atol=1e-5):
                 return f"block {row.name}.{place} gives something else than x plus attn(norm1(x)) and mlp(norm2(x))"
             x = after
+        whole = row.blocks(row.inputs)
+    if not isinstance(whole, Tensor) or whole.shape != x.shape or not torch.allclose(whole, x, rtol=1e-4, atol=1e-5):
+        return f"{row.name} ({type(row.blocks).__name__}) does more than run its blocks one after another"
     return None
 
 

@@ -8,7 +8,7 @@ have static shapes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from compress.core.errors import InputError
 from compress.core.modes import evaluating
 from compress.transforms import Transform, transforms
-from compress.transforms.pre_norm import Row, replaced, rows_of
+from compress.transforms.pre_norm import NoRow, Row, replaced, rows_of
 
 Mode = Literal["drop", "merge"]
 
@@ -31,8 +31,12 @@ class _Heads(NamedTuple):
     scale: float
 
 
-class TokenStages(nn.Sequential):
+class TokenStages(NoRow, nn.Sequential):
     """Blocks in a row, before some of which tokens leave: (N, tokens, d) -> (N, fewer, d), in their order."""
+
+    why_no_row: ClassVar[str] = (
+        "tokens leave this model already; kind: tokens acts once, and the features are no sum of paths any more"
+    )
 
     def __init__(
         self,

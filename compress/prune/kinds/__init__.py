@@ -53,6 +53,8 @@ class PruneBase(Config):
     """Whether weights are held at zero afterwards."""
     keeps_weights: ClassVar[bool] = True
     """Whether weights that stay keep their values, so that masks of an earlier pruning still hold."""
+    cannot_follow: ClassVar[Mapping[str, str]] = {}
+    """Kinds of earlier prunings on which this one cannot follow, and why: a sentence."""
 
     kind: str
 

@@ -16,7 +16,7 @@ from compress.graph.graph import Skip
 from compress.prune.details import replacement_details
 from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
 from compress.prune.narrow import renew_norms
-from compress.prune.ranks import Spectrum, keeping, meeting, spectrum, truncated
+from compress.prune.ranks import Spectrum, flat, keeping, meeting, refuse_unreachable, spectrum, truncated
 from compress.prune.replaceable import Replacement, nothing_left, replace_layers, replaceable
 from compress.transforms.low_rank import LowRank, unfit
 
@@ -79,8 +79,15 @@ class LowRankKind(PruneBase):
         return (self.budget.macs if self.budget is not None else None) or 1.0
 
     def check(self, bundle: Bundle) -> None:
-        """Raise where a glob matches nothing, or no layer can be factorised."""
-        replaceable(bundle.model, bundle.example_inputs(), unfit, self.include, self.exclude)
+        """Raise where a glob matches nothing, or no layer of such a shape would cost less, or as little as asked."""
+        layers, _ = replaceable(bundle.model, bundle.example_inputs(), unfit, self.include, self.exclude)
+        shapes = {layer.name: flat(layer) for layer in layers}
+        able = self._able(shapes)
+        if self.budget is not None:
+            counted = self.budget.counted
+            refuse_unreachable(able, counted, bundle.costs()[counted], self.budget.target)
+        elif self.energy is None:  # which ranks keep so much of it, the values tell
+            self._chosen(shapes, self._asked(shapes))
 
     def prune(self, bundle: Bundle, around: Surroundings) -> tuple[Bundle, Details]:
         """Return the bundle with pairs of layers, tried out against ordinary ones of the same weights."""
@@ -112,20 +119,24 @@ class LowRankKind(PruneBase):
         Raises:
             InputError: no layer costs less, or the budget cannot be met.
         """
-        if self.budget is not None:
-            able = [s for s in spectra.values() if s.most]
-            if not able:
-                raise InputError(nothing_left(Skip(name, "no rank would save anything") for name in spectra))
-            ranks = meeting(able, self.budget.counted, costs[self.budget.counted], self.budget.target)
-            why = {name: "the budget leaves it whole" for name in spectra}
-        else:
-            asked = self._asked(spectra)
-            ranks = {name: rank for name, rank in asked.items() if rank <= spectra[name].most}
-            why = {
-                name: f"it costs less up to rank {spectra[name].most}, not at {rank}" for name, rank in asked.items()
-            }
-        why |= {name: "no rank would save anything" for name, each in spectra.items() if not each.most}
-        whole = [Skip(name, why[name]) for name in spectra if name not in ranks]
+        able = self._able(spectra)
+        if self.budget is None:
+            return self._chosen(spectra, self._asked(spectra))
+        ranks = meeting(able, self.budget.counted, costs[self.budget.counted], self.budget.target)
+        return ranks, _whole(spectra, ranks, dict.fromkeys(spectra, "the budget leaves it whole"))
+
+    def _able(self, spectra: Mapping[str, Spectrum]) -> list[Spectrum]:
+        """Return the layers that have a rank at which they cost less; InputError where there are none."""
+        able = [each for each in spectra.values() if each.most]
+        if not able:
+            raise InputError(nothing_left(_whole(spectra, {}, {})))
+        return able
+
+    def _chosen(self, spectra: Mapping[str, Spectrum], asked: Mapping[str, int]) -> tuple[dict[str, int], list[Skip]]:
+        """Return those of the ranks `asked` that save something, and the other layers; InputError without any."""
+        ranks = {name: rank for name, rank in asked.items() if rank <= spectra[name].most}
+        why = {name: f"it costs less up to rank {spectra[name].most}, not at {rank}" for name, rank in asked.items()}
+        whole = _whole(spectra, ranks, why)
         if not ranks:
             raise InputError(nothing_left(whole))
         return ranks, whole
@@ -137,6 +148,15 @@ class LowRankKind(PruneBase):
         if self.share is not None:
             return {name: max(1, round(self.share * each.full)) for name, each in spectra.items()}
         return dict.fromkeys(spectra, self.rank or 1)
+
+
+def _whole(spectra: Mapping[str, Spectrum], ranks: Mapping[str, int], why: Mapping[str, str]) -> list[Skip]:
+    """Return the layers without a rank, with the reason: `why`, unless no rank would save anything."""
+    return [
+        Skip(name, why[name] if each.most else "no rank would save anything")
+        for name, each in spectra.items()
+        if name not in ranks
+    ]
 
 
 def _compare_costs(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,14 +14,20 @@ from compress.core.errors import InputError
 from compress.core.progress import track
 from compress.graph.known import Known
 from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
-from compress.transforms.paths import PathEnsemble, Paths, Scale, ensemble_of, number_of_paths
+from compress.transforms.paths import PathEnsemble, Paths, Scale, number_of_paths
 from compress.transforms.pre_norm import rows_of
+from compress.transforms.tokens import TokenStages
 from evaluators.tasks.evaluation import evaluate
 
 
 @prune_kinds.register("paths")
 class PathsConfig(PruneBase):
     """Leave the shortest paths of a pre-norm transformer out of its features, or weigh all (Path Ensemble)."""
+
+    cannot_follow: ClassVar[Mapping[str, str]] = {
+        "paths": PathEnsemble.why_no_row,
+        "tokens": TokenStages.why_no_row,
+    }
 
     kind: Literal["paths"] = Field(description="the last sum changes, the blocks stay")
     drop: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
@@ -58,8 +65,6 @@ class PathsConfig(PruneBase):
 
     def _row(self, bundle: Bundle) -> tuple[str, int]:
         """Return the name of the last row of blocks, and its number of paths."""
-        if ensemble_of(bundle.model) is not None:
-            raise InputError("prune: the paths of this model are weighed already; kind: paths acts once")
         try:
             row = rows_of(bundle.model, bundle.example_inputs())[-1]
         except InputError as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,12 +12,18 @@ from compress.bundle import Bundle
 from compress.core.errors import InputError
 from compress.graph.known import Known
 from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
+from compress.transforms.paths import PathEnsemble
 from compress.transforms.tokens import Mode, Tokens, TokenStages, counts_of, cuts_of, front_of, token_row
 
 
 @prune_kinds.register("tokens")
 class TokensConfig(PruneBase):
     """Drop or merge tokens of a vision transformer in stages (PyramidDrop): less work, the same weights."""
+
+    cannot_follow: ClassVar[Mapping[str, str]] = {
+        "paths": PathEnsemble.why_no_row,
+        "tokens": TokenStages.why_no_row,
+    }
 
     kind: Literal["tokens"] = Field(description="tokens leave, weights stay")
     keep: float = Field(0.7, gt=0, le=1, description="share of a stage's image tokens that the next one gets")
@@ -48,8 +55,6 @@ class TokensConfig(PruneBase):
 
     def _transform(self, bundle: Bundle) -> Tokens:
         model, inputs = bundle.model, bundle.example_inputs()
-        if any(isinstance(module, TokenStages) for module in model.modules()):
-            raise InputError("prune: tokens leave this model already; kind: tokens acts once")
         try:
             row = token_row(model, inputs)
         except InputError as error:

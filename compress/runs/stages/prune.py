@@ -41,12 +41,15 @@ class Prune(Stage[PruneBase]):
                 yield Act(Finetune("finetune"), "finetune", between, step)
 
     def check(self, config: PruneBase, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
-        """Yield that steps have no fine-tuning between them, and that masks come too early."""
+        """Yield that steps have no fine-tuning between them, and that this cannot follow on what comes before."""
         if config.number_of_steps > 1 and sections.get("finetune", ...) is None:
             yield (*key, "steps"), "several steps are fine-tuned between, so they need a finetune section"
-        before = itertools.takewhile(lambda other: other is not config, as_list(sections["prune"]))
+        before = list(itertools.takewhile(lambda other: other is not config, as_list(sections["prune"])))
         if not config.keeps_weights and any(earlier.leaves_masks for earlier in before):
             yield (*key, "kind"), after_masks(config.kind)
+        why = next((config.cannot_follow[each.kind] for each in before if each.kind in config.cannot_follow), None)
+        if why is not None:
+            yield (*key, "kind"), why
 
     def check_model(self, config: PruneBase, bundle: Bundle) -> None:
         """Raise InputError where `config` does not fit the model, such as globs that match nothing."""

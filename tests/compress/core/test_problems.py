@@ -23,6 +23,10 @@ class Settings(Config):
     target: Literal["local"] | Command | Label = "local"
     align: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     names: list[str] = Field(default_factory=lambda: ["a"], min_length=1)
+    layers: dict[str, str] = Field({"a": "b"}, min_length=1)
+    commands: dict[str, Command] = Field({})
+    limits: dict[int, Annotated[int, Field(ge=1)]] = Field({})
+    pair: tuple[Annotated[int, Field(ge=1)], Command] | None = None
 
 
 def problems(values: Any) -> list[str]:
@@ -40,6 +44,18 @@ def problems(values: Any) -> list[str]:
         ({"target": "remote"}, ['target: unknown value; got "remote"; allowed local or a section of keys']),
         ({"align": "x"}, ['align: unknown value; got "x"; allowed auto or a whole number']),
         ({"names": []}, ["names: out of range; got []; allowed not empty"]),
+        ({"layers": {}}, ["layers: out of range; got {}; allowed not empty"]),
+        (
+            {"commands": {"t": {"command": "ls", "timeuot": 1}}},
+            ["commands.t.timeuot: unknown key; allowed command, timeout; did you mean 'timeout'?"],
+        ),
+        ({"commands": {"t": {}}}, ["commands.t.command: required, but missing: what is run"]),
+        ({"limits": {3: 0}}, ["limits.3: out of range; got 0; allowed at least 1"]),
+        ({"pair": [0, {"command": "ls"}]}, ["pair.0: out of range; got 0; allowed at least 1"]),
+        (
+            {"pair": [1, {"comand": "ls"}]},
+            ["pair.1.comand: unknown key; allowed command, timeout; did you mean 'command'?"],
+        ),
         ({"naems": [], "align": 0}, 2),
         (3, ["wrong type; got 3; allowed a section of keys"]),
     ],

@@ -151,6 +151,16 @@ def test_what_cannot_follow_on_masks_is_told_before_anything_runs(tmp_path: Path
     assert report["final"]["nonzero_params"] < report["final"]["params"]
 
 
+def test_tokens_and_paths_do_not_follow_on_each_other_and_that_is_told_before_anything_runs(tmp_path: Path) -> None:
+    tokens, paths = {"kind": "tokens"}, {"kind": "paths"}
+    with pytest.raises(InputError, match=r"prune\.1\.kind: tokens leave this model already.* no sum of paths"):
+        run(tmp_path, prune=[tokens, paths])
+    with pytest.raises(
+        InputError, match=r"prune\.1\.kind: the paths of this model are weighed already.* tokens cannot"
+    ):
+        run(tmp_path, prune=[paths, tokens])
+
+
 def test_a_masked_bundle_is_refused_in_one_sentence(bundle: Bundle) -> None:
     bundle.masks = {"linear.weight": torch.ones(10, 64, dtype=torch.bool)}
     with pytest.raises(InputError, match="put it before kind: weights"):

@@ -206,6 +206,16 @@ def test_new_layers_that_compute_something_else_are_found_out() -> None:
         (LowRankKind(rank=2, exclude=["bn1"]), r"prune\.exclude: the pattern 'bn1' matches no linear layer"),
         (HypercomplexKind(n=7), "no layer is left to replace; conv1: 7 does not divide its 3 inputs and 16 outputs"),
         (HypercomplexKind(n=16, include=["layer1*"]), "sums of 16 products would have 4240 parameters, it has 2304"),
+        (LowRankKind(rank=64), "no layer is left to replace; conv1: it costs less up to rank 10, not at 64"),
+        (LowRankKind(share=0.99), "conv1: it costs less up to rank 10, not at 16"),
+        (
+            LowRankKind(budget={"macs": 0.01}),  # type: ignore[arg-type]
+            r"prune\.budget\.macs: 0\.01 cannot be met; the nearest is 0\.\d+: every layer",
+        ),
+        (
+            LowRankKind(budget={"params": 0.9}, include=["linear"]),  # type: ignore[arg-type]
+            r"prune\.budget\.params: 0\.9 cannot be met; the nearest is 0\.99\d: every layer",
+        ),
     ],
 )
 def test_what_does_not_fit_the_model_is_told_before_anything_runs(kind: Any, sentence: str) -> None:
@@ -213,13 +223,27 @@ def test_what_does_not_fit_the_model_is_told_before_anything_runs(kind: Any, sen
         check_pruning(opened(), kind)
 
 
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        (LowRankKind(energy=0.5, include=["2"]), "2: no rank would save anything"),
+        (LowRankKind(budget={"params": 0.5}, include=["2"]), "2: no rank would save anything"),  # type: ignore[arg-type]
+        (LowRankKind(budget={"macs": 0.9}), "nearest is 0.778: too few layers"),  # type: ignore[arg-type]
+    ],
+)
+def test_ranks_that_no_weights_of_such_shapes_could_have_are_told_before_anything_runs(
+    kind: Any, sentence: str
+) -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Flatten(), nn.Linear(512, 1))
+    with pytest.raises(InputError, match=sentence):
+        check_pruning(of(model), kind)
+
+
 def test_a_rank_that_saves_nothing_leaves_a_layer_whole() -> None:
     _, details = prune_bundle(opened(), LowRankKind(rank=16), AROUND)
     assert reasons(details)["layer1.0.conv1"] == "it costs less up to rank 14, not at 16"
     assert reasons(details)["linear"] == "it costs less up to rank 8, not at 16"
     assert next(row["name"] for row in details["layers"]) == "layer2.0.conv1"
-    with pytest.raises(InputError, match="no layer is left to replace; conv1: it costs less up to rank 10, not at 64"):
-        prune_bundle(opened(), LowRankKind(rank=64), AROUND)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from compress.training.optimizer import make_optimizer
 from compress.training.step import TrainingStep
 from compress.transforms.chain import longest_chain
 from compress.transforms.ladder import Ladder, LadderTransform, Rung
+from compress.transforms.paths import Paths
 from evaluators.datasets import Data, Preprocessing
 from evaluators.tasks import DEFAULT
 from spaces.zoo import ModelConfig
@@ -135,6 +136,11 @@ def test_less_than_two_fifths_of_the_activations_are_kept() -> None:
     images = torch.randn(2, 3, 224, 224)
     ladder = laddered(model, images)
     assert saved_bytes(ladder.train(), images) < 0.4 * saved_bytes(model.train(), images)
+
+
+def test_the_blocks_that_a_side_network_listens_to_are_not_taken_away() -> None:
+    with pytest.raises(InputError, match="a side network takes the features of this model's blocks"):
+        Paths(row="backbone.blocks").apply(laddered(made("vit")), IMAGES[:1])
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import InputError
-from compress.prune.ranks import Spectrum, keeping, meeting, spectrum, truncated
+from compress.prune.ranks import Spectrum, flat, keeping, meeting, refuse_unreachable, spectrum, truncated
 from compress.prune.replaceable import Layer
 from compress.testing.transforms import check_transform
 from compress.transforms.layers import Plain
@@ -114,6 +114,20 @@ def test_a_budget_that_cannot_be_met_says_how_near_it_comes() -> None:
         meeting(layers, "params", 132, 0.3)
     with pytest.raises(InputError, match=r"0\.95 cannot be met; the nearest is 0\.750: too few layers"):
         meeting(layers, "params", 32, 0.95)
+
+
+@pytest.mark.parametrize("target", [0.3, 0.36, 0.6, 0.72, 0.9, 0.96])
+def test_a_budget_is_refused_for_shapes_where_no_choice_of_ranks_meets_it(target: float) -> None:
+    layers = [flat(Layer(name, nn.Linear(*shape), 1)) for name, shape in {"a": (60, 3), "b": (3, 40)}.items()]
+    other, total = 60, 60 + sum(each.dense for each in layers)
+    costs = [[each.unit * rank for rank in range(1, each.most + 1)] + [each.dense] for each in layers]
+    sums = [(other + sum(choice)) / total for choice in itertools.product(*costs)]
+    below = [each for each in sums if each <= target] or [min(sums)]
+    if abs(max(below) - target) <= 0.02:
+        refuse_unreachable(layers, "params", total, target)
+    else:
+        with pytest.raises(InputError, match=f"{target:g} cannot be met; the nearest is {max(below):.3f}"):
+            refuse_unreachable(layers, "params", total, target)
 
 
 @pytest.mark.parametrize(

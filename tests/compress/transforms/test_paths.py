@@ -27,6 +27,7 @@ from compress.training.optimizer import make_optimizer
 from compress.training.step import StepContext, TrainingStep
 from compress.transforms.paths import PathEnsemble, Paths, ensemble_of
 from compress.transforms.pre_norm import branches
+from compress.transforms.tokens import Tokens
 from evaluators.cost import count_macs, count_params
 from evaluators.datasets import Data, Preprocessing
 from evaluators.datasets.batch import Batch
@@ -177,6 +178,9 @@ def test_a_plain_transformer_teaches_itself_as_one_with_its_paths_summed() -> No
     assert torch.allclose(plain_one(IMAGES), summed(IMAGES), atol=1e-6)
     with pytest.raises(InputError, match="step path_ensemble: the model has no pre-norm transformer blocks"):
         fit(timm.create_model("resnet10t", num_classes=4), data(), config)
+    staged = Tokens(tokens=16, left={1: 8}).apply(vit(), IMAGES[:1])
+    with pytest.raises(InputError, match="step path_ensemble: tokens leave this model already"):
+        fit(staged, data(), config)
 
 
 def test_the_paths_that_do_not_help_leave_one_by_one(tmp_path: Path) -> None:

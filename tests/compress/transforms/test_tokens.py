@@ -17,8 +17,10 @@ from compress.bundle import Bundle
 from compress.core.errors import InputError
 from compress.export.exporters import ExportConfig, LatencyConfig, export
 from compress.prune.kinds import Surroundings, check_pruning, prune_bundle
+from compress.prune.kinds.paths import PathsConfig
 from compress.prune.kinds.tokens import TokensConfig
 from compress.testing.transforms import check_transform
+from compress.transforms.paths import Paths
 from compress.transforms.tokens import Tokens, TokenStages, counts_of, cuts_of, merged_by_likeness, token_row
 from evaluators.cost import count_macs
 from evaluators.datasets import Preprocessing
@@ -220,6 +222,37 @@ def test_models_whose_tokens_stand_in_a_grid_are_refused_in_one_sentence() -> No
         check_pruning(bundle(timm.create_model("resnet10t").eval()), TokensConfig(kind="tokens"))
     with pytest.raises(InputError, match=r"prune\.stages: there are only 4 blocks; got 5; allowed 2 to 4"):
         check_pruning(bundle(vit()), TokensConfig(kind="tokens", stages=5))
+
+
+def test_stages_of_tokens_are_not_taken_apart_and_do_not_come_once_paths_are_weighed() -> None:
+    small = bundle(staged(vit(), {1: 30}))
+    macs = small.costs()["macs"]
+    with pytest.raises(InputError, match=r"prune: tokens leave this model already; .* no sum of paths any more"):
+        prune_bundle(small, PathsConfig(kind="paths", drop=0, scale="none"), AROUND)
+    assert count_macs(small.model, IMAGES) == macs
+    for again in (Paths(row="blocks"), Tokens(tokens=64, left={2: 10})):
+        with pytest.raises(InputError, match="tokens leave this model already"):
+            again.apply(small.model, IMAGES[:1])
+    weighed = bundle(Paths(row="blocks").apply(vit(), IMAGES[:1]))
+    with pytest.raises(InputError, match=r"prune: the paths of this model are weighed already; .* tokens cannot leave"):
+        check_pruning(weighed, TokensConfig(kind="tokens"))
+
+
+class Skipping(nn.Sequential):
+    """Blocks of which the first is passed over."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in list(self)[1:]:
+            x = block(x)
+        return x
+
+
+def test_blocks_in_a_container_with_a_way_of_its_own_are_not_taken_out_of_it() -> None:
+    model = vit()
+    model.blocks = Skipping(*model.blocks)
+    for transform in (Paths(row="blocks"), Tokens(tokens=64, left={2: 10})):
+        with pytest.raises(InputError, match=r"blocks \(Skipping\) does more than run its blocks one after another"):
+            transform.apply(model, IMAGES[:1])
 
 
 class Placed(nn.Module):
