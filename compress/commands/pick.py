@@ -36,7 +36,8 @@ def pick(
         bool, typer.Option("--measure", help="Measure members that were not, as far as the budget asks for it.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="DIR", help="New directory (default: RUN/picks/<budget>).")
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="New directory (default: RUN/picks/<budget>, written anew)."),
     ] = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
@@ -55,21 +56,17 @@ def pick(
     if measure and not {"latency", "size"} & set(budget.limits):
         raise InputError("--measure  goes with --latency or --size; MACs and parameters are known of every member")
     from compress.sorted.family import Family
-    from compress.sorted.pick import write_front, write_pick
+    from compress.sorted.pick import default_place, write_front, write_pick
 
     family = Family.load(run)
     if all_fronts:
-        target = out or family.folder.parent / "picks" / "front"
-        index = write_front(family, target)
+        index, target = write_front(family, out), out or default_place(family)
         _print(index, [_line(family, target / each["file"], each) for each in index["members"]], json)
         return
     if measure:
         family = _measured(family, budget)
-    target = out or family.folder.parent / "picks" / "_".join(
-        f"{key}-{limit.text}" for key, limit in budget.limits.items()
-    )
-    found = write_pick(family, budget, target)
-    _print(found, [_line(family, target, found)], json)
+    found = write_pick(family, budget, out)
+    _print(found, [_line(family, out or default_place(family, budget), found)], json)
 
 
 def _print(content: Mapping[str, Any], lines: list[str], json: bool) -> None:

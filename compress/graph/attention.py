@@ -6,7 +6,7 @@ of a head. After pruning neither holds: the layer keeps its parameters and its s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
@@ -30,9 +30,9 @@ class NarrowAttention(nn.MultiheadAttention):
 
     @classmethod
     @contextmanager
-    def standing_in(cls, model: nn.Module) -> Iterator[None]:
-        """Let the attention layers of `model` compute by this class's forward inside the block."""
-        layers = [module for module in model.modules() if type(module) is nn.MultiheadAttention]
+    def standing_in(cls, modules: Iterable[nn.Module]) -> Iterator[None]:
+        """Let torch's attention layers among `modules` compute by this class's forward inside the block."""
+        layers = [module for module in modules if type(module) is nn.MultiheadAttention]
         packed = [layer._qkv_same_embed_dim for layer in layers]
         try:
             for layer in layers:

@@ -26,7 +26,7 @@ def watched(model: nn.Module) -> Iterator[None]:
             module.fused_attn = False  # type: ignore[assignment]
         with (
             torch.random.fork_rng(devices=[]),
-            NarrowAttention.standing_in(model),
+            NarrowAttention.standing_in(model.modules()),
             torch.no_grad(),
             sdpa_kernel(SDPBackend.MATH),
         ):

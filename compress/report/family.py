@@ -27,15 +27,16 @@ class FamilyPart:
 def family_part(family: Family, report: Report) -> FamilyPart:
     """Return the section; the networks that the run had before the family are drawn beside it."""
     members = [family.members[place] for place in family.front]
+    main = next((each.title for each in report.metrics if each.name == family.main.name), family.main.name)
     return FamilyPart(
-        facts=list(_facts(family)),
-        charts=[chart for key in ("macs", "latency", "params") for chart in _chart(family, report, key)],
-        columns=[report.main.label, *(cost.title for cost in COSTS.values())],
+        facts=list(_facts(family, main)),
+        charts=[chart for key in ("macs", "latency", "params") for chart in _chart(family, report, key, main)],
+        columns=[main, *(cost.title for cost in COSTS.values())],
         rows=[_row(family, place, member) for place, member in zip(family.front, members, strict=True)],
     )
 
 
-def _facts(family: Family) -> Iterator[tuple[str, str]]:
+def _facts(family: Family, main: str) -> Iterator[tuple[str, str]]:
     timed = sum(member.latency_ms is not None for member in family.members)
     yield "Members", f"{len(family.members)}, of them {len(family.front)} on the front and {timed} timed"
     name = family.main.name
@@ -44,19 +45,22 @@ def _facts(family: Family) -> Iterator[tuple[str, str]]:
     if whole is not None and known:
         mean = sum(known) / len(known)
         share = f", {mean / whole:.1%} of the full network's" if whole and family.main.direction == "maximize" else ""
-        yield name, f"full network {figure(whole)}, mean of the members {figure(mean)}{share}"
+        yield main, f"full network {figure(whole)}, mean of the members {figure(mean)}{share}"
 
 
-def _chart(family: Family, report: Report, key: str) -> Iterator[tuple[str, str]]:
-    """Yield the members by one cost as (caption, chart); nothing where it is known of fewer than two."""
+def _chart(family: Family, report: Report, key: str, main: str) -> Iterator[tuple[str, str]]:
+    """Yield the members by one cost as (caption, chart); nothing where it is known of fewer than two.
+
+    `main` is what the chart calls the metric that members are chosen by.
+    """
     name, cost = family.main.name, COSTS[key]
     shown = {place: at for place, member in enumerate(family.members) if (at := _point(member, key, name)) is not None}
     if len(shown) < 2:
         return
     beside = {at: title for title, metrics in _before(report) if (at := _of(metrics, key, name)) is not None}
-    title, points = f"{name} by {cost.title}", list(shown.values())
+    title, points = f"{main} by {cost.title}", list(shown.values())
     plot = Plot([*points, *beside], title, _across(key), title, whole_ticks=False)
-    dots(plot, points, [f"member {place}: {name} {figure(y)}, {cost.show(x)}" for place, (x, y) in shown.items()])
+    dots(plot, points, [f"member {place}: {main} {figure(y)}, {cost.show(x)}" for place, (x, y) in shown.items()])
     steps(plot, front(points, -1, 1 if family.main.direction == "maximize" else -1))
     dots(plot, [shown[place] for place in family.front if place in shown], style="part", r=4.0)
     dots(plot, list(beside), list(beside.values()), "beside", 4.0)

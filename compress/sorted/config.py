@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from compress.core.sections import NameOf
 from compress.criteria import unit_criteria
@@ -74,29 +74,50 @@ class SortConfig(LearningConfig):
             raise ValueError("the full network is missing; add 1.0")
         return depth
 
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.distill is not None and (not isinstance(self.sampling, Sandwich) or self.data != "repeat"):
-            raise ValueError("distill: members learn from the full network, so it takes sampling sandwich, data repeat")
-        if isinstance(self.sampling, Sandwich) and self.per_update < 2:
-            raise ValueError(f"per_update: sampling sandwich needs at least 2; got {self.per_update}")
-        if self.keep == "best" or self.patience:
-            raise ValueError("keep: best and patience need the accuracy of one network, and a family is many")
-        return self
+    @field_validator("per_update")
+    @classmethod
+    def _for_both_ends(cls, count: int, beside: ValidationInfo) -> int:
+        if isinstance(beside.data.get("sampling"), Sandwich) and count < 2:
+            raise ValueError(f"sampling sandwich draws the largest and the smallest; got {count}; allowed 2 and more")
+        return count
+
+    @field_validator("distill")
+    @classmethod
+    def _with_the_full_network_first(
+        cls, distill: OutputDistillConfig | None, beside: ValidationInfo
+    ) -> OutputDistillConfig | None:
+        fits = isinstance(beside.data.get("sampling", Sandwich()), Sandwich) and beside.data.get("data") != "split"
+        if distill is not None and not fits:
+            raise ValueError("members learn from the full network; allowed with sampling sandwich and data repeat")
+        return distill
+
+    @field_validator("keep")
+    @classmethod
+    def _not_the_best(cls, keep: str) -> str:
+        if keep == "best":
+            raise ValueError("best needs the accuracy of one network, and a family is many; allowed: last")
+        return keep
+
+    @field_validator("patience")
+    @classmethod
+    def _without_patience(cls, patience: int | None) -> int | None:
+        if patience:
+            raise ValueError("needs the accuracy of one network, and a family is many; allowed: null")
+        return patience
 
     @property
     def spend(self) -> Spend:
         """How the members of an update share a batch."""
         return self.data
 
-    def space(self, depth: bool | list[float]) -> ChannelsConfig:
+    def space(self) -> ChannelsConfig:
         """Return the options of the space of sub-networks."""
         return ChannelsConfig(
             widths=self.widths,
             align=self.align,
             min_width=self.min_width,
             units=self.units,
-            depth=depth,
+            depth=self.depth,
             by=self.by,
             include=self.include,
             exclude=self.exclude,

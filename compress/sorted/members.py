@@ -39,7 +39,9 @@ def members_of(network: NestedNetwork, grid: Grid, seed: int) -> tuple[Architect
         found = _diagonal(space)
     else:
         if not 2 <= grid <= min(count, MOST):
-            raise InputError(f"sort.members: got {grid}; allowed 2 to {min(count, MOST):,}, or all, or diagonal")
+            there = f", but there are {count:,} members" if count < grid else ""
+            some = f"2 to {min(count, MOST):,}, " if count > 2 else ""
+            raise InputError(f"sort.members: got {grid}{there}; allowed {some}all or diagonal")
         found = _some(space, grid, seed)
     return tuple(sorted(found, key=lambda arch: (network.cost(arch)["macs"], network.cost(arch)["params"])))
 

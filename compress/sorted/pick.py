@@ -21,17 +21,18 @@ from compress.sorted.family import Family
 from compress.sorted.networks import Networks, compare
 
 
-def write_pick(family: Family, budget: Budget, out: Path) -> dict[str, Any]:
-    """Write the best member within `budget` to the new directory `out` and return the content of its pick.json.
+def write_pick(family: Family, budget: Budget, out: Path | None = None) -> dict[str, Any]:
+    """Write the best member within `budget` to the directory `out` and return the content of its pick.json.
 
-    `out` holds bundle/, which needs nothing of the family, model.onnx, checked against it, and pick.json.
+    It holds bundle/, which needs nothing of the family, model.onnx, checked against it, and pick.json. It has to be
+    new; without `out` it is `default_place`, where an earlier pick is replaced.
 
     Raises:
         InputError: no member is within the budget, or `out` cannot be a new directory.
         CompressError: the network is another than its part of the family, or could not be exported.
     """
     place = family.best(budget)
-    with _new_directory(out) as folder:
+    with _directory(out, default_place(family, budget), "pick.json") as folder:
         bundle = Networks.open(family).member(place)
         bundle.provenance = [*bundle.provenance, {"stage": "pick", "member": place, "budget": budget.text}]
         found = _exported(bundle, folder / "model.onnx")
@@ -52,20 +53,26 @@ def write_pick(family: Family, budget: Budget, out: Path) -> dict[str, Any]:
     return record
 
 
-def write_front(family: Family, out: Path) -> dict[str, Any]:
-    """Write every member of the front as ONNX to the new directory `out` and return the content of its index.json.
+def write_front(family: Family, out: Path | None = None) -> dict[str, Any]:
+    """Write every member of the front as ONNX to the directory `out` and return the content of its index.json.
 
-    Raises as `write_pick` does.
+    The directory is as in `write_pick`, and so is what is raised.
     """
     networks = Networks.open(family)
     entries = []
-    with _new_directory(out) as folder:
+    with _directory(out, default_place(family), "index.json") as folder:
         for number, place in enumerate(track(family.front, "writing members"), start=1):
             name = f"{number:02d}.onnx"
             entries.append({"file": name, **_entry(family, place, _exported(networks.member(place), folder / name))})
         index = {"schema": 1, "family": str(family.folder), "members": entries}
         write_json(folder / "index.json", index)
     return index
+
+
+def default_place(family: Family, budget: Budget | None = None) -> Path:
+    """Return where the pick of a budget lies if nothing else is said, or (None) the front: in the run's folder."""
+    name = "front" if budget is None else "_".join(f"{key}-{limit.text}" for key, limit in budget.limits.items())
+    return family.folder.parent / "picks" / name
 
 
 def _exported(bundle: Bundle, path: Path) -> ExportResult:
@@ -79,17 +86,31 @@ def _entry(family: Family, place: int, found: ExportResult) -> dict[str, Any]:
 
 
 @contextmanager
-def _new_directory(out: Path) -> Iterator[Path]:
-    """Yield a folder that becomes `out` when the block ends without an error."""
-    if out.exists() or out.is_symlink():
-        raise InputError(f"--out  {out} is there already and stays as it is; name another directory")
-    check_writable(out.parent)
+def _directory(out: Path | None, default: Path, record: str) -> Iterator[Path]:
+    """Yield a folder that becomes `out` when the block ends without an error, or `default` in place of an earlier one.
+
+    What is at `default` is an earlier one if it holds `record`.
+    """
+    target, key = (default, "pick") if out is None else (out, "--out")
+    there = target.exists() or target.is_symlink()
+    earlier = out is None and not target.is_symlink() and (target / record).is_file()
+    if there and not earlier:
+        other = "name another directory" if out is not None else "move it away, or name a new directory with --out"
+        raise InputError(f"{key}  {target} is there already and stays as it is; {other}")
+    check_writable(target.parent, key)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:60]}.") as temporary:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name[:60]}.") as temporary:
             folder = Path(temporary) / "new"
             folder.mkdir()
             yield folder
-            folder.rename(out)
+            if earlier:
+                target.rename(aside := Path(temporary) / "earlier")
+            try:
+                folder.rename(target)
+            except OSError:
+                if earlier:
+                    aside.rename(target)
+                raise
     except OSError as error:
-        raise NotWritten(f"--out  {out} cannot be written: {reason_of(error)}") from error
+        raise NotWritten(f"{key}  {target} cannot be written: {reason_of(error)}") from error

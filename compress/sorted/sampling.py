@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from compress.core.config import Config
 from compress.core.errors import InputError
@@ -69,12 +69,19 @@ class Weights(SamplingConfig):
         min_length=1, description="one for each of sort.members, in their order (ascending by MACs unless listed)"
     )
 
+    @field_validator("weights")
+    @classmethod
+    def _of_some_member(cls, weights: list[float]) -> list[float]:
+        if not any(weights):
+            raise ValueError("no member would be drawn; allowed with one of them above 0")
+        return weights
+
     def drawer(self, members: Sequence[Architecture], macs: Sequence[int], count: int) -> Draw:
         """Return what draws `count` members by their weights."""
-        if len(self.weights) != len(members) or not any(self.weights):
+        if len(self.weights) != len(members):
             raise InputError(
-                f"sort.sampling.weights: got {len(self.weights)} numbers, the largest {max(self.weights):g}; "
-                f"allowed is one for each of {len(members)} members, one of them above 0"
+                f"sort.sampling.weights: got {len(self.weights)} of them for {len(members)} members; "
+                "allowed is one for each"
             )
         return lambda generator: generator.choices(members, self.weights, k=count)
 
@@ -87,8 +94,6 @@ class Sandwich(SamplingConfig):
 
     def drawer(self, members: Sequence[Architecture], macs: Sequence[int], count: int) -> Draw:
         """Return what draws the largest member, the smallest, then `count` - 2 of any."""
-        if count < 2:
-            raise InputError(f"sort.per_update: got {count}; allowed with sampling sandwich is 2 and more")
         ranked = sorted(range(len(members)), key=macs.__getitem__)
         ends = [members[ranked[-1]], members[ranked[0]]]
         return lambda generator: [*ends, *generator.choices(members, k=count - 2)]

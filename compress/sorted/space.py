@@ -22,6 +22,7 @@ class NestedSpace(ChannelSpace):
     """
 
     name = "channels"
+    depth_where_possible = True
 
     def __init__(self, bundle: Bundle, config: ChannelsConfig) -> None:
         """Follow the widths of the bundle's model.
@@ -36,7 +37,7 @@ class NestedSpace(ChannelSpace):
     @property
     def what(self) -> str:
         """The model as messages name it."""
-        return "sort: the model"
+        return "the model"
 
     def initial_model(self, task: Task) -> nn.Module:
         """Return the model itself."""

@@ -63,10 +63,14 @@ def nested(bundle: Bundle, config: SortConfig, seed: int) -> Nested:
             "sort: the model has single weights removed (prune.kind weights), which nested widths would move; "
             "allowed are dense models and those of prune.kind structure"
         )
-    graph = bundle.known.graph(bundle.model, bundle.example_inputs())
-    depth = config.depth if graph.blocks or isinstance(config.depth, list) else False
-    network = NestedNetwork(NestedSpace(bundle, config.space(depth)))
+    network = NestedNetwork(NestedSpace(bundle, config.space()))
     return Nested(network, members_of(network, config.members, seed))
+
+
+def check_sorting(bundle: Bundle, config: SortConfig) -> None:
+    """Raise InputError where the model has no such sub-networks, or they cannot be drawn as the config says."""
+    found = nested(bundle, config, seed=0)
+    config.sampling.drawer(found.members, _macs(found), config.per_update)
 
 
 def sort(bundle: Bundle, found: Nested, config: SortConfig, around: Surroundings) -> FitResult:

@@ -106,6 +106,8 @@ class ChannelSpace(ListedSpace):
         ),
     }
     config: ChannelsConfig
+    depth_where_possible: ClassVar[bool] = False
+    """Whether `depth: true` leaves a model as deep as it is that can do without none of its blocks."""
 
     def __init__(self, config: ChannelsConfig) -> None:
         self.config = config
@@ -119,11 +121,13 @@ class ChannelSpace(ListedSpace):
         self.stages: tuple[Stage, ...] = find_stages(module, blocks, config.exclude, shares)
         rules = WidthRules(config.align, config.min_width, _LEAST)
         self.widths: tuple[Width, ...] = find_widths(graph, config.widths, rules, self.stages, config.by)
-        if config.depth and not self.stages:
-            raise InputError(f"{self.what} has no residual blocks to leave out; allowed: no depth")
+        if not self.stages and (isinstance(config.depth, list) or (config.depth and not self.depth_where_possible)):
+            raise InputError(
+                f"space channels: option depth: {self.what} has no residual blocks to leave out; allowed: false"
+            )
         if not self.stages and not self.widths:
             raise InputError(
-                f"{self.what} leaves nothing to decide with widths {config.widths}, "
+                f"space channels: option widths: {self.what} leaves nothing to decide with widths {config.widths}, "
                 f"align {config.align} and min_width {config.min_width}"
             )
         self._bases[self.own_task] = self._based(module, graph)
@@ -132,7 +136,7 @@ class ChannelSpace(ListedSpace):
     @property
     def what(self) -> str:
         """The model as messages name it."""
-        return f"space channels: {self.config.model.name!r}"
+        return repr(self.config.model.name)
 
     def _decisions(self) -> Sequence[Decision]:
         return decisions(self.stages, self.widths)

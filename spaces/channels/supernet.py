@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from compress.criteria.unit_criterion import Batches
+from compress.graph.attention import NarrowAttention
 from compress.graph.graph import Graph, evaluate
 from compress.graph.watch import holds_scale
 from evaluators.tasks import Task
@@ -46,6 +47,7 @@ class ChannelSupernet(Supernet):
         self._attributes = _attributes(self.network, graph, decided)
         self._whole = graph.widths()
         self._narrow: list[tuple[dict[str, Any], str, Part]] = []
+        self._attention: list[nn.Module] = []
         self.activate(space.widest())
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,12 +61,14 @@ class ChannelSupernet(Supernet):
         """Let the modules of the network see the active parts of their tensors.
 
         Part of a running statistic is a view, which they update in place, or a copy, which is written back.
+        torch's attention layers of which parts are seen compute as they do when cut out.
         """
         whole = [store[leaf] for store, leaf, _ in self._narrow]
         try:
             for (store, leaf, part), tensor in zip(self._narrow, whole, strict=True):
                 store[leaf] = part.of(tensor)
-            yield
+            with NarrowAttention.standing_in(self._attention):
+                yield
             for (store, leaf, part), tensor in zip(self._narrow, whole, strict=True):
                 if self.training and part.picks and not isinstance(tensor, nn.Parameter):
                     part.write_back(tensor, store[leaf])
@@ -98,7 +102,13 @@ class ChannelSupernet(Supernet):
 
     def _activate(self, arch: Architecture) -> None:
         self._route(self._units(arch), blocks_dropped(self.space.stages, arch))
-        self._narrow = [(*self._stores[name], part) for name, part in self._parts(arch).items()]
+        parts = self._parts(arch)
+        self._narrow = [(*self._stores[name], part) for name, part in parts.items()]
+        self._attention = [
+            module
+            for prefix, module in self.network.named_modules()
+            if isinstance(module, nn.MultiheadAttention) and any(name.startswith(f"{prefix}.") for name in parts)
+        ]
 
     def _route(self, units: Units, dropped: tuple[str, ...]) -> None:
         """Set the attributes that follow widths, and take blocks out of or into the path."""
@@ -150,11 +160,14 @@ def _attributes(
     """Return the attributes of modules that follow a decided width, each with its value for given units."""
     found: list[tuple[nn.Module, str, Callable[[Units], Any]]] = []
     for name, attributes in graph.attributes.items():
+        module = network.get_submodule(name)
         for attribute, formula in attributes.items():
+            if attribute == "head_dim" and isinstance(module, nn.MultiheadAttention):
+                continue  # its scale is by the whole head width, whatever part of it is active
             several = attribute == "normalized_shape"
             sizes: Any = formula if several else (formula,)
             if any(group in decided for size in sizes for _, names in size for group in names):
-                found.append((network.get_submodule(name), attribute, _value(sizes, several)))
+                found.append((module, attribute, _value(sizes, several)))
     for group in graph.groups:
         owner = network.get_submodule(group.name.split(":")[0].rpartition(".")[0])
         if group.kind == "head_dims" and group.name in decided and holds_scale(owner):

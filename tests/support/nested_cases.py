@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
 
 from compress.bundle import Bundle, open_model
 from compress.sorted.config import SortConfig
@@ -25,6 +26,13 @@ MODELS: dict[str, dict[str, Any]] = {
         "name": "deit_tiny_distilled_patch16_224",
         "kwargs": {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "num_classes": 7},
     },
+    "torch's own attention": {
+        "source": "python", "name": "torchvision.models:VisionTransformer", "input_size": (3, 16, 16),
+        "kwargs": {
+            "image_size": 16, "patch_size": 4, "num_layers": 3, "num_heads": 4, "hidden_dim": 48, "mlp_dim": 96,
+            "num_classes": 7,
+        },
+    },
     "swin": {
         "name": "swin_tiny_patch4_window7_224",
         "kwargs": {
@@ -41,6 +49,9 @@ def bundle_of(name: str) -> Bundle:
     bundle = open_model(ModelConfig.model_validate(MODELS[name]), seed=0).bundle
     torch.manual_seed(0)
     enliven(bundle.model.eval())
+    for parameter in bundle.model.parameters():
+        if not parameter.any():  # a head that starts at zero
+            nn.init.normal_(parameter, std=0.2)
     return bundle
 
 

@@ -12,13 +12,13 @@ from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.measure import measured
 from compress.runs.recipe_file import Finding
-from compress.runs.stage import Act, Seconds, Stage, stages
+from compress.runs.stage import Act, Seconds, Stage, as_list, stages
 from compress.runs.stages.train import no_longer
 from compress.sorted.config import SortConfig
 from compress.sorted.family import FOLDER
 from compress.sorted.rating import make_family
 from compress.sorted.timing import briefly, timed
-from compress.sorted.training import Surroundings, estimate, nested, sort
+from compress.sorted.training import Surroundings, check_sorting, estimate, nested, sort
 
 SECONDS_OF_EXPORT = 1.0
 """Of writing and checking a member's file: a small MobileNetV3 takes 0.4 s, a Swin 2 s."""
@@ -34,14 +34,16 @@ class Sort(Stage[SortConfig]):
     may_grow = ("epochs",)
 
     def check(self, config: SortConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
-        """Yield that there is nothing to train on."""
+        """Yield that there is nothing to train on, or that a pruning before it leaves single weights out."""
         data = sections.get("data")
         if data is not None and data.absent:
             yield key, "needs images, but data.name is none; leave the section out or name a data set"
+        if any(pruning.leaves_masks for pruning in as_list(sections.get("prune"))):
+            yield key, "nested widths would move the weights that prune.kind weights removes; allowed: other kinds"
 
     def check_model(self, config: SortConfig, bundle: Bundle) -> None:
         """Raise InputError where the model has no such sub-networks."""
-        nested(bundle, config, seed=0)
+        check_sorting(bundle, config)
 
     def run(self, artifact: Artifact, config: SortConfig, context: Context) -> Artifact:
         """Train all members, evaluate each, time some, and leave the family in the run's folder family/.

@@ -37,10 +37,12 @@ def test_members_and_the_runs_other_networks_are_drawn_by_cost(family: Family, l
     part = family_part(replace(family, members=members), read_report(long_run))
     assert part.facts[0] == ("Members", "4, of them 3 on the front and 2 timed")
     assert "full network 80.0, mean of the members 69.0, 86.2% of the full network's" in part.facts[1][1]
+    assert part.facts[1][0] == part.columns[0] == "Top-1 accuracy"
     assert [row[0] for row in part.rows] == ["2", "1", "0 (full)"]
     assert part.rows[2][1] == ["80.0", "50.0 ms", "14.0 G MACs", "1.40 G params", "3.00 MB"]
     assert part.rows[0][1][1] == "–"
     (_, by_macs), (_, by_latency), _ = part.charts
+    assert ">Top-1 accuracy by MACs<" in by_macs and "top1" not in by_macs
     assert by_macs.count("<circle") == 4 + 3 + 2  # members, the front, and the dense and the pruned network
     assert len(re.findall('class="beside"', by_macs)) == 2
     assert by_latency.count("<circle") == 2 + 2 + 1  # of the others, the baseline alone was timed

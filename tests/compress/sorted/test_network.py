@@ -7,7 +7,10 @@ import torch
 from nested_cases import MODELS, bundle_of, nested_of
 
 from compress.core.errors import InputError
+from compress.core.problems import validated
 from compress.core.tensors import tensors_in
+from compress.runs.stages.sort import Sort
+from compress.sorted.config import SortConfig
 from compress.sorted.order import order_units
 
 every_model = pytest.mark.parametrize("name", MODELS)
@@ -79,6 +82,66 @@ def test_a_family_without_the_full_network_is_refused() -> None:
     with pytest.raises(InputError) as caught:
         nested_of(bundle_of("vit"), depth=False, by="model", members=[{"width": 0.5}])
     assert caught.value.problems == ["sort.members: the full network is missing, which is {'width': 1.0}; add it"]
+
+
+def test_narrow_heads_of_torchs_own_attention_keep_the_scale_of_whole_ones() -> None:
+    bundle = bundle_of("torch's own attention")
+    found = nested_of(bundle, units=["heads", "head_dims"], depth=False, by="kind", widths=[0.5, 1.0], members="all")
+    x = bundle.example_inputs(3)
+    for arch in found.members:
+        found.network.activate(arch)
+        with torch.no_grad():
+            ours, theirs = (each(x) for each in (found.network, found.network.extract()))
+        assert (ours - theirs).abs().max() <= 1e-6 * theirs.abs().max()
+
+
+def test_depth_is_left_out_where_no_block_can_go_and_only_if_it_need_not_be_there() -> None:
+    every_block = {"exclude": ["blocks.?"], "units": ["mlp"], "by": "model", "members": "all"}
+    found = nested_of(bundle_of("vit"), **every_block)
+    assert [decision.name for decision in found.network.space.decisions] == ["width"]
+    with pytest.raises(InputError) as caught:
+        nested_of(bundle_of("vit"), depth=[0.5, 1.0], **every_block)
+    assert caught.value.problems == ["sort.depth: the model has no residual blocks to leave out; allowed: false"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"members": 4}, "sort.members: got 4, but there are 2 members; allowed all or diagonal"),
+        ({"members": 1}, "sort.members: got 1; allowed all or diagonal"),
+        (
+            {"widths": [1.0]},
+            "sort.widths: the model leaves nothing to decide with widths [1.0], align 1 and min_width 1",
+        ),
+        (
+            {"members": "all", "sampling": {"weights": [1, 1, 1]}},
+            "sort.sampling.weights: got 3 of them for 2 members; allowed is one for each",
+        ),
+    ],
+)
+def test_what_does_not_fit_the_model_names_its_key_before_anything_is_trained(
+    options: dict[str, object], said: str
+) -> None:
+    config = SortConfig.model_validate({"widths": [0.5, 1.0], "depth": False, "by": "model", **options})
+    with pytest.raises(InputError) as caught:
+        Sort("sort").check_model(config, bundle_of("vit"))
+    assert caught.value.problems == [said]
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "said"),
+    [
+        ({"sampling": "sandwich", "per_update": 1}, "per_update", "sampling sandwich draws the largest and"),
+        ({"sampling": {"weights": [0, 0]}}, "sampling.weights", "no member would be drawn"),
+        ({"distill": {"loss": "kd"}}, "distill", "allowed with sampling sandwich and data repeat"),
+        ({"keep": "best"}, "keep", "best needs the accuracy of one network"),
+        ({"patience": 3}, "patience", "needs the accuracy of one network"),
+    ],
+)
+def test_what_is_wrong_by_itself_names_its_key(options: dict[str, object], key: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        validated(SortConfig, options)
+    assert [text.startswith(f"{key}: ") and said in text for text in caught.value.problems] == [True]
 
 
 def test_criteria_that_cannot_score_the_model_are_named() -> None:

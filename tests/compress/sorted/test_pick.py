@@ -76,8 +76,14 @@ def test_the_whole_front_is_written_with_an_index(run: Path, tmp_path: Path) -> 
 def test_by_default_it_lies_in_the_run_under_its_budget(run: Path) -> None:
     assert str(run / "picks" / "macs-1_params-0.9") in pick(run, "--macs", "1", "--params", "0.9")
     assert Bundle.load(run / "picks" / "macs-1_params-0.9").metrics["params"] <= 0.9 * Family.load(run).full.params
+    place = run / "picks" / "macs-1_params-0.9"
+    (place / "model.onnx").write_bytes(b"")
+    pick(run, "--macs", "1", "--params", "0.9")  # an earlier pick is replaced, and nothing else
+    assert (place / "model.onnx").stat().st_size > 1000
+    (place / "pick.json").unlink()
     said = pick(run, "--macs", "1", "--params", "0.9", code=2)
-    assert "is there already" in said
+    assert said.startswith(f"pick  {place} is there already") and "with --out" in said
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
 
 
 @pytest.mark.parametrize(

@@ -143,5 +143,7 @@ def test_a_sandwich_has_the_largest_and_the_smallest_and_weights_one_for_each_me
     members = [Architecture({"width": number}) for number in range(5)]
     drawn = Sandwich().drawer(members, [30, 10, 50, 20, 40], 4)(random.Random(0))
     assert [arch["width"] for arch in drawn[:2]] == [2, 1] and len(drawn) == 4
-    with pytest.raises(InputError, match=r"^sort\.sampling\.weights: got 2 numbers.*one for each of 5 members"):
+    with pytest.raises(
+        InputError, match=r"^sort\.sampling\.weights: got 2 of them for 5 members; allowed is one for each"
+    ):
         Weights(weights=[1, 2]).drawer(members, [1] * 5, 1)
