@@ -61,6 +61,9 @@ def _used(parts: list[Part], tensor: Tensor) -> Tensor:
     """Return a mask of the shape of `tensor`, True where one of `parts` is."""
     found = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
     for part in parts:
+        if not part.picks:  # one box from the first position of every dimension on
+            found[tuple(map(slice, part.shape))] = True
+            continue
         inside = torch.ones((), dtype=torch.bool, device=tensor.device)
         for dimension in (*part.views, *part.picks):
             kept = torch.zeros(dimension.length, dtype=torch.bool, device=tensor.device)
