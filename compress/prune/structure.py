@@ -73,6 +73,20 @@ def prunable(model: nn.Module, example_inputs: Inputs, config: StructureConfig, 
     return in_scope(graph, model, config.units, config.include, config.exclude)
 
 
+def refuse_unreachable(graph: Graph, config: StructureConfig) -> None:
+    """Raise InputError where the least widths of `graph` cost more than a budget of MACs or parameters.
+
+    What only data or a target tell (blocks to remove, the multiple of `align: auto`) is left to the pruning itself.
+    """
+    if config.budget is None or config.budget.kind == "latency" or config.blocks:
+        return
+    rules = WidthRules(1 if config.align == "auto" else config.align, config.min_width, config.min_fraction)
+    scores = {group.name: torch.ones(group.size, dtype=torch.float64) for group in graph.groups}
+    selector = Selector(graph, scores, CostModel(graph, config.budget.counted), config.allocation, rules)
+    if selector.lowest > config.budget.target:
+        meet_budget(selector, config.budget, rules)
+
+
 def plan_structure(
     model: nn.Module,
     graph: Graph,

@@ -7,7 +7,7 @@ from typing import Self
 from compress.bundle import Bundle
 from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
 from compress.prune.narrow import narrowed
-from compress.prune.structure import prunable
+from compress.prune.structure import prunable, refuse_unreachable
 from compress.prune.structure_config import StructureConfig
 
 
@@ -30,8 +30,8 @@ class Structure(StructureConfig, PruneBase):
         return self.model_copy(update={"steps": 1})
 
     def check(self, bundle: Bundle) -> None:
-        """Raise where the model cannot be traced, a glob matches nothing, or nothing is left to prune."""
-        prunable(bundle.model, bundle.example_inputs(), self, bundle.known)
+        """Raise where the model cannot be traced, a glob matches nothing, or so little cannot be left of its shapes."""
+        refuse_unreachable(prunable(bundle.model, bundle.example_inputs(), self, bundle.known), self)
 
     def prune(self, bundle: Bundle, around: Surroundings) -> tuple[Bundle, Details]:
         """Return the bundle without the units that the settings remove; with several steps, after one of them."""

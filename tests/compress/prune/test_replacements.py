@@ -23,6 +23,7 @@ from compress.prune.kinds import Details, Surroundings, check_pruning, prune_bun
 from compress.prune.kinds.hypercomplex import HypercomplexKind
 from compress.prune.kinds.low_rank import LowRankKind
 from compress.prune.kinds.merge import Merge
+from compress.prune.kinds.structure import Structure
 from compress.prune.kinds.weights import Weights
 from compress.prune.narrow import shrunk
 from compress.prune.replaceable import Replacement, replace_layers, replaceable
@@ -333,3 +334,11 @@ def test_units_that_are_alike_merge_exactly_in_the_factors_of_a_sum() -> None:
     narrower = [row for row in details["layers"] if row["after"] < row["before"]]
     assert [(row["name"], row["before"], row["after"]) for row in narrower] == [("layer1.0.conv1:channels2", 8, 7)]
     assert torch.allclose(outputs(merged), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("align, nearest", [(1, "0.130"), (16, "0.338")])
+def test_a_budget_below_the_least_widths_is_told_before_anything_runs(align: int, nearest: str) -> None:
+    config = {"kind": "structure", "criterion": "magnitude", "budget": {"macs": 0.05}, "align": align}
+    with pytest.raises(InputError, match=rf"prune\.budget\.macs: 0\.05 cannot be met; .* {nearest}: every group"):
+        check_pruning(opened(), Structure.model_validate(config))
+    check_pruning(opened(), Structure.model_validate({**config, "budget": {"macs": 0.4}}))
