@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from nested_cases import MODELS, bundle_of, nested_of
 from compress.core.errors import InputError
 from compress.core.problems import validated
 from compress.core.tensors import tensors_in
+from compress.runs.recipe import load_recipe
 from compress.runs.stages.sort import Sort
 from compress.sorted.config import SortConfig
 from compress.sorted.order import order_units
@@ -142,6 +144,16 @@ def test_what_is_wrong_by_itself_names_its_key(options: dict[str, object], key: 
     with pytest.raises(InputError) as caught:
         validated(SortConfig, options)
     assert [text.startswith(f"{key}: ") and said in text for text in caught.value.problems] == [True]
+
+
+def test_single_weights_that_a_pruning_removes_before_are_told_with_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(
+        "version: 1\nname: x\nmodel: {source: builtin, name: cifar_resnet20}\ndata: {name: digits}\n"
+        "train: {epochs: 1}\nprune: {kind: weights, sparsity: 0.5}\nsort: {epochs: 1}\nexport: {}\n"
+    )
+    with pytest.raises(InputError) as caught:
+        load_recipe(tmp_path / "recipe.yaml")
+    assert ["sort: nested widths would move the weights" in text for text in caught.value.problems] == [True]
 
 
 def test_criteria_that_cannot_score_the_model_are_named() -> None:
