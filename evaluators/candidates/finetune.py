@@ -26,7 +26,7 @@ from compress.training.fit import fit
 from evaluators.candidates.cache import locked
 from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, evaluators
 from evaluators.candidates.networks import accuracy, accuracy_names, build, candidate_data, costs, diverged, fingerprint
-from evaluators.candidates.train import CandidateTrainConfig, TrainEvaluator, TrainEvaluatorConfig
+from evaluators.candidates.train import CandidateTrainConfig, StudentTrainConfig, TrainEvaluator, TrainEvaluatorConfig
 from evaluators.datasets.batch import Batch
 from evaluators.datasets.loaders import Loader, placed
 from spaces.architecture import Architecture
@@ -89,7 +89,8 @@ class FinetuneEvaluator(Evaluator):
         """Return what trains the widest network; None where the model comes with weights."""
         model = self.space.config.model
         if self.config.seed_train is not None:
-            config = TrainEvaluatorConfig(train=self.config.seed_train, holdout=self.config.holdout, keep_weights=True)
+            train = StudentTrainConfig.model_validate(self.config.seed_train.model_dump())
+            config = TrainEvaluatorConfig(train=train, holdout=self.config.holdout, keep_weights=True)
             return TrainEvaluator(config, context)
         if not model.has_weights:
             raise InputError(
