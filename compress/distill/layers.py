@@ -20,7 +20,7 @@ class Seen:
     """What one model gave for one batch.
 
     Attributes:
-        tensor: the task's tensor of its outputs, such as logits (N, classes), float32.
+        tensor: the task's tensor of its outputs (one row for each sample), float32.
         outputs: all that it returned.
         features: what the layers that were asked for returned, by name.
         received: what they were called with: their first argument.

@@ -150,7 +150,7 @@ def quicker(command: str, folder: Path) -> list[str]:
     if words[0] == "rank":
         recipe = words[words.index("--recipe") + 1].removesuffix(".yaml")
         small = [*_FEW, "data.image_size=16", "supernet.epochs=1", "train.epochs=1", "rank.recalibrate=2"]
-        flags = QUICKER[recipe] or small
+        flags = small if QUICKER[recipe] in ([], _BRIEF) else QUICKER[recipe]
         return [*words, "--architectures", "8", *(word for flag in flags for word in ("--set", flag))]
     if words[0] in RUNS:
         recipe = words[words.index("--recipe") + 1]

@@ -138,7 +138,8 @@ def lines_with(words: str, *places: str) -> list[str]:
 def test_only_tasks_know_of_classes_that_are_ranked() -> None:
     found = lines_with(r"top-?[15]\b|cross.?entropy|logits_of", "compress", "evaluators", "search", "spaces")
     published = "80.8 % top-1 on ImageNet"  # what a preset's paper reports, not what this toolkit measures
-    assert [line for line in found if published not in line] == []
+    of_logits = "compress/distill/losses/meal_v2.py"  # a loss of classifiers' probabilities
+    assert [line for line in found if published not in line and not line.startswith(of_logits)] == []
 
 
 def test_only_tasks_and_what_is_for_classifiers_alone_know_how_outputs_look() -> None:
