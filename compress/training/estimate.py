@@ -60,10 +60,10 @@ def seconds_by(
         updater = Updater(model, step, config, device=device, seed=seed, batches=len(loader), masks=masks)
         updater.train()
         loader = placed(loader, device)
-        batches = list(islice(loader.epoch(0), 5))
+        batches = cycle(islice(loader.epoch(0), 5))
         step.begin_epoch(model, 0)
-        numbers = islice(cycle(range(len(batches))), 5)
-        update = median([_timed_update(updater, batches[number], number) for number in numbers][2:])
+        numbers = islice(cycle(range(min(5, len(loader)))), 5)  # each batch as the update that it comes in
+        update = median([_timed_update(updater, batches, number) for number in numbers][2:])
         total = update * len(loader) * config.epochs
         if data.test is not None and config.evaluate_every:
             evaluations = math.ceil(config.epochs / config.evaluate_every)
@@ -71,9 +71,9 @@ def seconds_by(
     return total if config.minutes is None else min(total, 60 * config.minutes)
 
 
-def _timed_update(updater: Updater, batch: Batch, number: int) -> float:
+def _timed_update(updater: Updater, batches: Iterator[Batch], number: int) -> float:
     start = time.perf_counter()
-    updater.update(batch, number).item()  # .item() waits for a GPU
+    updater.update(next(batches), number).item()  # .item() waits for a GPU
     return time.perf_counter() - start
 
 
