@@ -94,8 +94,18 @@ def _line(family: Family, where: Path, entry: Mapping[str, Any]) -> str:
 
     member = family.members[entry["member"]]
     figure = member.metrics.get(family.main.name)
-    told = [f"{family.main.name} {figure:g}"] if figure is not None else []
+    told = [f"{_label(family)} {figure:g}"] if figure is not None else []
     for key, cost in COSTS.items():
         value = entry["onnx_bytes"] if key == "size" else member.cost(key)
         told += [cost.show(value)] if value is not None else []
     return "  ".join([str(where), *told, f"parity {entry['onnx_parity_max_rel']:.1e}"])
+
+
+def _label(family: Family) -> str:
+    """Return what lines call the figure that members are chosen by: `top-1`; its name for a task that is gone."""
+    from evaluators.tasks import tasks
+
+    if family.main.task not in tasks:
+        return family.main.name
+    metrics = tasks.get(family.main.task).metrics
+    return next((each.label for each in metrics if each.name == family.main.name), family.main.name)

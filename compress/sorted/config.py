@@ -41,7 +41,7 @@ class SortConfig(LearningConfig):
     members: Literal["all", "diagonal"] | int | list[dict[str, Any]] = Field(
         "all",
         description="the family: all combinations, those where all dimensions shrink together, so many (these and "
-        "others at random), or a list of architectures",
+        "others of every size), or a list of architectures",
     )
     order: Annotated[str, NameOf(unit_criteria)] = Field(
         "magnitude", description="the pruning criterion whose best units come first"

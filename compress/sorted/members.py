@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from compress.core.errors import InputError
@@ -13,6 +13,8 @@ from spaces.architecture import Architecture
 
 MOST = 10_000
 """Members of a family; more are neither trained nor told apart by one training."""
+POOL = 10
+"""Random members for each one that is wanted."""
 
 Grid = Literal["all", "diagonal"] | int | Sequence[Mapping[str, Any]]
 """All combinations, those where all dimensions shrink together, so many of them, or a list."""
@@ -42,7 +44,7 @@ def members_of(network: NestedNetwork, grid: Grid, seed: int) -> tuple[Architect
             there = f", but there are {count:,} members" if count < grid else ""
             some = f"2 to {min(count, MOST):,}, " if count > 2 else ""
             raise InputError(f"sort.members: got {grid}{there}; allowed {some}all or diagonal")
-        found = _some(space, grid, seed)
+        found = _some(network, grid, seed)
     return tuple(sorted(found, key=lambda arch: (network.cost(arch)["macs"], network.cost(arch)["params"])))
 
 
@@ -68,15 +70,43 @@ def _diagonal(space: NestedSpace) -> list[Architecture]:
     return list(dict.fromkeys(found))
 
 
-def _some(space: NestedSpace, count: int, seed: int) -> list[Architecture]:
-    """Return `count` members: the smallest, the full one, others of the diagonal, then any."""
+def _some(network: NestedNetwork, count: int, seed: int) -> list[Architecture]:
+    """Return `count` members: the smallest, the full one, others of the diagonal, then some of every size.
+
+    Of several times as many random ones, those stay whose MACs lie nearest to even steps between the smallest and the
+    full network.
+    """
+    space = network.space
     diagonal = _diagonal(space)
-    first = [diagonal[0], diagonal[-1], *diagonal[1:-1]][:count]
-    found = dict.fromkeys(first)
-    generator = random.Random(seed)
-    if count > space.count() // 2:
-        rest = [arch for arch in space if arch not in found] if space.count() <= 2 * MOST else []
-        found |= dict.fromkeys(generator.sample(rest, count - len(found)))
-    while len(found) < count:
-        found[space.sample(generator)] = None
+    found = dict.fromkeys([diagonal[0], diagonal[-1], *diagonal[1:-1]][:count])
+    wanted = count - len(found)
+    drawn = dict.fromkeys(arch for arch in _drawn(space, POOL * count, random.Random(seed)) if arch not in found)
+    macs = {arch: network.cost(arch)["macs"] for arch in drawn}
+    least, most = (network.cost(arch)["macs"] for arch in (diagonal[0], diagonal[-1]))
+    for step in range(1, wanted + 1):
+        aim = least + (most - least) * step / (wanted + 1)
+        nearest = min(macs, key=lambda arch: abs(macs[arch] - aim))
+        found[nearest] = macs.pop(nearest)
     return list(found)
+
+
+def _drawn(space: NestedSpace, count: int, generator: random.Random) -> Iterator[Architecture]:
+    """Yield different random members, `count` or all of them.
+
+    Each is drawn about a size of its own: uniform choices would make nearly all of them middling.
+    """
+    if space.count() <= 2 * count:  # or the last ones would take long to be met by chance
+        yield from generator.sample(list(space), min(count, space.count()))
+        return
+    seen: set[Architecture] = set()
+    while len(seen) < count:
+        share = generator.random()
+        arch = space.complete({}, lambda d, p=share: d.choices[_heads(len(d.choices) - 1, p, generator)])  # type: ignore[misc]
+        if arch not in seen:
+            seen.add(arch)
+            yield arch
+
+
+def _heads(tosses: int, share: float, generator: random.Random) -> int:
+    """Return how many of so many tosses fall on the side that has this chance."""
+    return sum(generator.random() < share for _ in range(tosses))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from pathlib import Path
 
 import pytest
@@ -160,3 +161,13 @@ def test_criteria_that_cannot_score_the_model_are_named() -> None:
     bundle = bundle_of("vit")
     with pytest.raises(InputError, match=r"^sort\.order: 'taylor' needs data to score on"):
         order_units(nested_of(bundle).network, "taylor", bundle.example_inputs(2))
+
+
+def test_so_many_members_are_of_all_sizes() -> None:
+    bundle = bundle_of("resnet")
+    found = nested_of(bundle, by="layer", members=24)
+    macs = [found.network.cost(arch)["macs"] for arch in found.members]
+    assert len(set(found.members)) == 24 and found.members[-1] == found.network.full
+    steps = [(after - before) / (macs[-1] - macs[0]) for before, after in itertools.pairwise(macs)]
+    assert max(steps) < 0.15, "random members are mostly of a middle size"
+    assert nested_of(bundle, by="layer", members=24).members == found.members
