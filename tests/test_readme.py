@@ -66,7 +66,7 @@ def test_the_recipe_on_the_page_is_valid(tmp_path: Path) -> None:
 
 
 def test_the_example_of_spaces_runs() -> None:
-    _, example = blocks(README, "python")
+    *_, example = blocks(README, "python")
     found: dict[str, object] = {}
     exec(example, found)
     assert {"network", "small"} <= found.keys()
@@ -74,7 +74,7 @@ def test_the_example_of_spaces_runs() -> None:
 
 @pytest.mark.slow
 def test_the_example_of_a_run_and_a_plan_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example, _ = blocks(README, "python")
+    example, *_ = blocks(README, "python")
     quick = {**pages.overrides("dimap_swin_channels"), "latency": None}
     whole = compress.run
 
@@ -90,7 +90,7 @@ def test_the_example_of_a_run_and_a_plan_runs(tmp_path: Path, monkeypatch: pytes
 
 def test_every_extra_that_a_page_names_exists() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {name for page in PAGES for name in re.findall(r"compress\[(\w+)\]", page)}
+    named = {name for page in PAGES for name in re.findall(r"compress\[([\w-]+)\]", page)}
     assert named and named <= extras["optional-dependencies"].keys()
 
 
