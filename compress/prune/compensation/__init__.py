@@ -1,0 +1,1 @@
+"""Compensation: what reads removed units is refitted to the dense model, in closed form, on calibration images."""

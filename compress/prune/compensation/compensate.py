@@ -1,0 +1,106 @@
+"""Compensation: layers that read less than before are refitted, front to back, to what the dense model has there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.core.modes import evaluating
+from compress.core.progress import track
+from compress.criteria.consumers import reader
+from compress.criteria.unit_criterion import Batches
+from compress.graph.fold import foldable_pairs
+from compress.graph.plan import Plan
+from compress.prune.compensation.flow import ways_of
+from compress.prune.compensation.norms import folded, settle_norms, write
+from compress.prune.compensation.passes import Drawing, NotPlain, dense_values, normal_equations
+from compress.prune.compensation.targets import Target, targets
+from evaluators.tasks import Task
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What became of one layer: mean squares of what was missing at its output (or its sum), before and after."""
+
+    layer: str
+    before: float
+    after: float
+    blocks: tuple[str, ...] = ()
+
+
+@dataclass
+class Compensation:
+    """What compensation did: the layers refitted, and the others that read less (or blocks), each with the reason."""
+
+    refits: list[Refit] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    norms_settled: int = 0
+
+
+def compensated(
+    narrowed: nn.Module,
+    dense: nn.Module,
+    plan: Plan,
+    batches: Batches,
+    task: Task,
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    held: Collection[str] = (),
+) -> Compensation:
+    """Refit what reads removed units, in place, layer by layer from front to back.
+
+    A layer whose output goes into a residual sum is fitted to the dense sum less the pruned shortcut, so that each
+    block makes up for what earlier ones broke; a run of removed blocks is made up for by the layer before it.
+
+    Args:
+        narrowed: `apply(plan, dense)`, on `device`; its running statistics are those of the dense model.
+        dense: the model before; it stays as it is.
+        plan: what made the one of the other.
+        batches: yields the calibration images, the same each time.
+        task: says how models are called.
+        device: where both are.
+        seed: of the rows that are drawn.
+        held: names of weights that masks hold; their layers stay.
+    """
+    images = [batch.to(device) for batch in batches()]
+    result = Compensation()
+    if not images:
+        return result
+    few = images[0].part(0, 2)
+
+    def run(model: nn.Module, number: int) -> Any:
+        return task.forward(model, images[number].mapped(torch.Tensor.clone))
+
+    with evaluating(narrowed), evaluating(dense), torch.no_grad():
+        ways = tuple(ways_of(model, plan.dropped, lambda m: task.forward(m, few)) for model in (narrowed, dense))
+        norms = dict(foldable_pairs(dense, few.inputs))  # type: ignore[arg-type]
+        found, result.left = targets(narrowed, dense, plan, (ways[0], ways[1]), norms, held)
+        drawing = Drawing(len(images), seed)
+        sizes = {target.layer: reader(narrowed, target.layer) for target in found}
+        wanted = dense_values(dense, found, sizes, run, drawing)
+        for target in track(found, "compensating", total=len(found)):
+            try:
+                result.refits.append(
+                    _refitted(narrowed, target, normal_equations(narrowed, target, wanted, run, drawing))
+                )
+            except NotPlain:
+                result.left[target.layer] = "it computes something else than its weight and bias say"
+        result.norms_settled = settle_norms(narrowed, images, task.forward)
+    return result
+
+
+def _refitted(small: nn.Module, target: Target, normal: Any) -> Refit:
+    layer = reader(small, target.layer)
+    norm = None if target.norm is None else small.get_submodule(target.norm)
+    solution = normal.solved()
+    if solution.after < solution.before:
+        weight, bias = folded(layer, norm)
+        inputs = weight.shape[2]
+        change = solution.change
+        write(layer, norm, weight + change[..., :inputs], bias + (change[..., inputs] if normal.bias else 0.0))
+    return Refit(target.layer, solution.before, solution.after, target.blocks)
