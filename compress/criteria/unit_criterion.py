@@ -58,6 +58,9 @@ class UnitCriterion(Config):
     The fields of a subclass are what the recipe may say beside `criterion`, in `options`.
     """
 
+    def check(self) -> None:
+        """Raise InputError where a package that it needs is not installed."""
+
     @abstractmethod
     def scores(self, model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
         """Return group name -> float64 (size,): how much each unit is worth; comparable between groups.

@@ -31,6 +31,7 @@ class Structure(StructureConfig, PruneBase):
 
     def check(self, bundle: Bundle) -> None:
         """Raise where the model cannot be traced, a glob matches nothing, or so little cannot be left of its shapes."""
+        self.options.check()
         refuse_unreachable(prunable(bundle.model, bundle.example_inputs(), self, bundle.known), self)
 
     def prune(self, bundle: Bundle, around: Surroundings) -> tuple[Bundle, Details]:
