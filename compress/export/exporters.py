@@ -189,14 +189,14 @@ def _attempt(
     folder.mkdir()
     with tempfile.TemporaryDirectory(dir=folder.parent) as raw:
         try:
-            with _quiet() as chatter:
+            with quiet() as chatter:
                 _write(name, module, traced, checks, Path(raw) / "raw.onnx", config)
                 attempt.denormals = clean(Path(raw) / "raw.onnx", attempt.file, data_name)
                 attempt.parity = verify(attempt.file, checks, task)
         except Exception as error:  # exporters raise anything; the other one may still do
             if is_out_of_memory(error):
                 raise
-            attempt.error, attempt.chatter = _cause(error), chatter.getvalue()
+            attempt.error, attempt.chatter = cause(error), chatter.getvalue()
     attempt.seconds = time.perf_counter() - started
     return attempt
 
@@ -231,7 +231,7 @@ def _has_batch(output: Tensor, batch: int) -> bool:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[io.StringIO]:
+def quiet() -> Iterator[io.StringIO]:
     """Catch what exporters print, warn and log; yield where it goes."""
     chatter = io.StringIO()
     handlers = [each for name in CHATTY_LOGGERS for each in logging.getLogger(name).handlers]
@@ -252,7 +252,7 @@ def _quiet() -> Iterator[io.StringIO]:
         yield chatter
 
 
-def _cause(error: BaseException) -> str:
+def cause(error: BaseException) -> str:
     """Return the first line of what lies at the root of an exporter's exception."""
     while error.__cause__ is not None:
         error = error.__cause__

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from compress.core.errors import CompressError, InputError
-from compress.export.exporters import ExportConfig, ExportResult, export
+from compress.core.errors import CompressError, InputError, is_out_of_memory
+from compress.core.tensors import Inputs, mapped, tensors_in
+from compress.export.checks import Flat, like, needs_flat, shares_batch
+from compress.export.exporters import ExportConfig, ExportResult, cause, export, quiet
+from compress.transforms.layers import folded
 from evaluators.tasks import Task
 
 
@@ -23,3 +28,30 @@ def export_quickly(model: nn.Module, example_inputs: Tensor, path: Path, task: T
         raise
     except CompressError:
         return export(model, example_inputs, path, ExportConfig(exporter="dynamo"), task)
+
+
+def write_to_time(model: nn.Module, example_inputs: Inputs, path: Path, batch: int) -> int:
+    """Write `model` to an ONNX file that is only timed: all sizes fixed, unchecked; return its batch.
+
+    In a tenth of the time of `export`. Names of its nodes tell their modules. Where the inputs share no batch, theirs
+    stay as they are.
+
+    Raises:
+        CompressError: torch's TorchScript exporter cannot write it.
+    """
+    module = folded(copy.deepcopy(model).cpu().eval().requires_grad_(False))
+    example = mapped(example_inputs, lambda each: each.detach().cpu())
+    if shares_batch(example):
+        example = like(example, batch, seed=7)
+    flat = Flat(module, example) if needs_flat(module, example) else module
+    tensors = tuple(tensors_in(example))
+    try:
+        with quiet():
+            arguments = (tensors,) if isinstance(flat, Flat) else tensors
+            torch.onnx.export(flat, arguments, str(path), dynamo=False, opset_version=ExportConfig().opset)
+    except Exception as error:  # the exporter raises anything
+        if is_out_of_memory(error):
+            raise
+        raise CompressError(f"a narrowed copy of the model could not be exported: {cause(error)}") from error
+    images = next((each for each in tensors if each.ndim == 4), tensors[0])
+    return len(images) if images.ndim else 1

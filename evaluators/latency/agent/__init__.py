@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluators.latency.agent.feed import BadInput, first_line
+from evaluators.latency.agent.operators import operators
 from evaluators.latency.agent.timing import compare, measure
 
 if TYPE_CHECKING:
     from evaluators.latency.agent.feed import Request
 
-MODULES = ("feed", "clock", "timing")
+MODULES = ("feed", "clock", "timing", "operators")
 """In the order in which they import each other; this one comes last."""
 
 # ---- the machine
@@ -64,6 +65,12 @@ def environment() -> dict[str, Any]:
 
 # ---- the conversation
 
+MEASUREMENTS = {
+    "measure": lambda paths, request: measure(paths[0], request),
+    "compare": compare,
+    "operators": operators,
+}
+
 _received: dict[str, list[str]] = {}
 
 
@@ -73,12 +80,14 @@ def part(name: str, text: str) -> None:
 
 
 def answer(request: Request) -> dict[str, Any]:
-    """Return the result of one request: action "cpu", "measure" or "compare"."""
+    """Return the result of one request: action "cpu", "environment", or a key of `MEASUREMENTS`."""
     if request["action"] == "cpu":
         return {"vector_extension": vector_extension()}
     import numpy
     import onnxruntime  # noqa: F401 (missing libraries are found before any work)
 
+    if request["action"] == "environment":
+        return {"environment": environment()}
     with tempfile.TemporaryDirectory() as folder:
         for name, parts in _received.items():
             (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +98,7 @@ def answer(request: Request) -> dict[str, Any]:
         numpy.seterr(all="ignore")
         gc.collect()
         gc.disable()
-        result = measure(paths[0], request) if request["action"] == "measure" else compare(paths, request)
+        result = MEASUREMENTS[request["action"]](paths, request)
     return {"result": result, "environment": environment()}
 
 
