@@ -83,7 +83,7 @@ def _before(report: Report) -> Iterator[tuple[str, Metrics]]:
     for stage in report.stages:
         if stage.name == "sort":
             return
-        yield f"after {stage.name}", Metrics.model_validate(stage.metrics)
+        yield f"after {stage.name}", stage.figures
 
 
 def _of(metrics: Metrics, key: str, name: str) -> tuple[float, float] | None:

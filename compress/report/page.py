@@ -15,6 +15,8 @@ from compress.report.results import Run, read_run
 from compress.report.schema import Details
 from compress.report.search import search_part
 from compress.report.sensitivity import SensitivityTable, sensitivity_table
+from compress.report.story import story_of
+from compress.report.story_chart import story_chart
 from compress.report.summary import summarise
 from compress.report.tables import (
     environment_rows,
@@ -24,7 +26,6 @@ from compress.report.tables import (
     model_rows,
     plan_facts,
     skipped_by_reason,
-    stage_table,
     tiles,
     title_of_one,
 )
@@ -55,7 +56,6 @@ def render(run: Run) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    columns, stages = stage_table(run.report)
     rows = model_rows(run.report)
     removals = [_removal(name, details, run) for name, details in run.details.items()]
     return environment.get_template("report.html.j2").render(
@@ -68,8 +68,8 @@ def render(run: Run) -> str:
         latency_text=latency_sentences(run.report),
         latency_warning=latency_warning(run.report),
         latency_chart=latency_chart(run.samples),
-        stage_columns=columns,
-        stage_rows=stages,
+        story=story_of(run.report),
+        story_chart=story_chart(run.report, run.family, [each.search for each in run.details.values() if each.search]),
         removals=[removal for removal in removals if removal.shown],
         searches=[search_part(each.search, run.pictures, run.report) for each in run.details.values() if each.search],
         ranks=[rank_part(each.rank) for each in run.details.values() if each.rank],

@@ -133,11 +133,19 @@ class TaskReport(Record):
 
 
 class StageReport(Record):
-    """One finished stage of a run."""
+    """One finished stage of a run, or a network beside it; `latency_ratio` says how much faster than the baseline."""
 
     name: str
     seconds: Number = None
     metrics: Annotated[dict[str, Any], BeforeValidator(_empty_if_null)] = Field(default_factory=dict)
+    latency_ratio: Annotated[LatencyRatio, BeforeValidator(_empty_if_null)] = LatencyRatio()
+
+    @cached_property
+    def figures(self) -> Metrics:
+        """The metrics as a record; what a search takes for a latency, one number, is none."""
+        latency = self.metrics.get("latency_ms")
+        known = latency if isinstance(latency, dict) else None
+        return Metrics.model_validate({**self.metrics, "latency_ms": known})
 
 
 class Report(Record):
@@ -149,6 +157,7 @@ class Report(Record):
     seed: int | None = None
     environment: Annotated[dict[str, Any], BeforeValidator(_empty_if_null)] = Field(default_factory=dict)
     stages: list[StageReport] = Field(default_factory=list)
+    references: list[StageReport] = Field(default_factory=list)
     task: TaskReport | None = None
     baseline: Annotated[Metrics, BeforeValidator(_empty_if_null)]
     final: Annotated[Metrics, BeforeValidator(_empty_if_null)]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from compress.core.formatting import (
     MISSING,
     count,
-    duration,
     exact,
     file_size,
     milliseconds,
@@ -226,45 +225,6 @@ def _efficiency_sentences(report: Report) -> Iterator[str]:
 def _same_arithmetic(report: Report) -> bool:
     """Whether both models do the same number of MACs, as under masks: then efficiency says nothing."""
     return report.baseline.macs is not None and report.baseline.macs == report.final.macs
-
-
-@dataclass(frozen=True)
-class StageRow:
-    """One stage of the run: how long it took and what the model was afterwards."""
-
-    name: str
-    seconds: str
-    figures: tuple[Cell, ...]
-
-
-_STAGE_COLUMNS: tuple[tuple[str, str, _Show], ...] = (
-    ("params", "Parameters", count),
-    ("nonzero_params", "Nonzero", count),
-    ("macs", "MACs", count),
-    ("nonzero_macs", "Nonzero MACs", count),
-    ("onnx_bytes", "ONNX file", file_size),
-)
-
-
-def stage_table(report: Report) -> tuple[list[str], list[StageRow]]:
-    """Return (column titles, rows) of the stages; a column that no stage has is left out."""
-    stages = report.stages
-    known = (*_main_columns(report), *_STAGE_COLUMNS)
-    columns = [column for column in known if any(_is_number(stage.metrics.get(column[0])) for stage in stages)]
-    rows = []
-    for stage in stages:
-        values = [(stage.metrics.get(key), show) for key, _, show in columns]
-        figures = tuple(_cell(value if _is_number(value) else None, show) for value, show in values)
-        seconds = MISSING if stage.seconds is None else duration(stage.seconds)
-        rows.append(StageRow(stage.name, seconds, figures))
-    return [title for _, title, _ in columns], rows
-
-
-def _main_columns(report: Report) -> Iterator[tuple[str, str, _Show]]:
-    """Yield the columns of the main metric and the loss."""
-    for metric in report.metrics:
-        if metric is report.main or metric.name == "loss":
-            yield metric.name, metric.label[:1].upper() + metric.label[1:], metric.show
 
 
 def skipped_by_reason(details: Details) -> list[tuple[str, list[str]]]:

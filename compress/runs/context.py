@@ -38,7 +38,8 @@ class Context:
         step: the number of this act among those of one config.
         earlier: the records of the acts before, each with name, seconds, metrics and details.
         details: what is written of this act to its details.json; `notes` (sentences) are shown in the report,
-            and `in_report` is added to report.json.
+            `in_report` is added to report.json, and networks `beside` the run's, each with name, seconds, metrics and
+            onnx (a path in the run, or None), are timed and shown beside it.
         afterwards: called once the act is recorded as finished, to clear up.
     """
 

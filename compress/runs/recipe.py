@@ -18,6 +18,7 @@ from compress.core.config import Config, Numbers
 from compress.core.errors import InputError, reason_of
 from compress.core.problems import show
 from compress.core.sections import one_or_many
+from compress.core.yaml_lines import Path_
 from compress.runs.catalog import find_recipe
 from compress.runs.recipe_file import Finding, read
 from compress.runs.stage import Stage, all_stages, as_list
@@ -192,20 +193,20 @@ def check_sections(sections: dict[str, Any]) -> Iterator[Finding]:
             yield from stage.check(config, key, sections)
 
 
-def check_model(model: ModelConfig) -> Iterator[Finding]:
-    """Yield what is wrong with the names and files of the section `model`."""
-    yield from _check_path(("model", "checkpoint"), model.checkpoint)
+def check_model(model: ModelConfig, key: Path_ = ("model",)) -> Iterator[Finding]:
+    """Yield what is wrong with the names and files of the section at `key`, which describes a model."""
+    yield from _check_path((*key, "checkpoint"), model.checkpoint)
     wrong = model.problems()
-    for key, text in wrong:
-        yield ("model", *key.split(".")), text
+    for name, text in wrong:
+        yield (*key, *name.split(".")), text
     if not wrong:
         try:
             model.from_source.look(model)
         except InputError as error:
-            yield from ((("model", "kwargs"), problem.removeprefix("model.kwargs: ")) for problem in error.problems)
+            yield from (((*key, "kwargs"), problem.removeprefix("model.kwargs: ")) for problem in error.problems)
 
 
-def _check_path(key: tuple[str, ...], path: str | None) -> Iterator[Finding]:
+def _check_path(key: Path_, path: str | None) -> Iterator[Finding]:
     try:
         there = path is None or Path(path).expanduser().exists()
     except (OSError, RuntimeError):  # a name that is too long, a home that is not known

@@ -28,19 +28,44 @@ def report_of(
         "recipe_sha256": recipe.sha256(),
         "seed": recipe.seed,
         "environment": environment,
-        "stages": [
-            {"name": record["name"], "seconds": round(record["seconds"], 3), "metrics": record["metrics"]}
-            for record in records
-        ],
+        "stages": [_stage(act, record, last) for act, record in zip(acts, records, strict=True)],
         "task": {"name": recipe.task.name, "main_metric": main.name, "direction": main.direction},
         "baseline": {key: baseline.get(key) for key in keys},
         "final": {key: final.get(key) for key in keys},
         "latency_ratio": None if ratio is None else {key: ratio[key] for key in ("median", "ci95", "blocks")},
         "efficiency": _efficiency(ratio, baseline.get("macs"), final.get("macs")),
     }
+    beside = [each for record in records for each in record.get("beside", ())]
+    if beside:
+        found["references"] = [_reference(each, keys, last) for each in beside]
     for record in records:
         found |= record.get("in_report", {})
     return found
+
+
+def _stage(act: Act, record: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is told of a stage: its metrics, with what the `last` one has measured of the model that it left."""
+    found = {"name": record["name"], "seconds": round(record["seconds"], 3), "metrics": record["metrics"]}
+    if act.stage.makes_baseline and last.get("baseline_latency_ms") is not None:
+        return found | {"metrics": {**found["metrics"], "latency_ms": last["baseline_latency_ms"]}}
+    return _with_latency(found, last.get("timed", {}).get(act.folder))
+
+
+def _reference(network: Mapping[str, Any], keys: Sequence[str], last: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is told of a network beside the run's."""
+    metrics = {key: network["metrics"].get(key) for key in keys}
+    found = {"name": network["name"], "seconds": round(network["seconds"], 3), "metrics": metrics}
+    return _with_latency(found, last.get("timed", {}).get(network["onnx"]))
+
+
+def _with_latency(found: dict[str, Any], timed: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return `found` with the figures of its ONNX file, and how many times as long the baseline takes."""
+    if timed is None:
+        return found
+    figures, ratio = dict(timed), timed["latency_ratio"]
+    del figures["latency_ratio"]
+    told = None if ratio is None else {key: ratio[key] for key in ("median", "ci95", "blocks")}
+    return found | {"metrics": {**found["metrics"], **figures}, "latency_ratio": told}
 
 
 def _of_a_search(name: str, value: Any) -> bool:

@@ -147,4 +147,4 @@ def compare(onnx_a: Path | str, onnx_b: Path | str, config: LatencyConfig) -> di
 
 
 def _request(action: str, config: LatencyConfig) -> dict[str, Any]:
-    return {"action": action, "seed": 0, **config.model_dump(exclude={"target"})}
+    return {"action": action, "seed": 0, **config.model_dump(include={*LatencyConfig.model_fields} - {"target"})}

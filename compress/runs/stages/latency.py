@@ -4,46 +4,117 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
+from compress.bundle import Bundle
 from compress.core.atomic import write_json
 from compress.core.yaml_lines import Path_
+from compress.export.exporters import export
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.measure import with_metrics
+from compress.runs.recipe import Recipe
 from compress.runs.recipe_file import Finding
-from compress.runs.stage import Act, Seconds, Stage, stages
-from evaluators.latency.measure import LatencyConfig, interleave, record
+from compress.runs.stage import Act, Seconds, Stage, acts_of, stages
+from compress.runs.stages.export import export_seconds
+from evaluators.latency.measure import Comparison, LatencyConfig, interleave, record
+
+
+class LatencyStageConfig(LatencyConfig):
+    """How the files of a run are timed, and which."""
+
+    stages: bool = Field(False, description="time the model after each stage that changed it, too")
+
+
+Known = dict[str, Any]
+"""What is known of a file besides its latency, by the names of METRICS."""
 
 
 @stages.register("latency")
-class Latency(Stage[LatencyConfig]):
-    """The baseline and the winner timed in turns, one model by itself; figures and ratio are of one go."""
+class Latency(Stage[LatencyStageConfig]):
+    """The baseline and the winner timed in turns, one model by itself; figures and ratio are of one go.
+
+    With `stages` the models between them, and in any case the networks that an earlier stage has left `beside`, take
+    their turns in the same go.
+    """
 
     order = 60
-    Config = LatencyConfig
+    Config = LatencyStageConfig
     description = "timing the ONNX files on the target"
     changes_model = False
 
-    def check(self, config: LatencyConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
+    def check(self, config: LatencyStageConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
         """Yield that there are no files to time."""
         if sections.get("export", ...) is None:
             yield key, "times ONNX files, so it needs an export section"
 
-    def run(self, artifact: Artifact, config: LatencyConfig, context: Context) -> Artifact:
-        """Time the artifact's ONNX file, and the baseline's where that is another one."""
+    def run(self, artifact: Artifact, config: LatencyStageConfig, context: Context) -> Artifact:
+        """Time the artifact's ONNX file, the baseline's where that is another one, and those between and beside them.
+
+        The report finds the figures of a stage in the detail `timed`, by the name of its folder, those of a network
+        beside the run's by that of its file.
+        """
         assert artifact.onnx is not None  # the recipe's checks refuse timing without an export
+        files: dict[str, tuple[Path, Known]] = {"final": (artifact.onnx, {})}
         if context.compares:
-            both = interleave([context.baseline_onnx, artifact.onnx], config)
-            records = dict(zip(("baseline", "final"), both.records, strict=True))
-            context.details |= {"baseline_latency_ms": records["baseline"].latency_ms, "latency_ratio": both.ratios[0]}
-        else:
-            records = {"final": record(artifact.onnx, config)}
+            files = {"baseline": (context.baseline_onnx, {}), **files}
+            files |= _between(context) if config.stages else {}
+        beside = [each["onnx"] for earlier in context.earlier for each in earlier.get("beside", ())]
+        files |= {name: (context.run / name, {}) for name in beside if name is not None}
+        paths = [path for path, _ in files.values()]
+        found = interleave(paths, config) if len(paths) > 1 else Comparison([record(paths[0], config)], [])
+        records = dict(zip(files, found.records, strict=True))
+        ratios = dict(zip(list(files)[1:], found.ratios, strict=True))
+        if context.compares:
+            context.details |= {
+                "baseline_latency_ms": records["baseline"].latency_ms,
+                "latency_ratio": ratios["final"],
+            }
+        context.details["timed"] = {
+            name: {**known, "latency_ms": records[name].latency_ms, "latency_ratio": ratios.get(name)}
+            for name, (_, known) in files.items()
+            if name not in ("baseline", "final")
+        }
+        if context.compares and config.stages:
+            winner = {name: artifact.metrics.get(name) for name in ("onnx_bytes", "onnx_parity_max_rel")}
+            winner |= {"latency_ms": records["final"].latency_ms, "latency_ratio": ratios["final"]}
+            context.details["timed"][_changes(context.recipe)[-1].folder] = winner
         context.details["records"] = {name: each.model_dump(exclude={"samples"}) for name, each in records.items()}
-        write_json(context.directory / "samples.json", {f"{name}_ms": each.samples for name, each in records.items()})
+        samples = {f"{name}_ms": records[name].samples for name in ("baseline", "final") if name in records}
+        write_json(context.directory / "samples.json", samples)
         return replace(artifact, bundle=with_metrics(artifact.loaded, latency_ms=records["final"].latency_ms))
 
     def estimate(self, act: Act, outlook: Outlook) -> Seconds:
-        """Yield the time of the measurement."""
-        config: LatencyConfig = act.config
-        yield "latency", 2 * config.seconds + config.max_seconds / 2 if outlook.compares else config.seconds
+        """Yield the time of the measurement, and of writing what is between."""
+        config: LatencyStageConfig = act.config
+        between = len(_changes(outlook.recipe)) - 1 if outlook.compares and config.stages else 0
+        others = between + outlook.compares
+        export_config = outlook.recipe.section("export")
+        writing = between * export_seconds(outlook.bundle, export_config) / (1 + (export_config.exporter == "auto"))
+        yield "latency", writing + (1 + others) * config.seconds + others * config.max_seconds / 2
+
+
+def _changes(recipe: Recipe) -> list[Act]:
+    """Return the acts of a run that change the model."""
+    return [act for act in acts_of(recipe) if act.stage.changes_model]
+
+
+def _between(context: Context) -> dict[str, tuple[Path, Known]]:
+    """Write the model after each stage that changed it, but for the last, which is the winner; by the stages' folders.
+
+    It is written as the winner was: with the exporter that was faster there.
+    """
+    config = context.recipe.section("export")
+    chosen = next((each["export"]["exporter"] for each in reversed(context.earlier) if "export" in each), None)
+    config = config.model_copy(update={"exporter": chosen or config.exporter})
+    found: dict[str, tuple[Path, Known]] = {}
+    for act in _changes(context.recipe)[:-1]:
+        bundle = Bundle.load(context.directory.parent / act.folder)
+        path = context.directory / "models" / f"{act.folder}.onnx"
+        path.parent.mkdir(exist_ok=True)
+        result = export(bundle.model, bundle.example_inputs(2), path, config, bundle.task)
+        found[act.folder] = path, {"onnx_bytes": result.bytes, "onnx_parity_max_rel": result.parity_max_rel}
+    return found
