@@ -38,6 +38,18 @@ def import_module(name: str) -> ModuleType:
     return importlib.import_module(f"{_package_of(here)}.{name}")
 
 
+def is_there(name: str) -> bool:
+    """Return whether there is a package or module for `import_module` to begin with, without running any."""
+    top = name.partition(".")[0]
+    here = Path.cwd() / top
+    if here.is_dir() or here.with_name(f"{top}.py").is_file() or top in sys.modules:
+        return True
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):  # a name that no module can have
+        return False
+
+
 def _file_of(here: Path, name: str) -> Path | None:
     """Return the source file of the module `name` below `here`, if there is one."""
     path = here.joinpath(*name.split("."))

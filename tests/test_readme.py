@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from pages import ROOT, blocks, commands
+from played_pages import NOT_HERE, play
 from typer.testing import CliRunner
 
 import compress
@@ -23,33 +24,38 @@ from search.config import SearchConfig
 PAGES = [page.read_text(encoding="utf-8") for page in pages.PAGES]
 README = PAGES[0]
 
-NOT_HERE = {
-    "pip install": "the run of CI installs so before it tests",
-    "python3 -m venv": "the run of CI makes its own",
-    "pytest": "this is one of its tests",
-    "ruff": "the run of CI does it",
-    "bash .ci/run": "this is part of it",
-    "bash .ci/lowest": "the run of CI does it in another environment",
-}
-"""Beginnings of the commands that are not run here, and why; those that run a shipped recipe: see test_recipes."""
-
 
 @pytest.mark.slow
-def test_every_command_runs_in_the_order_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    every = [command for page in PAGES for command in commands(page) if not command.startswith(tuple(NOT_HERE))]
-    left = [command for command in every if pages.shipped(command) is None]
-    assert len(left) > 8
-    for command in left:
-        assert command.startswith("compress "), command
-        result = CliRunner().invoke(app, pages.quicker(command, tmp_path))
-        assert result.exit_code == 0, (command, result.output)
-        assert result.stdout.strip(), command
+@pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: page.stem)
+def test_a_page_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "reader"
+    folder.mkdir()
+    play(page, folder, monkeypatch)
+
+
+def test_what_a_command_does_not_print_is_found_on_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, folder = tmp_path / "page.md", tmp_path / "reader"
+    folder.mkdir()
+    text = "```bash\nssh board echo 3 files, 12.5 MB\n```\n\n```text\n40 files, 3 MB\n{}\n```\n"
+    page.write_text(text.format("..."))
+    play(page, folder, monkeypatch)
+    page.write_text(text.format("4 folders"))
+    with pytest.raises(AssertionError, match=r"page\.md:6: not printed:\n4 folders"):
+        play(page, folder, monkeypatch)
+    page.write_text("```bash\ncompress validate none.yaml   # exit code 2\ncompress validate none.yaml\n```\n")
+    with pytest.raises(AssertionError, match="no such recipe"):
+        play(page, folder, monkeypatch)
 
 
 def test_every_reason_is_needed() -> None:
     every = [command for page in PAGES for command in commands(page)]
     assert [start for start in NOT_HERE if not any(command.startswith(start) for command in every)] == []
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page, text in zip(pages.PAGES, PAGES, strict=True):
+        for target in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", text):
+            assert target.startswith("http") or (page.parent / target).exists(), (page.name, target)
 
 
 def test_the_recipe_on_the_page_is_valid(tmp_path: Path) -> None:

@@ -103,6 +103,10 @@ def _latency_line(row: dict[str, Any]) -> str:
 
 def _onnx_of(model: Path, temporary: Path) -> Path:
     """Return the ONNX file of `model`; a bundle without one is exported to `temporary`."""
+    from spaces.checkpoint_file import SUFFIXES
+
+    if model.suffix in SUFFIXES:
+        raise InputError(f"MODEL  {model} holds weights alone; name an ONNX file, a bundle or a run directory")
     if not model.is_dir():
         return model
     if (model / "model.onnx").is_file():

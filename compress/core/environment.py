@@ -30,7 +30,10 @@ PACKAGES = (
     "nni",
 )
 SMALL_BATCH_MACS = 4e9  # below this a second thread gains less than it loses on a busy machine
-CPU_FLAGS = ("avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimd", "asimddp", "sve")
+CPU_FLAGS = (
+    "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8",
+    "asimd", "asimddp", "i8mm", "sve",
+)  # fmt: skip
 
 
 def version_of(package: str) -> str | None:

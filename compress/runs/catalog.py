@@ -28,7 +28,7 @@ def shipped_recipes() -> list[str]:
 def find_recipe(recipe: str | Path) -> Path:
     """Return the file of `recipe`: a path first, then the name of a shipped recipe (`.yaml` may be left out).
 
-    Raises `InputError` naming the nearest shipped recipe.
+    Raises `InputError` naming the nearest recipe, of the shipped ones and of those beside the path.
     """
     path = Path(recipe).expanduser()
     if path.is_file():
@@ -38,8 +38,9 @@ def find_recipe(recipe: str | Path) -> Path:
         name = name.removeprefix("recipes/")
         if name in names:
             return recipes_folder() / name
-    near = did_you_mean(str(recipe), [*names, *(name.removesuffix(".yaml") for name in names)])
-    raise InputError(f"no such recipe; got {str(recipe)!r}; allowed: a path or one of {', '.join(names)}{near}")
+    beside = [str(file) for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    near = did_you_mean(str(recipe), [*beside, *names, *(name.removesuffix(".yaml") for name in names)])
+    raise InputError(f"no such recipe; got {str(recipe)!r}; allowed: a path, or a name of `compress ls recipes`{near}")
 
 
 REGISTRIES: dict[str, tuple[str, ...]] = {

@@ -1,18 +1,51 @@
-"""Look at this installation and this machine, and say what may be wrong."""
+"""Look at this installation and this machine: what is there, what it is for, and what to do where something is not."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import asdict, dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from compress.core.environment import choose_device, environment, version_of
+from compress.core.formatting import file_size
 
 OURS = ("compress", "search", "spaces", "evaluators")
+OPTIONAL = {
+    "ray": "searches on a cluster, executor: {kind: ray}, and latency of its nodes, target: {ray: LABEL}",
+    "nni": "spaces and criteria of NNI, named nni:...",
+    "torch-pruning": "comparison with its pruners",
+    "cmaes": "search strategy cmaes",
+    "tensorboard": "search.tensorboard: true",
+    "optuna-dashboard": "a search's study in the browser",
+}
+"""Packages that only some recipes need, and what for."""
+INT8_FLAGS = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
+"""Features of processors that multiply 8-bit integers faster than floats, fastest first."""
+LITTLE_DISK = 2 * 10**9
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked for: under which heading, what was found (None: nothing), what for, and what to do."""
+
+    group: str
+    name: str
+    found: str | None
+    purpose: str
+    remedy: str = ""
+
+    def line(self, width: int) -> str:
+        """Return the check as one line; what to do where nothing was found."""
+        if self.found is not None:
+            return f"  {self.name:<{width}}  {self.found}  ({self.purpose})"
+        return f"  {self.name:<{width}}  missing: {self.remedy}  ({self.purpose})"
 
 
 def examine() -> dict[str, Any]:
-    """Return the environment, the width multiple of this machine, ONNX Runtime's providers, and warnings."""
+    """Return the environment, the width multiple of this machine, ONNX Runtime's providers, checks, and warnings."""
     import onnxruntime
 
     from evaluators.latency.targets.local import LocalTarget
@@ -23,6 +56,8 @@ def examine() -> dict[str, Any]:
     found["width_multiple"], found["width_multiple_from"] = multiple.value, multiple.source
     found["onnxruntime_providers"] = onnxruntime.get_available_providers()
     found["load"] = round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
+    found["free_bytes"] = shutil.disk_usage(Path.cwd()).free
+    found["checks"] = [asdict(check) for check in (*_machine(found), *_installation(found), *_optional())]
     found["warnings"] = _warnings(found)
     return found
 
@@ -59,6 +94,91 @@ def unmet_requirements() -> list[str]:
     return sentences
 
 
+def install_command(package: str) -> str:
+    """Return what installs an optional package: our extra of its name, where there is one."""
+    try:
+        extras = metadata.metadata("compress").get_all("Provides-Extra") or []
+    except metadata.PackageNotFoundError:
+        extras = []
+    return f'pip install "compress[{package}]"' if package in extras else f"pip install {package}"
+
+
+def _machine(found: dict[str, Any]) -> list[Check]:
+    flags = found["cpu_flags"]
+    int8 = next((flag for flag in INT8_FLAGS if flag in flags), None)
+    wide = "AVX-512" if "avx512f" in flags else "AVX2" if "avx2" in flags else "NEON" if "asimd" in flags else None
+    device = found["device"] if found["device_name"] is None else f"{found['device']}, {found['device_name']}"
+    group = "this machine"
+    return [
+        Check(group, "processor", f"{found['cpu']}, {found['platform']}", "latency is measured on it by default"),
+        Check(group, "vectors", wide, "how fast float models run", "float models run by slow kernels here"),
+        Check(
+            group,
+            "8-bit products",
+            int8 and int8.replace("_", " ").upper().replace("ASIMDDP", "dot product"),
+            "what makes INT8 models faster",
+            "expect INT8 models to be smaller, but hardly faster here",
+        ),
+        Check(
+            group,
+            "width multiple",
+            f"{found['width_multiple']}, {found['width_multiple_from']}",
+            "prune.align: auto makes widths multiples of it",
+        ),
+        Check(group, "training device", device, "--device names another"),
+        Check(
+            group,
+            "threads",
+            f"{found['torch_threads']} of torch on {found['cores']} cores",
+            "OMP_NUM_THREADS sets them for training, latency.threads for timing",
+        ),
+        *(
+            [Check(group, "load", str(found["load"]), "above the number of cores, timings are of a busy machine")]
+            if found["load"] is not None
+            else []
+        ),
+        Check(group, "free disk space", file_size(found["free_bytes"]), "runs keep the model of every stage"),
+        Check(
+            group,
+            "ssh",
+            shutil.which("ssh"),
+            'latency of another machine, target: {command: "ssh host python3 -"}',
+            "install an SSH client, or use another command",
+        ),
+    ]
+
+
+def _installation(found: dict[str, Any]) -> list[Check]:
+    packages = found["packages"]
+    group = "installation"
+    purposes = {
+        "compress": "this toolkit",
+        "torch": "training and pruning",
+        "torchvision": "models and data sets",
+        "timm": "models",
+        "numpy": "arrays",
+        "onnx": "files",
+        "onnxruntime": "timing and checking files",
+        "onnxscript": "the dynamo exporter",
+        "optuna": "searches",
+    }
+    checks = [Check(group, "python", found["python"], "3.11 or later")]
+    for name, purpose in purposes.items():
+        needed = "pip install -e . in the source tree" if name == "compress" else f"pip install {name}"
+        checks.append(Check(group, name, packages[name], purpose, needed))
+    exporters = ["dynamo"] * (packages["onnxscript"] is not None) + ["torchscript"]
+    checks.append(Check(group, "exporters", ", ".join(exporters), "export.exporter; auto keeps the faster file"))
+    providers = ", ".join(found["onnxruntime_providers"])
+    checks.append(Check(group, "providers", providers, "latency.provider; for a GPU install onnxruntime-gpu"))
+    return checks
+
+
+def _optional() -> list[Check]:
+    there = {name: version_of(name) for name in OPTIONAL}
+    there["tensorboard"] = there["tensorboard"] or version_of("tensorboardX")  # either writes a search's figures
+    return [Check("optional", name, there[name], purpose, install_command(name)) for name, purpose in OPTIONAL.items()]
+
+
 def _warnings(found: dict[str, Any]) -> list[str]:
     warnings = unmet_requirements()
     for name, owners in foreign_owners().items():
@@ -69,19 +189,21 @@ def _warnings(found: dict[str, Any]) -> list[str]:
         warnings.append(f"the machine is busy (load {found['load']} on {found['cores']} cores): latencies will be high")
     if "avx2" not in found["cpu_flags"] and "x86" in found["platform"]:
         warnings.append("the processor has no AVX2: ONNX Runtime runs its slowest kernels")
+    if found["free_bytes"] < LITTLE_DISK:
+        warnings.append(f"only {file_size(found['free_bytes'])} are free in {Path.cwd()}: runs may fill it up")
     return warnings
 
 
 def print_examination(found: dict[str, Any]) -> None:
     """Print `examine`'s result, one fact a line."""
-    for key, value in found.items():
-        if key == "packages":
-            for package, version in value.items():
-                print(f"{package:<22} {version or 'not installed'}")
-        elif key == "warnings":
-            for warning in value:
-                print(f"warning: {warning}")
-        elif value is not None:
-            print(f"{key.replace('_', ' '):<22} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    checks = [Check(**check) for check in found["checks"]]
+    width = max(len(check.name) for check in checks)
+    for group in dict.fromkeys(check.group for check in checks):
+        print(f"{group}:")
+        for check in checks:
+            if check.group == group:
+                print(check.line(width))
+    for warning in found["warnings"]:
+        print(f"warning: {warning}")
     if not found["warnings"]:
         print("nothing wrong was found")

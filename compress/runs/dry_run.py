@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from compress.bundle import open_model
+from compress.bundle import Opened, open_model
 from compress.core.environment import choose_device, settle_threads
 from compress.core.errors import InputError
 from compress.core.formatting import count, percent_change
@@ -14,13 +14,15 @@ from compress.prune.details import whole_lines
 from compress.runs.estimate import estimate, look_ahead, sentence
 from compress.runs.recipe import Recipe
 from compress.runs.stage import acts_of, sections_of
+from spaces.shapes import shown
 
 
 @dataclass(frozen=True)
 class DryRun:
-    """The details of each pruning, the predicted cost as (before, after), and the seconds of each part of the run."""
+    """Model and data, the details of each pruning, the predicted cost as (before, after), the seconds of each part."""
 
     name: str
+    start: str
     steps: tuple[dict[str, Any], ...]
     predicted: dict[str, tuple[int, int]]
     seconds: dict[str, float]
@@ -30,6 +32,7 @@ class DryRun:
         """Return plain values for JSON."""
         return {
             "name": self.name,
+            "start": self.start,
             "steps": list(self.steps),
             "predicted": {key: list(pair) for key, pair in self.predicted.items()},
             "seconds": {key: round(value, 1) for key, value in self.seconds.items()},
@@ -37,7 +40,8 @@ class DryRun:
         }
 
     def print(self) -> None:
-        """Print tables of what goes and what stays, the predictions and the estimate."""
+        """Print what it starts from, tables of what goes and what stays, the predictions and the estimate."""
+        print(self.start)
         for step in self.steps:
             _print_step(step)
         for key, (before, after) in self.predicted.items():
@@ -71,7 +75,21 @@ def _dry_run(recipe: Recipe, device: str) -> DryRun:
         bundle = stage.foresee(bundle, config, outlook)
     after = bundle.costs()
     predicted = {key: (before[key], after[key]) for key in before if key in ("macs", "params") or bundle.masks}
-    return DryRun(recipe.name, tuple(outlook.steps), predicted, seconds, tuple(outlook.notes))
+    return DryRun(recipe.name, _start(opened), tuple(outlook.steps), predicted, seconds, tuple(outlook.notes))
+
+
+def _start(opened: Opened) -> str:
+    """Return the model, its input and its weights, and the data, as one line."""
+    bundle, data = opened.bundle, opened.data
+    told = [f"{bundle.base.name}  input {shown(bundle.preprocessing.input_size)}"]
+    if data is not None:
+        numbers = (
+            f"{split.num_samples} to {what}" for split, what in ((data.train, "train"), (data.test, "test")) if split
+        )
+        told.append(f"images {', '.join(numbers)}")
+    if opened.load_report is not None:
+        told.append(opened.load_report.summary())
+    return "  ".join(told)
 
 
 def _print_step(step: dict[str, Any]) -> None:

@@ -104,6 +104,9 @@ def _configs(name: str, overrides: Mapping[str, Any]) -> tuple[ModelConfig, Data
         source, rest = "timm", name
     config = section("model", ModelConfig, {"model.source": source, "model.name": rest, **overrides})
     problems = [f"MODEL  {'.'.join(map(str, path))}: {text}" for path, text in check_model(config)]
+    if problems and source == "timm" and (colon or name.endswith(".py")):
+        own = name if colon else f"{Path(name).stem}:CALLABLE"
+        problems[0] += f"; a model of your own is written python:{own}"
     if problems:
         raise InputError(*problems)
     return config, None, None

@@ -245,5 +245,5 @@ class Trainer:
 def training_split(data: Data) -> Loader:
     """Return what is learnt from; InputError where there is nothing."""
     if data.train is None or len(data.train) == 0:
-        raise InputError("there is no training data; name a data set in `data`")
+        raise InputError("data: there are no images to train on; name a data set (or a folder) that has some")
     return data.train

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -13,7 +14,7 @@ from compress.core.wrappers import unwrap_all
 from evaluators.tasks import Task
 from spaces.shapes import as_argument, sides_of, wished
 from spaces.sources.construct import merged, parameters, refused, resolved
-from spaces.user_code import import_module
+from spaces.user_code import import_module, is_there
 from spaces.zoo import BuiltModel, ModelConfig, Source, sources
 
 
@@ -24,10 +25,13 @@ class PythonSource(Source):
     images = False
 
     def problems(self, config: ModelConfig) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with the form of the name."""
+        """Yield what is wrong with the form of the name, or that there is no such module; none is run."""
         module, _, attribute = config.name.partition(":")
         if not (module and attribute):
             yield "name", f"got {config.name!r}; a python model is written package.module:callable"
+        elif not is_there(module):
+            near = did_you_mean(module, [file.stem for file in Path.cwd().glob("*.py")])
+            yield "name", f"there is no module {module!r}, neither installed nor in the working directory{near}"
 
     def build(self, config: ModelConfig, task: Task) -> BuiltModel:
         """Call it with the kwargs, and with `num_classes`, `in_chans`, `img_size` or `image_size` if it takes them."""

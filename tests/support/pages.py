@@ -166,8 +166,9 @@ def quicker(command: str, folder: Path) -> list[str]:
     if words[0] in RUNS:
         recipe = words[words.index("--recipe") + 1]
         file = folder / recipe if (folder / recipe).is_file() else find_recipe(recipe)
-        name = yaml.safe_load(file.read_text(encoding="utf-8"))["name"]
-        return [*words, *(word for flag in QUICKER[name] for word in ("--set", flag))]
+        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
+        own = [flag for flag in _BRIEF if flag.partition(".")[0] in recipe]  # a page's own recipe is small otherwise
+        return [*words, *(word for flag in QUICKER.get(recipe["name"], own) for word in ("--set", flag))]
     return words
 
 

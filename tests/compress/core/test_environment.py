@@ -63,3 +63,20 @@ def test_doctor_names_packages_that_are_missing_or_too_old(monkeypatch: pytest.M
         and "torch>=99 is needed" in torch_too_old
     )
     assert absent == "absent-package is not installed; absent-package>=1.0 is needed"
+
+
+def test_doctor_says_what_to_do_about_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "version_of", lambda package: None)
+    monkeypatch.setattr("shutil.which", lambda program: None)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=10**9))
+    found = doctor.examine()
+    doctor.print_examination(found)
+    lines = capsys.readouterr().out.splitlines()
+    (ray,) = (line for line in lines if line.startswith("  ray "))
+    assert 'missing: pip install "compress[ray]"' in ray and "executor" in ray
+    (ssh,) = (line for line in lines if line.startswith("  ssh "))
+    assert "missing: install an SSH client" in ssh
+    assert any("1.00 GB are free" in line for line in found["warnings"])
+    assert all(check["purpose"] and (check["found"] or check["remedy"]) for check in found["checks"])
