@@ -12,11 +12,13 @@ import typer
 
 from compress import __version__
 from compress.commands import cache_teacher, discover, latency_table, measure, pick, rank, run, space
+from compress.commands.layout import Command, Commands
 from compress.commands.options import guarded
 from compress.commands.stages import STAGE_COMMANDS
 
 app = typer.Typer(
     name="compress",
+    cls=Commands,
     help="Shrink a vision model to a budget and prove it with a measured ONNX file.",
     epilog="Example: compress prune --recipe dimap_swin.yaml",
     no_args_is_help=True,
@@ -53,7 +55,7 @@ _COMMANDS: tuple[tuple[str, Callable[..., Any], str], ...] = (
     ("doctor", discover.doctor, "compress doctor"),
 )
 for _name, _function, _example in _COMMANDS:
-    app.command(_name, epilog=f"\b\nExample: {_example}")(guarded(_function))
+    app.command(_name, cls=Command, epilog=f"\b\nExample: {_example}")(guarded(_function))
 
 
 def _print_version(wanted: bool) -> None:

@@ -24,7 +24,7 @@ def cache_teacher(
     quiet: QuietFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Keep on disk what teachers give for every batch of a training.
+    """Keep what teachers give in a training on disk.
 
     Runs each teacher of the recipe that names a `cache` (a folder) over the batches that the training will see, and
     writes its outputs there in 16 bits; the training then reads them and does not run the teacher. Interrupted, the

@@ -32,7 +32,8 @@ def inspect(
 ) -> None:
     """Show what of a model can be pruned.
 
-    Its prunable units, MACs, width alignment, and what cannot be pruned and why.
+    One line for each group of channels, heads or MLP units that go together, with the MACs and parameters of a unit;
+    then what cannot be pruned, and why.
     """
     set_quiet(quiet)
     from compress.runs.inspection import inspect_model
@@ -135,9 +136,9 @@ def schema() -> None:
 
 
 def doctor(json: JsonFlag = False) -> None:
-    """Look at this installation and machine.
+    """Say what this machine and installation have and lack.
 
-    Versions, devices, processor features and thread counts, and what may be wrong with them.
+    One line for each thing: what was found, what it is for, and what to do where it is missing; then what is wrong.
     """
     from compress.runs.doctor import examine, print_examination
 

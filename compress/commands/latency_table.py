@@ -41,24 +41,27 @@ def latency_table(
         typer.Option(
             "--target",
             metavar="NAME",
-            help="local, ray:LABEL, a command as 'ssh host python3 -', or a section as in a recipe.",
+            help="local, ray:LABEL or a command.",
         ),
     ] = "local",
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads within an operator.")] = 1,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per run.")] = 1,
+    threads: Annotated[int, typer.Option("--threads", metavar="N", min=1, help="Threads within an operator.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", min=1, help="Images per run.")] = 1,
     statistic: Annotated[
-        str, typer.Option("--statistic", metavar="NAME", help="Which of a network's times counts: least, p50, cpu_p50.")
+        str, typer.Option("--statistic", metavar="NAME", help="Which time: least, p50, cpu_p50.")
     ] = "least",
-    networks: Annotated[int, typer.Option("--networks", min=10, help="Networks to fit the table to.")] = 100,
-    check: Annotated[int, typer.Option("--check", min=5, help="Further networks, to measure its error on.")] = 20,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the draw of networks.")] = 0,
+    networks: Annotated[
+        int, typer.Option("--networks", metavar="N", min=10, help="Networks to fit the table to.")
+    ] = 100,
+    check: Annotated[int, typer.Option("--check", metavar="N", min=5, help="Networks that tell its error.")] = 20,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the draw of networks.")] = 0,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
 ) -> None:
     """Measure what a space's blocks take on a target.
 
     Times networks drawn at random, each two to four times, splits their times over their blocks, and says how far its
-    predictions are off for networks that it was not fitted to. Interrupted, it goes on where it was. For a recipe:
+    predictions are off for networks that it was not fitted to. A command is one such as 'ssh host python3 -'; any
+    target may be given as in a recipe, {ray: LABEL}. Interrupted, it goes on where it was. For a recipe:
     search.latency: {mode: table, table: FILE}.
     """
     set_quiet(quiet)

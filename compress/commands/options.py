@@ -17,33 +17,40 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 RecipeFlag = Annotated[
-    str, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe file, or the name of a shipped one.")
+    str, typer.Option("--recipe", "-r", metavar="FILE", help="Recipe: a file, or a shipped one's name.")
 ]
 OutFlag = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="DIR", help="Run directory (default: runs/<name>).")
 ]
 SetFlag = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a dotted key of the recipe; may be repeated."),
+    typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change a key: prune.budget.macs=0.6; repeatable."),
 ]
-ResumeFlag = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in the same directory.")]
-DeviceFlag = Annotated[str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
-SeedFlag = Annotated[int | None, typer.Option("--seed", min=0, help="Seed to use instead of the recipe's.")]
-QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and log lines on standard error.")]
+ResumeFlag = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+DeviceFlag = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps."),
+]
+SeedFlag = Annotated[
+    int | None, typer.Option("--seed", metavar="N", min=0, help="Seed to use instead of the recipe's.")
+]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no log lines on standard error.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 RayFlag = Annotated[
     str | None,
-    typer.Option("--ray-address", metavar="HOST:PORT", help="Run the search's trials on this Ray cluster (or: auto)."),
+    typer.Option("--ray-address", metavar="ADDRESS", help="Ray cluster for the trials: HOST:PORT, or auto."),
 ]
 
 SpaceSetFlag = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="OPTION=VALUE", help="Change an option of the space; may be repeated."),
+    typer.Option("--set", "-s", metavar="OPTION=VALUE", help="Change an option of the space; repeatable."),
 ]
-ClassesFlag = Annotated[int | None, typer.Option("--classes", min=1, help="Classes to tell apart.")]
-ChannelsFlag = Annotated[int | None, typer.Option("--channels", min=1, help="Channels of an image.")]
-SizeFlag = Annotated[int | None, typer.Option("--size", min=1, help="Height and width of an image in pixels.")]
+ClassesFlag = Annotated[int | None, typer.Option("--classes", metavar="N", min=1, help="Classes to tell apart.")]
+ChannelsFlag = Annotated[int | None, typer.Option("--channels", metavar="N", min=1, help="Channels of an image.")]
+SizeFlag = Annotated[
+    int | None, typer.Option("--size", metavar="N", min=1, help="Height and width of an image in pixels.")
+]
 
 
 def guarded(command: Callable[P, T]) -> Callable[P, T]:

@@ -30,10 +30,10 @@ def pick(
     ] = None,
     size: Annotated[str | None, typer.Option("--size", metavar="BYTES", help="Largest ONNX file, such as 5MB.")] = None,
     all_fronts: Annotated[
-        bool, typer.Option("--all-fronts", help="Write every member that is the best within some budget, as ONNX.")
+        bool, typer.Option("--all-fronts", help="Write all that are best within some budget, as ONNX.")
     ] = False,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Measure members that were not, as far as the budget asks for it.")
+        bool, typer.Option("--measure", help="Time members that were not, where the budget needs it.")
     ] = False,
     out: Annotated[
         Path | None,

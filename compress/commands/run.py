@@ -41,7 +41,10 @@ def run(
     json: JsonFlag = False,
     ray_address: RayFlag = None,
 ) -> None:
-    """Run all stages of a recipe."""
+    """Run all stages of a recipe.
+
+    Ends with a table and a line that sum up what came out; report.html in the run directory tells the rest.
+    """
     run_stages("run", None, recipe, out, set_ or [], resume, device, seed, quiet, json, ray_address)
 
 
@@ -101,9 +104,10 @@ def plan(
     quiet: QuietFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Show what a recipe would remove.
+    """Show what a recipe would remove, before it does.
 
-    And the MACs and parameters that it would leave, and how long it would take. Nothing is written.
+    Also the MACs and parameters that would be left, and how long the run would take. Nothing is trained or written;
+    what depends on weights is told for those that the recipe starts from.
     """
     set_quiet(quiet)
     from compress.runs.dry_run import dry_run
@@ -121,7 +125,7 @@ def report(
     quiet: QuietFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Write report.html of a finished run.
+    """Write report.html of a finished run anew.
 
     Prints where it is and the summary of the run.
     """

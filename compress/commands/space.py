@@ -50,7 +50,7 @@ def space(
     save: Annotated[
         Path | None, typer.Option("--save", metavar="FILE", help="Write the architecture as JSON, for --arch.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of --sample and of exported weights.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of --sample and of weights.")] = 0,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
 ) -> None:

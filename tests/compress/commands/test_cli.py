@@ -50,6 +50,28 @@ def test_every_command_has_help_that_ends_in_an_example(name: str) -> None:
     assert result.stdout.strip().splitlines()[-1].strip().startswith(f"Example: compress {name}")
 
 
+@pytest.mark.parametrize("name", [name for name, _, _ in _COMMANDS])
+def test_every_option_is_told_in_a_line(name: str) -> None:
+    told = invoke(name, "--help").stdout.partition("Options:\n")[2].splitlines()
+    told = told[: told.index("")]
+    assert [line for line in told if not line.startswith("  -")] == []
+
+
+def test_every_command_is_under_one_heading() -> None:
+    lines = invoke("--help").stdout.partition("and exit.")[2].splitlines()
+    told = [line.split()[0] for line in lines if line.startswith("  ") and "Example" not in line]
+    assert sorted(told) == sorted(name for name, _, _ in _COMMANDS)
+    assert not any(line.endswith("...") for line in lines)
+
+
+def test_a_recipe_that_comes_first_needs_no_flag() -> None:
+    for flags in (["none.yaml"], ["-r", "none.yaml"], ["--quiet", "--recipe", "none.yaml"]):
+        result = invoke("plan", *flags)
+        assert (result.exit_code, result.stderr.partition(";")[0]) == (2, "no such recipe"), flags
+    assert invoke("eval", "none.yaml").stderr.startswith("none.yaml lies in no run directory")
+    assert "Usage: compress prune [-r] FILE [OPTIONS]" in invoke("prune", "--help").stdout
+
+
 def test_only_commands_that_work_are_offered() -> None:
     offered = {name for name, _, _ in _COMMANDS}
     assert offered == set(

@@ -1,0 +1,48 @@
+"""How the command line looks: commands under headings, and a recipe that needs no flag."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+HEADINGS = {
+    "Compress a model": (),  # and every command that is under no other heading
+    "Find an architecture": ("search", "rank", "space", "latency-table"),
+    "Look and measure": ("plan", "inspect", "latency", "eval", "export", "report", "compare"),
+    "Recipes and this machine": ("ls", "cat", "cp", "validate", "schema", "doctor"),
+}
+
+
+class Commands(TyperGroup):
+    """The commands under their headings."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a section for each heading."""
+        elsewhere = {name for names in HEADINGS.values() for name in names}
+        width = max(map(len, self.commands))
+        for heading, named in HEADINGS.items():
+            names = named or [name for name in self.commands if name not in elsewhere]
+            room = formatter.width - width - 6
+            rows = [(name.ljust(width), self.commands[name].get_short_help_str(room)) for name in names]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+class Command(TyperCommand):
+    """A command that takes its recipe with or without `--recipe`, as `validate` and `cat` do."""
+
+    @property
+    def needs_recipe(self) -> bool:
+        """Whether it has to be given a recipe."""
+        return any(each.name == "recipe" and each.required and "--recipe" in each.opts for each in self.params)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the line of usage."""
+        return [*(["[-r] FILE"] if self.needs_recipe else []), *super().collect_usage_pieces(ctx)]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the flag before a recipe that comes first."""
+        if self.needs_recipe and args and not args[0].startswith("-"):
+            args = ["--recipe", *args]
+        return list(super().parse_args(ctx, args))
