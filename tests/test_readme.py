@@ -116,5 +116,6 @@ def test_every_file_that_a_page_names_exists() -> None:
     named = {name for page in PAGES for name in re.findall(r"`([\w./-]+(?:\.py|\.csv|\.md|/))`", page)} - not_ours
     named = {name for name in named if not name.endswith("/CLASS/")}
     examples = {block.file for page in PAGES for block in played_pages.blocks(page)}
+    examples |= set(re.findall(r"such as `([\w/]+\.py)`", PAGES[1]))
     lost = [name for name in sorted(named - examples) if not any(p.endswith(f"/{name.rstrip('/')}") for p in there)]
     assert len(named) > 20 and lost == []
