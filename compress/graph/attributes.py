@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
@@ -101,10 +102,23 @@ def _options(value: Any, dims: list[Dim], names: Mapping[Axis, str]) -> dict[str
         return {}
     each = [_widths_of(item, dims, names) for item in value]
     labels = list(dict.fromkeys(label for options in each for label in options))
-    return {
+    found: dict[str, Formula] = {
         label: tuple(options.get(label, ((item, ()),)) for item, options in zip(value, each, strict=True))
         for label in labels
     }
+    turns = _in_turn(value, each)
+    return {**({} if turns in found.values() else {"in turn": turns}), **found}
+
+
+def _in_turn(value: Sequence[int], each: Sequence[Mapping[str, Size]]) -> Formula:
+    """Return the first of several equal numbers as the first width of that size, the next as the next: `splits`."""
+    seen: Counter[int] = Counter()
+    turns: list[Size] = []
+    for item, options in zip(value, each, strict=True):
+        sizes = list(options.values()) or [((item, ()),)]
+        turns.append(sizes[min(seen[item], len(sizes) - 1)])
+        seen[item] += 1
+    return tuple(turns)
 
 
 def _widths_of(value: int, dims: list[Dim], names: Mapping[Axis, str]) -> dict[str, Size]:

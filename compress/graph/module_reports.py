@@ -72,7 +72,7 @@ def attribute_reads(model: nn.Module, reads: set[tuple[str, str]]) -> Iterator[N
 
     def spy(module: Any, attribute: str) -> Any:
         value = object.__getattribute__(module, attribute)
-        if isinstance(value, (int, tuple)) and not isinstance(value, bool) and id(module) in names:
+        if isinstance(value, (int, tuple, list)) and not isinstance(value, bool) and id(module) in names:
             reads.add((names[id(module)], attribute))
         return value
 

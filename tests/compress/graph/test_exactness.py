@@ -70,6 +70,7 @@ SAME = {
     "functional_grouped_conv": (0.5, ["a", "b"]),
     "inf_buffer": (0.5, ["qkv", "m.0"]),
     "inplace_input": (0.5, ["a", "b"]),
+    "mixed_kernels": (0.5, ["a", "b", "even.3", "uneven.0", "uneven.3"]),
     "multitask": (0.5, ["task.seg.0", "task.depth.0"]),
     "pool_size_attribute": (0.5, ["stem.0", "c1.up"]),
     "property_heads": (0.5, ["p"]),
