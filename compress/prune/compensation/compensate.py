@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,9 @@ from compress.graph.fold import foldable_pairs
 from compress.graph.plan import Plan
 from compress.prune.compensation.flow import ways_of
 from compress.prune.compensation.norms import folded, settle_norms, write
-from compress.prune.compensation.passes import Drawing, NotPlain, dense_values, normal_equations
+from compress.prune.compensation.passes import Drawing, NotPlain, Run, dense_values, normal_equations
+from compress.prune.compensation.solve import Normal
+from compress.prune.compensation.stretches import Relay, stretches_of
 from compress.prune.compensation.targets import Target, targets
 from evaluators.tasks import Task
 
@@ -80,21 +82,39 @@ def compensated(
         ways = tuple(ways_of(model, plan.dropped, lambda m: task.forward(m, few)) for model in (narrowed, dense))
         norms = dict(foldable_pairs(dense, few.inputs))  # type: ignore[arg-type]
         found, result.left = targets(narrowed, dense, plan, (ways[0], ways[1]), norms, held)
+        relay = Relay(run, len(images))
         drawing = Drawing(len(images), seed)
-        sizes = {target.layer: reader(narrowed, target.layer) for target in found}
-        wanted = dense_values(dense, found, sizes, run, drawing)
-        for target in track(found, "compensating", total=len(found)):
-            try:
-                result.refits.append(
-                    _refitted(narrowed, target, normal_equations(narrowed, target, wanted, run, drawing))
-                )
-            except NotPlain:
-                result.left[target.layer] = "it computes something else than its weight and bias say"
+        for stretch in track(stretches_of(dense, few.inputs, found), "compensating"):
+            if stretch.layers and not relay.taken:
+                relay.enter(narrowed, stretch)
+                relay.enter(dense, stretch)
+            for each in _refitted(narrowed, dense, stretch.targets, relay.run(stretch), drawing, result.left):
+                result.refits.append(each)
+            if stretch.layers:
+                relay.leave(narrowed, stretch)
+                relay.leave(dense, stretch)
         result.norms_settled = settle_norms(narrowed, images, task.forward)
     return result
 
 
-def _refitted(small: nn.Module, target: Target, normal: Any) -> Refit:
+def _refitted(
+    small: nn.Module, dense: nn.Module, found: Sequence[Target], run: Run, drawing: Drawing, left: dict[str, str]
+) -> Iterator[Refit]:
+    """Refit some layers one after the other, and yield what became of each; `left` gets those that cannot be."""
+    if not found:
+        return
+    sizes = {target.layer: reader(small, target.layer) for target in found}
+    wanted = dense_values(dense, found, sizes, run, drawing)
+    for target in found:
+        try:
+            normal = normal_equations(small, target, wanted, run, drawing)
+        except NotPlain:
+            left[target.layer] = "it computes something else than its weight and bias say"
+            continue
+        yield _refit(small, target, normal)
+
+
+def _refit(small: nn.Module, target: Target, normal: Normal) -> Refit:
     layer = reader(small, target.layer)
     norm = None if target.norm is None else small.get_submodule(target.norm)
     solution = normal.solved()
