@@ -122,6 +122,26 @@ def _padded(layer: _ConvNd, inputs: Tensor, output: Tensor) -> Tensor:
     return F.pad(inputs, layer._reversed_padding_repeated_twice, mode=mode)
 
 
+def features(layer: Reader, read: Tensor) -> Tensor:
+    """Return what is fitted to of what was read (rows, groups, d): all of it where d is small.
+
+    Else the mean of each channel over the kernel (rows, groups, channels), or nothing where those are too many as well.
+    """
+    channels = layer.weight.shape[1]
+    if read.shape[2] <= LIMIT:
+        return read
+    return read.unflatten(2, (channels, -1)).mean(3) if channels <= LIMIT else read[..., :0]
+
+
+def spread(layer: Reader, change: Tensor) -> Tensor:
+    """Return the change of a weight (groups, outputs, d) that is `change` of its features."""
+    inputs = layer.weight[0].numel()
+    if not change.shape[2]:
+        return change.new_zeros(*change.shape[:2], inputs)
+    kernel = inputs // change.shape[2]
+    return (change / kernel).repeat_interleave(kernel, 2)
+
+
 def reproduces(layer: Reader, read: Tensor, found: Tensor) -> bool:
     """Return whether weight and bias, times what was read (rows, groups, d), give what the layer gave (rows, C).
 

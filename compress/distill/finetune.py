@@ -25,6 +25,9 @@ class FinetuneConfig(TrainConfig):
 
     epochs: int = Field(5, ge=0, description="passes over the training data")
     lr: float = Field(2e-4, gt=0, description="learning rate after warm-up")
+    warmup_epochs: float | None = Field(
+        None, ge=0, description="epochs of linear warm-up; null is 5 % of the epochs, after prune.compensate 25 %"
+    )
     distill: LossSection | None = Field(
         None, description="learn from teachers as well as from the labels: by one loss, or by a list that is added up"
     )

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from compress.bundle import Bundle
-from compress.core.batch_norm import norm_layers, recalibrate
 from compress.core.environment import on_device
 from compress.core.errors import InputError
 from compress.criteria.unit_criterion import Batches
@@ -24,6 +23,7 @@ from compress.graph.graph import Graph
 from compress.graph.plan import Plan
 from compress.prune.details import plan_details
 from compress.prune.kinds import Details, Surroundings
+from compress.prune.repair import renew_norms, repaired
 from compress.prune.sensitivity import scan
 from compress.prune.structure import Scored, Setting, plan_structure, prunable, scored_units
 from compress.prune.structure_config import StructureConfig
@@ -55,16 +55,14 @@ def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> t
         )
         rows, scored = _sensitivity(bundle.model, graph, config, setting, around) if config.sensitivity else ({}, None)
         plan = plan_structure(bundle.model, graph, on, config, setting, scored)
-    small = apply(plan, bundle.model).eval()
-    renew_norms(small, around, config.bn_batches)
-    return shrunk(bundle, plan, small), plan_details(plan) | first | rows
-
-
-def renew_norms(model: nn.Module, around: Surroundings, batches: int) -> None:
-    """Estimate the batch norms of a changed model anew, on so many training batches, where there are both."""
-    if around.data is not None and around.data.train is not None and norm_layers(model):
-        with on_device(model, around.device):
-            recalibrate(model, around.data.train.epoch(0), batches, around.device, around.data.task.forward)
+    small, details = apply(plan, bundle.model).eval(), plan_details(plan) | first | rows
+    if config.compensate and around.data is not None:
+        held = bundle.masks or ()
+        small, repair = repaired(small, bundle.model, plan, around, bn_batches=config.bn_batches, held=held)
+        details |= {**repair, "notes": [*details["notes"], *repair.get("notes", ())]}
+    else:
+        renew_norms(small, around, config.bn_batches)
+    return shrunk(bundle, plan, small), details
 
 
 def _first_step(graph: Graph, config: StructureConfig) -> Details:

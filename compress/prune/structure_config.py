@@ -45,7 +45,12 @@ class StructureConfig(Config):
     steps: int = Field(1, ge=1, le=100, description="reach the budget in so many steps, fine-tuning between them")
     step_epochs: int = Field(1, ge=1, description="epochs of fine-tuning between two steps")
     calibration_batches: int = Field(4, ge=1, description="training batches for criteria and blocks that need data")
-    bn_batches: int = Field(20, ge=0, description="training batches to re-estimate batch norms on after pruning")
+    compensate: bool = Field(
+        True, description="refit what reads removed units, on training images, to what the model had there before"
+    )
+    bn_batches: int = Field(
+        20, ge=0, description="without compensation: training batches that batch norms are re-estimated on"
+    )
     sensitivity: bool = Field(False, description="scan how much each layer alone can lose, and report it")
     trace_seconds: float = Field(120, gt=0, description="a model that takes longer to trace is refused")
     trace_gigabytes: float = Field(8, gt=0, description="a model that takes more memory to trace is refused")

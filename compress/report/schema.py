@@ -291,6 +291,26 @@ class RankDetails(Rank):
     points: list[RankedNetwork] = Field(default_factory=list)
 
 
+class Refit(Record):
+    """A layer that compensation refitted: the mean square of what it missed, before and after."""
+
+    layer: str
+    before: float
+    after: float
+    blocks: list[str] = Field(default_factory=list)
+
+
+class CompensationDetails(Record):
+    """What compensation did; `error` is that of the outputs on images held out, without it (`plain`) and with it."""
+
+    kept: bool
+    images: int
+    held_out: int
+    error: dict[str, float] = Field(default_factory=dict)
+    layers: list[Refit] = Field(default_factory=list)
+    left: list[Skipped] = Field(default_factory=list)
+
+
 class Details(Record):
     """stages/<nn-name>/details.json; every part may be absent."""
 
@@ -303,6 +323,7 @@ class Details(Record):
     predicted: Annotated[Predicted, BeforeValidator(_empty_if_null)] = Predicted()
     notes: list[str] = Field(default_factory=list)
     sensitivity: list[Sensitivity] = Field(default_factory=list)
+    compensation: CompensationDetails | None = None
     search: SearchDetails | None = None
     rank: RankDetails | None = None
 

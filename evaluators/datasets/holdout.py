@@ -38,6 +38,26 @@ def with_holdout(data: Data, fraction: float, seed: int) -> Data:
     return replace(data, train=_part(data.train, rest), test=_part(data.train, held, eval_batch_size))
 
 
+def set_apart(data: Data, count: int, seed: int) -> tuple[Data, Loader] | None:
+    """Return `data` with so many training images fewer to train on, and those, not augmented; test images stay.
+
+    They are the same for the same seed, and hold each class in its share where labels are class numbers.
+
+    Returns:
+        None where there are no training images, or a loader of another package that cannot be divided.
+    """
+    train = data.train
+    if not isinstance(train, ArrayLoader | FileLoader):
+        return None
+    labels = labels_of(train)
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        labels = np.zeros(len(labels), dtype=np.int64)
+    held, rest = _split(labels, count / max(1, len(labels)), seed)
+    if not len(held) or not len(rest):
+        return None
+    return replace(data, train=_part(train, rest)), _part(train, held, train.batch_size)
+
+
 def resized(data: Data, size: int) -> Data:
     """Return `data` with images of `size` x `size` pixels: from the stored ones where they are in memory."""
     if size == data.image_size:

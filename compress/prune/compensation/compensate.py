@@ -11,7 +11,7 @@ from torch import nn
 
 from compress.core.modes import evaluating
 from compress.core.progress import track
-from compress.criteria.consumers import reader
+from compress.criteria.consumers import reader, spread
 from compress.criteria.unit_criterion import Batches
 from compress.graph.fold import foldable_pairs
 from compress.graph.plan import Plan
@@ -120,7 +120,7 @@ def _refit(small: nn.Module, target: Target, normal: Normal) -> Refit:
     solution = normal.solved()
     if solution.after < solution.before:
         weight, bias = folded(layer, norm)
-        inputs = weight.shape[2]
         change = solution.change
-        write(layer, norm, weight + change[..., :inputs], bias + (change[..., inputs] if normal.bias else 0.0))
+        added, shift = (change[..., :-1], change[..., -1]) if normal.bias else (change, 0.0)
+        write(layer, norm, weight + spread(layer, added), bias + shift)
     return Refit(target.layer, solution.before, solution.after, target.blocks)

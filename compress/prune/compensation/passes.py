@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from compress.criteria.consumers import (
+    LIMIT,
     Reader,
     at_rows,
     columns,
     count_rows,
     drawn_rows,
+    features,
     flat_places,
     reader,
     reproduces,
@@ -51,7 +53,7 @@ class Drawing:
 
     def rows(self, layer: Reader, name: str, output: Tensor, batch: int) -> Tensor:
         """Return the rows of a batch's output that are looked at."""
-        inputs = layer.weight[0].numel()
+        inputs = min(LIMIT, layer.weight[0].numel())
         wanted = -(-max(ROWS, ROWS_PER_INPUT * inputs) // self.batches)
         seed = hash_of(name, self.seed, batch)
         return drawn_rows(count_rows(layer, output), wanted, seed).to(output.device)
@@ -144,6 +146,7 @@ def normal_equations(small: nn.Module, target: Target, wanted: Wanted, run: Run,
         read = columns(layer, inputs, output, rows)
         if batch == 0 and not reproduces(layer, read, at_rows(layer, output, rows)):
             raise NotPlain
+        read = features(layer, read)
         if target.scale is None:
             values = at_rows(layer, output, rows).double() * scale + shift
             normal.add(read, wanted.values[name, batch].double() - values)

@@ -15,7 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.modes import evaluating
-from compress.criteria.consumers import Reader, at_rows, columns, flat_places, groups_of, matrix, reader, reproduces
+from compress.criteria.consumers import (
+    LIMIT,
+    Reader,
+    at_rows,
+    columns,
+    flat_places,
+    groups_of,
+    matrix,
+    reader,
+    reproduces,
+)
 from compress.criteria.unit_criterion import Batches
 from compress.graph.fold import foldable_pairs
 from compress.graph.graph import Graph
@@ -159,7 +169,9 @@ class _Watch:
         self.layers: dict[str, float | Tensor] = {}
         for name in layers:
             norm, why = found.norms.get(name), None
-            if ways.calls[name] > 1:
+            if reader(found.dense, name).weight[0].numel() > LIMIT:
+                why = f"it reads more than {LIMIT:,} values for each output"
+            elif ways.calls[name] > 1:
                 why = f"it runs {ways.calls[name]} times in one pass"
             elif norm is not None and not can_unfold(found.dense.get_submodule(norm)):
                 why = f"its batch norm {norm} has no scale and shift of its own"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compress.criteria.consumers import LIMIT, is_reader, reader
+from compress.criteria.consumers import is_reader
 from compress.graph.plan import Plan
 from compress.prune.compensation.flow import Ways
 from compress.prune.compensation.norms import can_unfold
@@ -127,6 +127,4 @@ def _refusal(small: nn.Module, layer: str, of_small: Ways, of_dense: Ways, held:
         return f"it runs {max(calls, of_dense.calls[layer])} times in one pass"
     if f"{layer}.weight" in held:
         return "masks hold some of its weights at zero"
-    if reader(small, layer).weight[0].numel() > LIMIT:
-        return f"it reads more than {LIMIT:,} values for each output"
     return None

@@ -15,7 +15,7 @@ from compress.graph.graph import Skip
 from compress.prune.details import replacement_details
 from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
 from compress.prune.kronecker import fresh_sum, nearest_sum
-from compress.prune.narrow import renew_norms
+from compress.prune.repair import renew_norms
 from compress.prune.replaceable import Layer, Replacement, replace_layers, replaceable
 from compress.transforms.hypercomplex import Hypercomplex, kronecker_sum, unfit
 from compress.transforms.layers import Plain

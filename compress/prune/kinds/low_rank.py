@@ -15,8 +15,8 @@ from compress.core.progress import track
 from compress.graph.graph import Skip
 from compress.prune.details import replacement_details
 from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
-from compress.prune.narrow import renew_norms
 from compress.prune.ranks import Spectrum, flat, keeping, meeting, refuse_unreachable, spectrum, truncated
+from compress.prune.repair import renew_norms
 from compress.prune.replaceable import Replacement, nothing_left, replace_layers, replaceable
 from compress.transforms.low_rank import LowRank, unfit
 

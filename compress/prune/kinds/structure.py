@@ -26,8 +26,8 @@ class Structure(StructureConfig, PruneBase):
         return (self.budget.macs if self.budget is not None else None) or 1.0
 
     def at_once(self) -> Self:
-        """Return the settings that reach the budget in one step."""
-        return self.model_copy(update={"steps": 1})
+        """Return the settings that reach the budget in one step, without what only weights profit by."""
+        return self.model_copy(update={"steps": 1, "compensate": False})
 
     def check(self, bundle: Bundle) -> None:
         """Raise where the model cannot be traced, a glob matches nothing, or so little cannot be left of its shapes."""

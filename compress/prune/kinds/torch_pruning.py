@@ -18,9 +18,10 @@ from compress.graph.graph import Graph
 from compress.graph.plan import Plan
 from compress.prune.details import plan_details
 from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
-from compress.prune.narrow import renew_norms, shrunk
+from compress.prune.narrow import shrunk
 from compress.prune.peers.history import explained
 from compress.prune.peers.pruner import NEED_DATA, Importance, Pruner, make_pruner, step, tables, train
+from compress.prune.repair import renew_norms
 from evaluators.datasets.batch import Batch
 
 

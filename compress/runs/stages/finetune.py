@@ -9,6 +9,7 @@ from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.measure import measured
 from compress.runs.stage import Act, Seconds, stages
+from compress.runs.stages.gentle import compensated_before, train_gently
 from compress.runs.stages.train import Training, train
 from compress.training.config import FitConfig
 from compress.training.estimate import estimate_seconds
@@ -28,7 +29,10 @@ class Finetune(Training):
         bundle = artifact.loaded
         teacher = context.baseline().model if config.needs_teacher else None
         with named_after(self.name, config):
-            train(bundle, config, context, self.label, teacher)
+            if config.epochs and compensated_before(context.earlier):
+                train_gently(bundle, config, context, self.label, teacher)
+            else:
+                train(bundle, config, context, self.label, teacher)
         return Artifact(measured(bundle, context))
 
     def estimate(self, act: Act, outlook: Outlook) -> Seconds:

@@ -82,7 +82,7 @@ class Prune(Stage[PruneBase]):
 def _between_steps(finetune: Any, config: Any) -> Any:
     """Return the fine-tuning between two steps: the recipe's, for `step_epochs`."""
     assert finetune is not None  # the recipe's checks refuse steps without it
-    warmup = min(finetune.warmup_epochs or 0, config.step_epochs)
+    warmup = None if finetune.warmup_epochs is None else min(finetune.warmup_epochs, config.step_epochs)
     return finetune.model_copy(update={"epochs": config.step_epochs, "warmup_epochs": warmup})
 
 

@@ -21,6 +21,7 @@ from compress.runs.stages.export import export_seconds
 from compress.training.config import FitConfig, TrainConfig, TrainerConfig
 from compress.training.estimate import estimate_seconds
 from compress.training.fit import fit
+from evaluators.datasets import Data
 
 
 def no_longer(config: TrainerConfig, finished: bool) -> str | None:
@@ -132,12 +133,19 @@ def given_model(found: Bundle, recipe: Recipe) -> nn.Module:
     return given.model
 
 
-def train(bundle: Bundle, config: FitConfig, context: Context, label: str, teacher: nn.Module | None) -> None:
-    """Train the bundle's model in place, with its masks kept, and note how it went."""
+def train(
+    bundle: Bundle,
+    config: FitConfig,
+    context: Context,
+    label: str,
+    teacher: nn.Module | None,
+    data: Data | None = None,
+) -> None:
+    """Train the bundle's model in place, with its masks kept, on `data` or the run's, and note how it went."""
     assert context.data is not None  # the recipe's checks refuse training without data
     result = fit(
         bundle.model,
-        context.data,
+        data or context.data,
         config,
         device=context.device,
         seed=context.recipe.seed,
