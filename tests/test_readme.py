@@ -60,16 +60,18 @@ def test_every_link_leads_somewhere() -> None:
 
 
 def test_the_recipe_on_the_page_is_valid(tmp_path: Path) -> None:
-    whole, search, supernet = blocks(README, "yaml")
+    whole, search, supernet, quantize = blocks(README, "yaml")
     for part in ("train", "val"):
         (tmp_path / "flowers" / part).mkdir(parents=True)
     (tmp_path / "mine.yaml").write_text(whole.replace("/data/flowers", str(tmp_path / "flowers")))
     result = CliRunner().invoke(app, ["validate", str(tmp_path / "mine.yaml")])
     assert result.exit_code == 0, result.output
     SearchConfig.model_validate(yaml.safe_load(search)["search"])
-    (tmp_path / "shared.yaml").write_text(f"version: 1\nname: shared\ndata: {{name: digits}}\n{supernet}")
-    result = CliRunner().invoke(app, ["validate", str(tmp_path / "shared.yaml")])
-    assert result.exit_code == 0, result.output
+    fewer = f"model: {{source: builtin, name: cifar_resnet20}}\nexport: {{}}\n{quantize}"
+    for name, part in (("shared", supernet), ("fewer", fewer)):
+        (tmp_path / f"{name}.yaml").write_text(f"version: 1\nname: {name}\ndata: {{name: digits}}\n{part}")
+        result = CliRunner().invoke(app, ["validate", str(tmp_path / f"{name}.yaml")])
+        assert result.exit_code == 0, result.output
 
 
 def test_the_example_of_spaces_runs() -> None:

@@ -86,6 +86,13 @@ STAGE_COMMANDS = (
         "compress sort --recipe sortednet_mobilenetv3_digits.yaml",
     ),
     StageCommand(
+        "quantize",
+        "Write the model of a recipe in INT8 or FP16.\n\n"
+        "The float file stays where that is not faster or not good enough. With what the recipe puts around it: "
+        "training, pruning, export, latency.",
+        "compress quantize --recipe quantize_digits.yaml",
+    ),
+    StageCommand(
         "search",
         "Search for an architecture.\n\n"
         "With what the recipe puts around it: training of the winner, pruning, fine-tuning, export, latency.",

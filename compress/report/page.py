@@ -10,6 +10,7 @@ from compress.report.bars import BarSet, kept_chart, width_charts
 from compress.report.curves import training_curves
 from compress.report.family import family_part
 from compress.report.histogram import latency_chart
+from compress.report.quantized import quantized_part
 from compress.report.rank import rank_part
 from compress.report.results import Run, read_run
 from compress.report.schema import Details
@@ -73,6 +74,7 @@ def render(run: Run) -> str:
         removals=[removal for removal in removals if removal.shown],
         searches=[search_part(each.search, run.pictures, run.report) for each in run.details.values() if each.search],
         ranks=[rank_part(each.rank) for each in run.details.values() if each.rank],
+        quantized=[quantized_part(each.quantized, run.report) for each in run.details.values() if each.quantized],
         family=family_part(run.family, run.report) if run.family else None,
         curves=training_curves(run.events, run.report.main),
         environment=environment_rows(run.report.environment),

@@ -124,6 +124,67 @@ class Rank(Record):
     notes: list[str] = Field(default_factory=list)
 
 
+class Quantized(Record):
+    """What became of the section `quantize`: the file that is kept, or the best that was tried.
+
+    `agreement` is with the float file, in per cent of images; `bytes` are [float, fewer bits].
+    """
+
+    kept: bool
+    types: str
+    way: str
+    integer_layers: int
+    layers: int
+    left_float: list[str] = Field(default_factory=list)
+    bytes: tuple[Number, Number] = (None, None)
+    latency_ratio: Annotated[LatencyRatio, BeforeValidator(_empty_if_null)] = LatencyRatio()
+    agreement: Number = None
+
+    @property
+    def shown(self) -> str:
+        """The types as people write them."""
+        return self.types.upper()
+
+
+class TriedWay(Record):
+    """One way of quantising that was tried; `drop` is of the main metric on held-out training images."""
+
+    way: str
+    latency_ratio: Number = None
+    drop: Number = None
+    agreement: Number = None
+    integer_layers: int
+    left_float: int
+    bytes: Number = None
+    problem: str | None = None
+
+
+class NodeError(Record):
+    """A node alone in integers, and the mean square error of the outputs over their mean square."""
+
+    name: str
+    error: float
+
+
+class Judged(Record):
+    """Of how many images a judgement is, and its agreement."""
+
+    images: int
+    agreement: Number = None
+
+
+class QuantizedDetails(Quantized):
+    """What the stage `quantize` leaves in details.json."""
+
+    processor: dict[str, Any] = Field(default_factory=dict)
+    judged: Judged
+    test: Judged | None = None
+    calibration: dict[str, Any] | None = None
+    max_drop: float
+    candidates: list[TriedWay] = Field(default_factory=list)
+    sensitivity: list[NodeError] = Field(default_factory=list)
+
+
 class TaskReport(Record):
     """What the models of a run are for, and the figure that they are chosen by."""
 
@@ -164,6 +225,7 @@ class Report(Record):
     latency_ratio: Annotated[LatencyRatio, BeforeValidator(_empty_if_null)] = LatencyRatio()
     efficiency: Number = None
     rank: Rank | None = None
+    quantized: Quantized | None = None
 
     @cached_property
     def metrics(self) -> tuple[Metric, ...]:
@@ -326,6 +388,7 @@ class Details(Record):
     compensation: CompensationDetails | None = None
     search: SearchDetails | None = None
     rank: RankDetails | None = None
+    quantized: QuantizedDetails | None = None
 
 
 class Samples(Record):

@@ -48,6 +48,7 @@ def summarise(report: Report, run_dir: Path | str | None = None, model: str | No
         _macs(baseline, final),
         _counts("params", *sizes(baseline, final, "params")),
         _main(report),
+        _quantized(report),
         _latency(report),
         _rank(report),
         str(run_dir or f"runs/{report.name}"),
@@ -88,6 +89,18 @@ def _main(report: Report) -> str:
     if after is None:
         return ""
     return f"{main.label} {'' if before is None else f'{before:.{digits}f}→'}{after:.{digits}f}"
+
+
+def _quantized(report: Report) -> str:
+    """Return in what numbers the file computes, where the run has asked for fewer bits."""
+    found = report.quantized
+    if found is None:
+        return ""
+    if not found.kept:
+        return f"float ({found.shown} not kept)"
+    if found.types != "int8":
+        return found.shown
+    return f"{found.shown} in {found.integer_layers} of {found.layers} layers"
 
 
 def _rank(report: Report) -> str:

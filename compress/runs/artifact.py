@@ -20,7 +20,7 @@ class Artifact:
         onnx: the same model as a file, if it was written; a stage that changes the model leaves it out.
         model: a model that is named and not built yet, as a recipe's or what a search found. The pipeline builds it
             before the first stage that needs one.
-        figures: metrics, where there is no bundle to hold them.
+        figures: metrics of the file, where it is another model than the bundle, as one of integers, or there is none.
     """
 
     bundle: Bundle | None = None
@@ -37,4 +37,4 @@ class Artifact:
     @property
     def metrics(self) -> dict[str, Any]:
         """What has been measured of the model."""
-        return dict(self.figures) if self.bundle is None else self.bundle.metrics
+        return {**({} if self.bundle is None else self.bundle.metrics), **self.figures}

@@ -54,7 +54,7 @@ class Stage(ABC, Generic[C]):
 
     order: ClassVar[int]
     """Place among the stages: supernet 5, rank 7, search 10, train 20, prune 30, ladder 35, finetune 40,
-    distill 45, sort 47, export 50, references 58, latency 60."""
+    distill 45, sort 47, export 50, quantize 55, references 58, latency 60."""
     Config: ClassVar[Any]
     """What the section holds: a config class, or a union of them with a discriminator."""
     description: ClassVar[str]

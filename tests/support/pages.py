@@ -12,7 +12,7 @@ from compress.runs.catalog import find_recipe, listing
 
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RUNS = ("prune", "distill", "sort", "search", "run")
+RUNS = ("prune", "distill", "sort", "quantize", "search", "run")
 """Commands that run a recipe."""
 
 _TIMING = ["latency.runs=3", "latency.seconds=0", "latency.max_seconds=2"]
@@ -99,6 +99,8 @@ QUICKER: dict[str, list[str]] = {
         "sort.members=3",
         "sort.timed=2",
     ],
+    "quantize_cifar10": [*_BRIEF, *_FEW, "quantize.calibration=32"],
+    "quantize_digits": _TIMING,
     "resnet56_cifar10": [*_BRIEF, *_FEW, "finetune.epochs=1"],
     "resnet_digits": [],
     "search_digits_mobilenetv3": [*_BRIEF, *_FEW, *_CANDIDATES],

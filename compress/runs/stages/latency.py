@@ -85,7 +85,10 @@ class Latency(Stage[LatencyStageConfig]):
         context.details["records"] = {name: each.model_dump(exclude={"samples"}) for name, each in records.items()}
         samples = {f"{name}_ms": records[name].samples for name in ("baseline", "final") if name in records}
         write_json(context.directory / "samples.json", samples)
-        return replace(artifact, bundle=with_metrics(artifact.loaded, latency_ms=records["final"].latency_ms))
+        latency_ms = records["final"].latency_ms
+        if artifact.figures:  # the file is not the bundle's, but one of integers
+            return replace(artifact, figures={**artifact.figures, "latency_ms": latency_ms})
+        return replace(artifact, bundle=with_metrics(artifact.loaded, latency_ms=latency_ms))
 
     def estimate(self, act: Act, outlook: Outlook) -> Seconds:
         """Yield the time of the measurement, and of writing what is between."""

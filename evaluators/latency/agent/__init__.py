@@ -29,6 +29,12 @@ MODULES = ("feed", "clock", "timing", "operators")
 
 # ---- the machine
 
+FEATURES = (
+    "avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "avx512_bf16", "amx_bf16",
+    "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve",
+)  # fmt: skip
+"""Names that Linux has for what decides how fast integers and short floats are multiplied, on x86 and on ARM."""
+
 
 def cpu_info() -> dict[str, str]:
     """Return {key: value} of the first processor in /proc/cpuinfo; empty where there is none."""
@@ -44,6 +50,13 @@ def vector_extension() -> str | None:
     """Return "avx512", "avx2" or, where neither is known to be there, None."""
     flags = cpu_info().get("flags", "").split()
     return "avx512" if "avx512f" in flags else "avx2" if "avx2" in flags else None
+
+
+def features() -> list[str]:
+    """Return which of `FEATURES` the processor has; none where the system does not tell."""
+    info = cpu_info()
+    there = set(info.get("flags", info.get("Features", "")).split())
+    return [name for name in FEATURES if name in there]
 
 
 def environment() -> dict[str, Any]:
@@ -82,7 +95,7 @@ def part(name: str, text: str) -> None:
 def answer(request: Request) -> dict[str, Any]:
     """Return the result of one request: action "cpu", "environment", or a key of `MEASUREMENTS`."""
     if request["action"] == "cpu":
-        return {"vector_extension": vector_extension()}
+        return {"vector_extension": vector_extension(), "machine": platform.machine(), "features": features()}
     import numpy
     import onnxruntime  # noqa: F401 (missing libraries are found before any work)
 

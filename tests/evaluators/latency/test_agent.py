@@ -54,6 +54,19 @@ def test_an_empty_model_costs_less_than_50_microseconds(tmp_path):
     assert min(each["contention"] for each in found) < 1.1  # reading the clocks is no waiting
 
 
+@pytest.mark.parametrize(
+    ("lines", "found"),
+    [
+        ("flags\t: fpu avx2 avx512f avx512_vnni sse", ["avx2", "avx512f", "avx512_vnni"]),
+        ("Features\t: fp asimd asimddp i8mm crc32", ["asimd", "asimddp", "i8mm"]),
+        ("model name\t: one that tells nothing", []),
+    ],
+)
+def test_features_are_read_as_linux_has_them_on_x86_and_arm(monkeypatch, lines, found):
+    monkeypatch.setattr(agent.Path, "read_text", lambda *_, **__: f"processor\t: 0\n{lines}\n\nprocessor\t: 1\n")
+    assert agent.features() == found
+
+
 def test_cpu_median_and_wall_minimum_rank_models_alike(tmp_path):
     widths = (16, 32, 48, 64, 80, 96, 112)
     results = [agent.measure(conv_chain(width, tmp_path), REQUEST | {"seconds": 0.2}) for width in widths]

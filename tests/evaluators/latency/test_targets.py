@@ -1,3 +1,4 @@
+import platform
 import shlex
 import sys
 
@@ -7,11 +8,13 @@ import pytest
 from pydantic import ValidationError
 
 import evaluators.latency.ask
+import evaluators.latency.processor
 import evaluators.latency.width_multiple
 from compress.core.errors import CompressError, InputError
 from evaluators.latency import agent
 from evaluators.latency.ask import ask
 from evaluators.latency.measure import LatencyConfig, compare, measure
+from evaluators.latency.processor import Processor, processor
 from evaluators.latency.targets.command import CommandTarget
 from evaluators.latency.targets.local import LocalTarget
 from evaluators.latency.width_multiple import WidthMultiple, conv_chain, measured_width_multiple, width_multiple
@@ -29,10 +32,12 @@ def model(tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def forget_widths():
-    width_multiple.cache_clear()
+def forget():
+    for known in (width_multiple, processor):
+        known.cache_clear()
     yield
-    width_multiple.cache_clear()
+    for known in (width_multiple, processor):
+        known.cache_clear()
 
 
 def test_a_command_measures_like_this_machine(model):
@@ -114,6 +119,20 @@ def test_width_multiple_follows_the_targets_vectors(monkeypatch, extension, expe
 def test_width_multiple_asks_the_command_for_its_processor():
     found = width_multiple(CommandTarget(command=f"{PYTHON} -I -S -"))
     assert found.value == {"avx512": 16, "avx2": 8}[agent.vector_extension()]
+
+
+def test_a_processor_is_that_of_the_target(monkeypatch):
+    answer = {"vector_extension": "avx2", "machine": "x86_64", "features": ["avx2", "avx_vnni"]}
+    monkeypatch.setattr(evaluators.latency.processor, "ask", lambda *_: answer)
+    there = processor(CommandTarget(command="ssh board python3 -"))
+    assert (there.x86, there.arm, there.vnni) == (True, False, True)
+    assert not Processor("x86_64", ("avx2", "avx512f")).vnni
+    assert Processor("aarch64", ("asimddp",)).arm
+
+
+def test_this_processor_is_asked_by_the_agent():
+    found = processor(CommandTarget(command=f"{PYTHON} -I -S -"))
+    assert (found.machine, list(found.features)) == (platform.machine(), agent.features())
 
 
 @pytest.mark.parametrize(("free_from", "value"), [(4, 4), (8, 8), (16, 16), (64, 32)])

@@ -1,0 +1,44 @@
+"""The section `quantize` of a recipe."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from compress.core.config import Config
+
+
+class QuantizeConfig(Config):
+    """How the exported file gets fewer bits, and how much may be lost by it."""
+
+    types: Literal["int8", "fp16"] = Field("int8", description="8-bit integers, or floats of 16 bits")
+    method: Literal["auto", "static", "dynamic"] = Field(
+        "auto",
+        description="static: ranges of activations from images, convolutions too; dynamic: while it runs, matrix "
+        "products only; auto: what suits the model, the fastest that is good enough",
+    )
+    calibration: int = Field(256, ge=1, description="training images that ranges are taken from")
+    calibrate: Literal["minmax", "percentile", "entropy"] = Field(
+        "minmax", description="how a range is found; percentile and entropy leave outliers out, and take longer"
+    )
+    per_channel: bool = Field(True, description="a scale for each output channel of a weight")
+    judged: int = Field(2000, ge=1, description="other training images that files are judged on, at most")
+    max_drop: float | None = Field(
+        None, ge=0, description="of the main metric there; null: 0.5 points of one in percent, others need a number"
+    )
+    exclude: tuple[str, ...] = Field((), description="layers that stay float: their names, * for any characters")
+
+    @model_validator(mode="after")
+    def _of_integers(self) -> Self:
+        if self.types != "int8":
+            integers = ("method", "calibration", "calibrate", "per_channel", "exclude")
+            given = [key for key in integers if getattr(self, key) != type(self).model_fields[key].default]
+            if given:
+                raise ValueError(f"{', '.join(given)}: of types int8 alone; leave out with {self.types}")
+        return self
+
+    @property
+    def shown(self) -> str:
+        """The types as people write them."""
+        return self.types.upper()

@@ -1,0 +1,51 @@
+"""Training images to take ranges from, and others to judge by; test images are for the final figure alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from compress.core.errors import InputError
+from compress.quantize.config import QuantizeConfig
+from evaluators.datasets import Data, Loader
+from evaluators.datasets.holdout import with_holdout
+
+
+@dataclass(frozen=True)
+class Images:
+    """Two parts of the training images that share none; their `batches` are as the model takes them, not augmented."""
+
+    calibration: Loader
+    judged: Loader
+    few: Loader
+    """About `FEW` of those that are judged on."""
+
+
+FEW = 128
+
+
+def images_of(data: Data, config: QuantizeConfig, seed: int) -> Images:
+    """Return the images to calibrate and to judge on.
+
+    Raises:
+        InputError: there are too few training images.
+    """
+    assert data.train is not None  # the recipe's checks refuse quantising without data
+    there = data.train.num_samples
+    if config.calibration >= there:
+        raise InputError(
+            f"quantize.calibration: is taken from the {there} training images, and some are left to judge by; got "
+            f"{config.calibration}; allowed 1 to {there - 1}"
+        )
+    calibration, left = _taken(data, config.calibration, seed)
+    judged, _ = _taken(left, config.judged, seed)
+    return Images(calibration, judged, _taken(replace(data, train=judged), FEW, seed)[0])
+
+
+def _taken(data: Data, number: int, seed: int) -> tuple[Loader, Data]:
+    """Return `number` training images, or all where there are no more, and the data without them."""
+    assert data.train is not None
+    if number >= data.train.num_samples:
+        return data.train, data
+    parted = with_holdout(data, number / data.train.num_samples, seed)
+    assert parted.test is not None
+    return parted.test, parted

@@ -1,0 +1,150 @@
+"""The section `quantize` in a run: which file is model.onnx, whose figures are reported, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import compress
+from compress.core.errors import InputError
+from compress.report import summary_of
+from compress.runs.dry_run import dry_run
+from compress.runs.evaluation import evaluate_file
+from compress.runs.recipe import load_recipe
+from evaluators.latency.measure import Comparison, LatencyConfig
+
+RECIPE: dict[str, Any] = {
+    "version": 1,
+    "name": "small",
+    "model": {
+        "source": "space",
+        "name": "resnet_shapes",
+        "kwargs": {"options": {"depth": 8}, "arch": "16/16-16/32-32/64-64"},
+    },
+    "data": {"name": "digits", "image_size": 16, "limit_train": 400, "limit_test": 100, "batch_size": 40},
+    "train": {"epochs": 1, "lr": 3.0e-3},
+    "export": {"exporter": "torchscript"},
+    "quantize": {"method": "static", "calibration": 50, "judged": 100, "max_drop": 20},
+    "latency": {"runs": 3, "seconds": 0, "max_seconds": 1},
+}
+
+
+def written(folder: Path, **sections: Any) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in {**RECIPE, **sections}.items() if value is not None}))
+    return path
+
+
+def faster(ratio: float) -> Any:
+    """A measurement in which files of fewer bits are so much faster."""
+
+    def answer(files: list[Path], config: LatencyConfig) -> Comparison:
+        found = {"median": ratio, "ci95": [ratio - 0.01, ratio + 0.01], "blocks": 9, "clock": "wall"}
+        return Comparison([], [found] * (len(files) - 1))
+
+    return answer
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantized")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compress.quantize.choose.interleave", faster(2.0))
+        return compress.run(written(folder), out=folder / "run", device="cpu").directory
+
+
+def test_figures_are_those_of_the_file_that_is_model_onnx(quantized):
+    report = json.loads((quantized / "report.json").read_text())
+    recipe = load_recipe(quantized / "recipe.yaml")
+    found = evaluate_file(quantized / "model.onnx", recipe)
+    of_floats = evaluate_file(quantized / "model.float.onnx", recipe)
+    for metric in ("top1", "loss"):
+        assert report["final"][metric] == pytest.approx(found[metric])
+        assert report["baseline"][metric] == pytest.approx(of_floats[metric], rel=1e-4)
+    assert found["loss"] != of_floats["loss"]
+    assert report["final"]["onnx_bytes"] == (quantized / "model.onnx").stat().st_size
+    assert report["final"]["onnx_bytes"] < 0.5 * report["baseline"]["onnx_bytes"]
+    assert report["final"]["latency_ms"]["p50"] < report["baseline"]["latency_ms"]["p90"]
+
+
+def test_parity_is_of_the_float_file_alone_and_agreement_of_the_other(quantized):
+    report = json.loads((quantized / "report.json").read_text())
+    assert report["baseline"]["onnx_parity_max_rel"] < 1e-5
+    assert report["final"]["onnx_parity_max_rel"] is None
+    assert 50 < report["quantized"]["agreement"] <= 100
+
+
+def test_details_tell_types_layers_and_images(quantized):
+    (file,) = quantized.glob("stages/*-quantize/details.json")
+    found = json.loads(file.read_text())["quantized"]
+    assert (found["activation_type"], found["weight_type"]) in (
+        ("QUInt8", "QInt8"),
+        ("QUInt8", "QUInt8"),
+        ("QInt8", "QInt8"),
+    )
+    assert found["integer_layers"] == found["layers"] == 10
+    assert found["calibration"] == {"images": 50, "method": "minmax"}
+    assert found["judged"]["images"] == 100 and found["test"]["images"] == 100
+
+
+def test_page_and_summary_say_so(quantized):
+    assert "INT8 in 10 of 10 layers" in summary_of(quantized)
+    page = (quantized / "report.html").read_text()
+    assert 'id="quantized"' in page and "model.float.onnx" in page
+
+
+def test_a_run_killed_after_the_stage_ends_as_it_would_have(quantized, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(quantized, run)
+    whole = json.loads((run / "report.json").read_text())
+    (run / "report.json").unlink()
+    (latency,) = run.glob("stages/*-latency")
+    shutil.rmtree(latency)
+    floats = (run / "model.float.onnx").read_bytes()
+    (run / "model.onnx").write_bytes(floats)
+    again = compress.run(load_recipe(run / "recipe.yaml"), out=run, resume=True, device="cpu").report
+    for side in ("baseline", "final"):
+        assert {**again[side], "latency_ms": None} == {**whole[side], "latency_ms": None}
+    assert again["quantized"] == whole["quantized"]
+    assert (run / "model.onnx").read_bytes() == (quantized / "model.onnx").read_bytes() != floats
+
+
+def test_the_float_file_stays_where_integers_are_not_faster(quantized, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    shutil.copytree(quantized, run)
+    (run / "report.json").unlink()
+    for stage in [*run.glob("stages/*-quantize"), *run.glob("stages/*-latency")]:
+        shutil.rmtree(stage)
+    floats = (run / "model.float.onnx").read_bytes()
+    (run / "model.onnx").write_bytes(floats)
+    monkeypatch.setattr("compress.quantize.choose.interleave", faster(1.02))
+    result = compress.run(load_recipe(run / "recipe.yaml"), out=run, resume=True, device="cpu")
+    assert (run / "model.onnx").read_bytes() == floats
+    assert not (run / "model.float.onnx").exists()
+    assert result.report["final"]["onnx_bytes"] == len(floats)
+    assert result.report["final"]["top1"] == result.report["baseline"]["top1"]
+    assert "float (INT8 not kept)" in result.summary
+    (file,) = run.glob("stages/*-quantize/details.json")
+    assert "1.05× is needed" in json.loads(file.read_text())["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"export": None, "latency": None}, "needs an export section"),
+        ({"data": {"name": "none"}, "train": None}, "needs images to calibrate and to judge by"),
+        ({"quantize": {"calibration": 400}}, r"quantize.calibration.*got 400; allowed 1 to 399"),
+        ({"quantize": {"exclude": ["stages.9.*"]}}, r"quantize.exclude.*'stages.9.\*' matches no layer"),
+        ({"quantize": {"types": "fp16", "method": "dynamic"}}, "method: of types int8 alone"),
+        ({"quantize": {}, "latency": {"provider": "CUDAExecutionProvider"}}, "int8 files are written for CPU"),
+        ({"quantize": {"max_drop": -1}}, "quantize.max_drop"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence_before_any_training(tmp_path, sections, said):
+    with pytest.raises(InputError, match=said):
+        dry_run(load_recipe(written(tmp_path, **sections)), "cpu")
