@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 from torch import nn
 
@@ -11,7 +14,7 @@ from compress.core.tensors import Inputs
 from compress.graph.graph import Graph, inside
 from compress.latency_model.grid import Network, candidate_widths, networks
 from compress.latency_model.model import LatencyModel, Term, fitted
-from compress.latency_model.survey import Measured, Surveyor, default_cache
+from compress.latency_model.survey import Measured, Survey, Surveyor, default_cache
 from compress.latency_model.table import Table
 from compress.latency_model.units import Unit, find_units
 from evaluators.latency.measure import LatencyConfig
@@ -23,8 +26,9 @@ OVERHEADS = [step / 1e4 for step in range(41)]
 """What the profile may add to each operator's time, ms; measured on one processor: 0.0012 to 0.0018."""
 LEAST_LEFT = 0.1
 CONSTANT_PENALTY = 0.3
+ANCHORS = 4
 NO_FASTER = 0.005
-"""A width is left out where a wider one takes less, or up to this share of the network's time more."""
+"""Over the root of the number of groups: a width is left out that saves less than this of the network's time."""
 
 
 def latency_model(
@@ -56,30 +60,65 @@ def latency_model(
         InputError: the settings do not suit the model or the target.
         CompressError: a copy could not be exported, or the target failed.
     """
-    multiple = width_multiple(latency.target).value
-    widths = candidate_widths(graph, multiple)
+    widths = candidate_widths(graph, width_multiple(latency.target).value)
     drawn = networks(graph, widths, count, seed)
     surveyor = Surveyor(model, graph, example_inputs, latency, cache or default_cache())
-    survey = surveyor.measure(drawn)
+    return explained(surveyor, widths, drawn, surveyor.measure(drawn))
+
+
+def explained(
+    surveyor: Surveyor, widths: Mapping[str, tuple[int, ...]], drawn: Sequence[Network], survey: Survey
+) -> LatencyModel:
+    """Return the latency model that explains what was measured of the networks `drawn`, the whole one first.
+
+    `widths` are those of each group that occur in them.
+    """
+    graph = surveyor.graph
     units = find_units(graph, surveyor.classes, [[each[0] for each in one.places] for one in survey.networks])
     overhead = _overhead(survey.networks)
     tables = _tables(units, graph, drawn, survey.networks, overhead)
     terms = tuple(Term(unit.name, unit.groups, unit.block, tables[unit.kind].ms) for unit in units)
-    found = LatencyModel(graph, terms, 0.0, 1.0, widths, 0.0, {})
-    sums = [found.layers_ms(each.widths, each.dropped) for each in drawn]
-    constant, factor, error = fitted(sums, [each.ms for each in survey.networks])
     facts = {
-        "target": latency.target.shown,
-        **latency.model_dump(include={"threads", "batch", "provider", "optimization"}),
+        "target": surveyor.latency.target.shown,
+        **surveyor.latency.model_dump(include={"threads", "batch", "provider", "optimization"}),
         "clock": survey.clock,
         "contended": survey.contended,
         "networks": len(drawn),
-        "width_multiple": multiple,
-        "overhead_ms": overhead,
+        "measured_ms": survey.networks[0].ms,
         "environment": survey.environment,
     }
-    found = LatencyModel(graph, terms, constant, factor, widths, error, facts)
-    return LatencyModel(graph, terms, constant, factor, _worthwhile(found), error, facts)
+    raw = LatencyModel(graph, terms, 0.0, 1.0, widths, 0.0, facts)
+    sums = [raw.layers_ms(each.widths, each.dropped) for each in drawn]
+    constant, factor, error = fitted(sums, [each.ms for each in survey.networks])
+    found = replace(raw, constant=constant, factor=factor, error=error)
+    more = partial(_including, surveyor, widths, drawn, survey)
+    return replace(found, widths=_worthwhile(found), more=more)
+
+
+def _including(
+    surveyor: Surveyor,
+    widths: Mapping[str, tuple[int, ...]],
+    drawn: Sequence[Network],
+    survey: Survey,
+    wanted: Sequence[Network],
+) -> LatencyModel:
+    """Return the model that explains further networks as well, measured beside a few of the first.
+
+    A machine is not equally fast at all times: what the first take now, over what they took, is the scale.
+    """
+    anchors = len(drawn[:ANCHORS])
+    found = surveyor.measure([*drawn[:ANCHORS], *wanted]).networks
+    scale = median(old.ms / new.ms for old, new in zip(survey.networks, found[:anchors], strict=False))
+    scaled = [
+        Measured(ms=scale * each.ms, places=[(place, scale * ms, count) for place, ms, count in each.places])
+        for each in found[anchors:]
+    ]
+    known = {
+        name: tuple(sorted({*own, *(each.widths[name] for each in wanted if name in each.widths)}))
+        for name, own in widths.items()
+    }
+    together = survey.model_copy(update={"networks": [*survey.networks, *scaled]})
+    return explained(surveyor, known, [*drawn, *wanted], together)
 
 
 def _overhead(measured: Sequence[Measured]) -> float:
@@ -120,14 +159,10 @@ def _tables(
 
 def _worthwhile(model: LatencyModel) -> dict[str, tuple[int, ...]]:
     """Return the widths of each group without those that a wider one is as fast as, all other groups being whole."""
-    tied = {name: tie for tie in model.graph.ties for name in tie}
+    slack = NO_FASTER * model.dense_ms / max(1, len(model.graph.groups)) ** 0.5
     found = {}
     for name, widths in model.widths.items():
-        group = model.graph.group(name)
-        at = [{other: width * model.graph.group(other).size // group.size for other in tied.get(name, (name,))}
-              for width in widths]  # fmt: skip
-        times = [model.ms(each) for each in at]
-        slack = NO_FASTER * model.dense_ms / max(1, len(model.graph.groups)) ** 0.5
+        times = [model.ms(model.step(name, width)) for width in widths]
         best = [min(times[place + 1 :], default=float("inf")) for place in range(len(times))]
         found[name] = tuple(w for w, ms, wider in zip(widths, times, best, strict=True) if ms + slack < wider)
     return found

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from compress.core.errors import InputError
 from compress.graph.graph import Graph, inside
+from compress.latency_model.grid import Network
 
 FEW = 4
 """Of fewer whole networks than this one factor is learned, not two."""
@@ -34,7 +35,9 @@ class Term:
             return self.time(at)
         except KeyError:
             shown = ", ".join(f"{group} {width}" for group, width in zip(self.groups, at, strict=True))
-            raise InputError(f"latency: no network with {shown} was measured; `choices` tells the widths") from None
+            raise InputError(
+                f"latency: no network with {shown} was measured; `choices` tells the widths, `including` measures more"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class LatencyModel:
     widths: Mapping[str, tuple[int, ...]]
     error: float
     facts: Mapping[str, Any]
+    more: Callable[[Sequence[Network]], LatencyModel] | None = field(default=None, compare=False, repr=False)
 
     @property
     def dense_ms(self) -> float:
@@ -66,6 +70,12 @@ class LatencyModel:
         if group not in self.widths:
             raise InputError(f"the model has no group {group!r}; it has {', '.join(self.widths)}")
         return self.widths[group]
+
+    def step(self, group: str, width: int) -> dict[str, int]:
+        """Return the widths of `group` and of the groups that are tied to it, when it is this wide."""
+        tie = next((tie for tie in self.graph.ties if group in tie), (group,))
+        sizes = self.graph.widths()
+        return {name: width * sizes[name] // sizes[group] for name in tie}
 
     def ms(self, widths: Mapping[str, int] | None = None, dropped: Collection[str] = ()) -> float:
         """Return the time where groups have these widths (others their present one) and these blocks are gone.
@@ -84,6 +94,15 @@ class LatencyModel:
         kept = {**self.graph.widths(), **(widths or {})}
         left = (term for term in self.terms if term.block is None or not inside(term.block, dropped))
         return {term.name: term.ms(kept) for term in left}
+
+    def including(self, widths: Sequence[Mapping[str, int]]) -> LatencyModel:
+        """Return the model that knows these widths, too: one copy for each entry is measured, all in one session.
+
+        Raises:
+            CompressError: a copy could not be exported, or the target failed.
+        """
+        assert self.more is not None, "made by hand, not by `latency_model`"
+        return self.more([Network({**self.graph.widths(), **each}) for each in widths])
 
     def corrected(self, measured: Sequence[tuple[Mapping[str, int], Collection[str], float]]) -> LatencyModel:
         """Return the model with constant and factor refitted to (widths, dropped, ms) of whole networks."""

@@ -26,11 +26,11 @@ from compress.graph.plan import make_plan
 from compress.latency_model.grid import Network
 from compress.latency_model.layers import Layers, Place
 from evaluators.latency.measure import LatencyConfig
-from evaluators.latency.operators import runtime_of, time_operators
+from evaluators.latency.operators import check_provider, runtime_of, time_operators
 
 VERSION = 1
 """Of what is measured and how; what another version has kept is measured anew."""
-SECONDS = 20.0
+SECONDS = 15.0
 
 
 class Measured(Config):
@@ -66,13 +66,14 @@ class Surveyor:
         self.model, self.graph, self.inputs, self.latency, self.cache = model, graph, example_inputs, latency, cache
         self.classes = {name: type(module).__qualname__ for name, module in model.named_modules()}
 
-    def measure(self, networks: Sequence[Network], seconds: float = SECONDS) -> Survey:
+    def measure(self, networks: Sequence[Network]) -> Survey:
         """Return what the networks take, all timed in turns in one session.
 
         Raises:
             InputError: the settings do not suit the model or the target.
             CompressError: a copy could not be exported, or the target failed.
         """
+        check_provider(self.latency)
         file = None if self.cache is None else self.cache / f"{self._key(networks)}.json"
         if file is not None and file.is_file():
             return _read(file)
@@ -83,7 +84,7 @@ class Surveyor:
                 batch = write_to_time(self.narrowed(network), self.inputs, files[-1], batch)
             say(f"timing {len(files)} narrowed copies on {self.latency.target.shown}, operator by operator")
             settings = self.latency.model_copy(update={"batch": batch, "input_size": None})
-            timed = time_operators(files, settings, seconds)
+            timed = time_operators(files, settings, SECONDS)
             found = [
                 Measured(ms=each.ms, places=Layers(path, self.classes).times(each.operators))
                 for path, each in zip(files, timed.models, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,14 @@ from compress.core.errors import InputError
 from compress.core.formatting import count
 from compress.core.text_table import text_table
 from compress.graph.graph import Graph, Group
+from compress.latency_model.build import latency_model
 from compress.prune.details import whole_lines
 from compress.runs.catalog import find_recipe
+from compress.runs.latency_inspection import LatencyInspection
 from compress.runs.recipe import check_model, load_recipe
 from compress.runs.recipe_file import section
 from evaluators.datasets import DataConfig
-from evaluators.latency.targets.local import LocalTarget
+from evaluators.latency.measure import LatencyConfig
 from evaluators.latency.width_multiple import width_multiple
 from evaluators.tasks import TaskConfig
 from spaces.shapes import shown
@@ -52,10 +54,15 @@ class Inspection:
     blocks: tuple[str, ...]
     skipped: tuple[tuple[str, str], ...]
     ties: tuple[tuple[str, ...], ...] = ()
+    latency: LatencyInspection | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {**asdict(self), "skipped": [{"layer": layer, "reason": reason} for layer, reason in self.skipped]}
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        found["groups"] = [asdict(row) for row in self.groups]
+        found["skipped"] = [{"layer": layer, "reason": reason} for layer, reason in self.skipped]
+        found["latency"] = None if self.latency is None else self.latency.to_dict()
+        return found
 
     def print(self) -> None:
         """Print the inspection as a table."""
@@ -68,17 +75,25 @@ class Inspection:
             print(f"residual blocks that can be removed: {', '.join(self.blocks)}")
         for line in whole_lines(self.skipped):
             print(line)
+        if self.latency is not None:
+            self.latency.print()
 
 
-def inspect_model(name: str, overrides: Mapping[str, Any] | None = None) -> Inspection:
-    """Return what of the model `name` can be pruned.
+def inspect_model(name: str, overrides: Mapping[str, Any] | None = None, timed: bool = False) -> Inspection:
+    """Return what of the model `name` can be pruned and, where it is `timed`, where its time goes.
 
-    `name` is a timm model, `source:name`, a bundle or run directory, or a recipe. Raises `InputError`.
+    `name` is a timm model, `source:name`, a bundle or run directory, or a recipe. It is timed as the recipe's section
+    `latency` or overrides of its keys say.
+
+    Raises:
+        InputError: the name or a key is wrong, or the settings do not suit the model.
+        CompressError: timing failed.
     """
-    model, data, task = _configs(name, overrides or {})
+    model, data, task, latency = _configs(name, overrides or {}, timed)
     bundle = open_model(model, data, task=task).bundle
     graph, costs = bundle.known.graph(bundle.model, bundle.example_inputs()), bundle.costs()
-    multiple = width_multiple(LocalTarget()).value
+    multiple = width_multiple(latency.target).value
+    found = latency_model(bundle.model, graph, bundle.example_inputs(), latency) if timed else None
     return Inspection(
         model=model.name,
         input_size=bundle.preprocessing.input_size,
@@ -89,27 +104,33 @@ def inspect_model(name: str, overrides: Mapping[str, Any] | None = None) -> Insp
         blocks=graph.blocks,
         skipped=tuple((skip.layer, skip.reason) for skip in graph.skipped),
         ties=graph.ties,
+        latency=None if found is None else LatencyInspection.of(found),
     )
 
 
-def _configs(name: str, overrides: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig | None, TaskConfig | None]:
-    """Return the sections `model`, `data` and `task` that `name` stands for."""
+def _configs(
+    name: str, overrides: Mapping[str, Any], timed: bool
+) -> tuple[ModelConfig, DataConfig | None, TaskConfig | None, LatencyConfig]:
+    """Return the sections `model`, `data`, `task` and `latency` that `name` stands for."""
     if Path(name).suffix in (".yaml", ".yml"):
         recipe = load_recipe(find_recipe(name), overrides)
-        return recipe.given_model, recipe.data, recipe.task
+        return recipe.given_model, recipe.data, recipe.task, recipe.section("latency") or LatencyConfig()
     source, colon, rest = name.partition(":")
     if Path(name).is_dir():
         source, rest = "bundle", name
     elif not colon or source not in sources:
         source, rest = "timm", name
-    config = section("model", ModelConfig, {"model.source": source, "model.name": rest, **overrides})
+    timing = {key: value for key, value in overrides.items() if timed and key.partition(".")[0] == "latency"}
+    latency = section("latency", LatencyConfig, timing)
+    others = {key: value for key, value in overrides.items() if key not in timing}
+    config = section("model", ModelConfig, {"model.source": source, "model.name": rest, **others})
     problems = [f"MODEL  {'.'.join(map(str, path))}: {text}" for path, text in check_model(config)]
     if problems and source == "timm" and (colon or name.endswith(".py")):
         own = name if colon else f"{Path(name).stem}:CALLABLE"
         problems[0] += f"; a model of your own is written python:{own}"
     if problems:
         raise InputError(*problems)
-    return config, None, None
+    return config, None, None, latency
 
 
 def _row(group: Group, graph: Graph, multiple: int) -> GroupRow:

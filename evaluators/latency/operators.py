@@ -49,19 +49,24 @@ def time_operators(paths: Sequence[Path], config: LatencyConfig, seconds: float)
     Args:
         paths: the files.
         config: where and with what settings; how long its measurements take does not matter here.
-        seconds: how long the files are timed in turns, twice: with the profile and without.
+        seconds: how much of the target's processor time the turns take, twice: with the profile and without.
 
     Raises:
         InputError: the provider runs no single operators, or a file or setting does not suit the target.
         CompressError: the target failed.
     """
+    check_provider(config)
+    settings = config.model_dump(include={"threads", "batch", "input_size", "provider", "optimization"})
+    answer = ask(config.target, {"action": "operators", "seed": 0, "seconds": seconds, **settings}, paths)
+    return validated(Timed, {**answer["result"], "environment": answer["environment"]})
+
+
+def check_provider(config: LatencyConfig) -> None:
+    """Raise InputError unless the provider runs operators one after another, as the profile has them."""
     if config.provider != "CPUExecutionProvider":
         raise InputError(
             f"latency.provider: what single layers take is known of CPUExecutionProvider only; got {config.provider!r}"
         )
-    settings = config.model_dump(include={"threads", "batch", "input_size", "provider", "optimization"})
-    answer = ask(config.target, {"action": "operators", "seed": 0, "seconds": seconds, **settings}, paths)
-    return validated(Timed, {**answer["result"], "environment": answer["environment"]})
 
 
 def runtime_of(config: LatencyConfig) -> dict[str, Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LONG_MS = 8.0
 """Models that take longer are run once in a turn, others thrice after one that warms the caches."""
-PASSES = (10, 60)
+PASSES, PROFILED_PASSES = (10, 100), (10, 30)  # every run under the profile leaves a third of a kilobyte an operator
 QUIET_SHARE = 0.1
 """Of an operator's times the least tenth counts: where the machine is busy, others hold the processor now and then."""
 
@@ -33,16 +33,16 @@ def operators(paths: Sequence[Path], request: Request) -> dict[str, Any]:
     """Return for each model its time and its operators, in order: [name, type, ms, shapes of inputs and outputs].
 
     A model's `ms` is the lower quartile, over passes in which all models run in random order, of the least of a turn's
-    runs: CPU time where one thread works, which a busy machine moves least, else wall time. `seconds` is for how long
-    passes go on, with the profile and without, in the bounds of `PASSES`.
+    runs: CPU time where one thread works, which a busy machine moves least, else wall time. Passes go on for `seconds`
+    of this process' time with the profile and as long without, in the bounds of `PROFILED_PASSES` and `PASSES`.
     """
     with tempfile.TemporaryDirectory() as folder:
         made = [ready(path, request, str(Path(folder) / str(index))) for index, path in enumerate(paths)]
         order, watch = random.Random(request["seed"]), Watch()
         profiled = [[False] for _ in paths]  # whether each run counts; the one that `ready` made does not
-        passes(made, request, order, watch, profiled)
+        passes(made, request, order, watch, profiled, PROFILED_PASSES)
         found = [read(Path(session.end_profiling()), kept) for (session, _), kept in zip(made, profiled)]
-        times = passes(made, request, order, watch, [[] for _ in paths])
+        times = passes(made, request, order, watch, [[] for _ in paths], PASSES)
     return {
         "models": [{"ms": ms, "operators": each} for ms, each in zip(whole(times, request), found)],
         "clock": "cpu" if one_thread(request) and cpu_clock(1) else "wall",
@@ -52,7 +52,12 @@ def operators(paths: Sequence[Path], request: Request) -> dict[str, Any]:
 
 
 def passes(
-    made: Sequence[Any], request: Request, order: random.Random, watch: Watch, counted: list[list[bool]]
+    made: Sequence[Any],
+    request: Request,
+    order: random.Random,
+    watch: Watch,
+    counted: list[list[bool]],
+    bounds: tuple[int, int],
 ) -> list[list[Any]]:
     """Run all models in random order, again and again; return the (wall, CPU) times of each turn, ms.
 
@@ -60,8 +65,8 @@ def passes(
     """
     clock = cpu_clock(request["threads"]) or (lambda: 0)
     times: list[list[Any]] = [[] for _ in made]
-    began = time.perf_counter()
-    while len(times[0]) < PASSES[0] or (len(times[0]) < PASSES[1] and time.perf_counter() - began < request["seconds"]):
+    began = time.process_time()
+    while len(times[0]) < bounds[0] or (len(times[0]) < bounds[1] and time.process_time() - began < request["seconds"]):
         for index in order.sample(range(len(made)), len(made)):
             session, feed = made[index]
             turn: list[Any] = []

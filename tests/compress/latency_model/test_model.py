@@ -1,56 +1,22 @@
 """The latency model against a target whose times are known: a staircase, added up."""
 
-import math
-from pathlib import Path
-
-import onnx
 import pytest
 import torch
+from staircase import answer_at_once
 
 from compress.core.errors import InputError
 from compress.graph.build import build_graph
-from compress.latency_model import build, survey
+from compress.latency_model import survey
 from compress.latency_model.build import latency_model
 from compress.latency_model.grid import Network, networks
 from evaluators.latency.measure import LatencyConfig
-from evaluators.latency.operators import Operator, Timed, TimedFile
-from evaluators.latency.width_multiple import WidthMultiple
 from spaces.cifar_resnet import cifar_resnet
-
-CONSTANT, FACTOR = 0.02, 1.1
-
-
-def stairs(width: int) -> int:
-    return math.ceil(width / 16)
-
-
-def operators(file: Path) -> list[Operator]:
-    """Every convolution takes a product of two staircases; nothing else takes time."""
-    graph = onnx.load(file).graph
-    weights = {each.name: list(each.dims) for each in graph.initializer}
-    return [
-        Operator(node.name, "Conv", 0.05 * stairs(weights[node.input[1]][0]) * stairs(weights[node.input[1]][1]), [])
-        for node in graph.node
-        if node.op_type == "Conv"
-    ]
 
 
 @pytest.fixture
 def asked(monkeypatch, tmp_path):
-    """A target that answers at once; how many files it was asked about each time."""
-    asked = []
-
-    def answer(files, config, seconds):
-        asked.append(len(files))
-        found = [operators(file) for file in files]
-        models = [TimedFile(ms=CONSTANT + FACTOR * sum(each.ms for each in one), operators=one) for one in found]
-        return Timed(models=models, clock="cpu", passes=1, waited=0.0, stolen=0.0, contended=False)
-
-    monkeypatch.setattr(survey, "time_operators", answer)
-    monkeypatch.setattr(survey, "runtime_of", lambda config: {})
-    monkeypatch.setattr(build, "width_multiple", lambda target: WidthMultiple(16, "given"))
-    monkeypatch.setenv("COMPRESS_CACHE", str(tmp_path))
-    return asked
+    """How many files the target is asked about each time."""
+    return answer_at_once(monkeypatch, tmp_path)
 
 
 @pytest.fixture
@@ -107,6 +73,15 @@ def test_a_width_that_was_not_measured_is_refused(asked, resnet):
         found.ms({"layer3.1.conv1:channels": 33})
 
 
+def test_other_widths_are_measured_when_asked_for(asked, resnet):
+    found = latency_model(*resnet, LatencyConfig(), count=7)
+    more = found.including([{"layer3.1.conv1:channels": 33}, {"layer3.1.conv1:channels": 20}])
+    assert asked == [7, 6]  # two, beside four of the first
+    wide = found.ms({"layer3.1.conv1:channels": 48})
+    assert more.ms({"layer3.1.conv1:channels": 33}) == pytest.approx(wide)
+    assert more.ms({"layer3.1.conv1:channels": 20}) == pytest.approx(found.ms({"layer3.1.conv1:channels": 32}))
+
+
 def test_whole_networks_correct_constant_and_factor(asked, resnet):
     found = latency_model(*resnet, LatencyConfig(), count=9)
     others = networks(resnet[1], found.widths, 6, seed=2)
@@ -118,7 +93,7 @@ def test_whole_networks_correct_constant_and_factor(asked, resnet):
 def test_a_real_network_is_timed_layer_by_layer(monkeypatch, tmp_path, resnet):
     monkeypatch.setattr(survey, "SECONDS", 0.0)
     found = latency_model(*resnet, LatencyConfig(), cache=tmp_path, count=7)
-    alone = survey.Surveyor(*resnet, LatencyConfig(), None).measure([Network()], 0.0).networks[0].ms
+    alone = survey.Surveyor(*resnet, LatencyConfig(), None).measure([Network()]).networks[0].ms
     assert 0.3 < found.dense_ms / alone < 3
     assert found.ms(dropped=("layer2.1", "layer3.1")) < found.dense_ms
     assert {"conv1", "layer1.0.conv1", "layer3.1.conv2", "linear"} <= set(found.by_term())
