@@ -56,6 +56,9 @@ _NESTED = [
     "sort.timed=2",
     "sort.bn_recalibrate=2",
 ]
+_WHOLE_WAY = [
+    *_SHORT, *_LATENCIES, "data.image_size=16", "supernet.epochs=1", "sort.epochs=1", "sort.members=3", "sort.timed=2",
+]  # fmt: skip
 QUICKER: dict[str, list[str]] = {
     "bms_pooling_cifar10": [*_BRIEF, *_PLACEMENTS, "data.limit_test=50", "supernet.epochs=1", "train.epochs=1"],
     "bms_pooling_digits": [],
@@ -88,16 +91,15 @@ QUICKER: dict[str, list[str]] = {
     "path_ensemble_vit_cifar10": [*_BRIEF, *_FEW, *_SHORT, "model.kwargs.depth=3"],
     "path_ensemble_vit_digits": [],
     "phc_resnet_digits": [],
-    "full_pipeline": [
+    "full_pipeline": [*_BRIEF, *_FEW, *_WHOLE_WAY],
+    "full_pipeline_cifar10": [
         *_BRIEF,
-        *_FEW,
-        *_SHORT,
-        *_LATENCIES,
-        "data.image_size=16",
-        "supernet.epochs=1",
-        "sort.epochs=1",
-        "sort.members=3",
-        "sort.timed=2",
+        "data.limit_train=64",
+        "data.limit_test=40",
+        *_WHOLE_WAY,
+        "search.space.options.strides=[2, 1, 1, 2, 2]",
+        "prune.budget.latency=0.85",
+        "references.networks=[mobilenetv3_small_050]",
     ],
     "quantize_cifar10": [*_BRIEF, *_FEW, "quantize.calibration=32"],
     "quantize_digits": _TIMING,
