@@ -19,7 +19,7 @@ says:
     timeout    no end within the limits
 
 A family is the first letters of the names in one module of timm or torchvision; its member is the one with
-the fewest parameters. Where that is more than 50 million, two blocks of it are taken if its constructor has `depth`.
+the fewest parameters. Where that is more than 60 million, four blocks of it are taken if its constructor has `depth`.
 Images are half as wide as the model's own where it runs at that; `off_by` is max|difference| / max|output| in float64,
 `parity` the same of the ONNX file in float32. Times are CPU seconds of one thread (`seconds`: of the clock).
 """
@@ -47,7 +47,7 @@ COLUMNS = (
     "source", "family", "model", "input", "params", "outcome", "detail", "macs_kept", "norms", "off_by", "exporter",
     "parity", "latency_ratio", "clock", "trace_s", "trials_s", "check_s", "plan_s", "seconds", "torch_pruning",
 )  # fmt: skip
-LARGE = 50_000_000
+LARGE = 60_000_000
 HARDLY = 0.75  # of the MACs left: the peer has hardly pruned
 
 
@@ -61,7 +61,7 @@ def choose() -> None:
     for family, names in sorted(_families(timm.list_models(), modules.get)):
         sizes = {name: _parameters(timm.create_model, name) for name in names}
         name = min(names, key=lambda each: sizes[each])
-        kwargs = {"depth": 2} if sizes[name] > LARGE and _parameters(timm.create_model, name, depth=2) < LARGE else {}
+        kwargs = {"depth": 4} if sizes[name] > LARGE and _parameters(timm.create_model, name, depth=4) < LARGE else {}
         rows.append(["timm", family, name, json.dumps(kwargs)])
     get, built_by = torchvision.models.get_model, torchvision.models.get_model_builder
     found = torchvision.models.list_models(module=torchvision.models)

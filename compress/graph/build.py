@@ -71,7 +71,10 @@ def _record(found: Trace, names: Mapping[Axis, str], owners: Mapping[Axis, Axis]
 
 
 def _freeze_unusable(found: Trace) -> None:
-    """Freeze what shapes allow but meaning does not: an axis squared in one place, a head width that sets the scale."""
+    """Freeze what shapes allow but meaning does not: an axis squared in one place, a head width that sets the scale.
+
+    And the channels within the groups of a convolution, unless it cannot lose whole groups.
+    """
     for dims in found.tensors.values():
         for dim in dims:
             for segment in axes.expand(dim):
@@ -83,6 +86,9 @@ def _freeze_unusable(found: Trace) -> None:
             for axis in axes.axes_of(dim):
                 if "head_dims" in axis.marks and "heads" not in axis.marks:
                     axis.frozen = axis.frozen or "the attention takes its scale from the width of a head"
+    for group, inner in found.grouped:
+        if not axes.is_frozen(group):
+            axes.freeze(inner, "a grouped convolution loses whole groups, not channels of a group")
 
 
 def _slices(found: Trace, model: nn.Module) -> tuple[dict[Axis, list[Slice]], dict[Axis, Axis]]:

@@ -49,6 +49,7 @@ class Trace:
     `outputs` names the parameters that act as the matrix of a product or as the kernel of a convolution, by themselves
     or after operations on parameters alone (views, gains, masks), with the dimensions that number its outputs. `counts`
     are attributes (layer, name) of torch's own layers that are the size of an axis: numbers of groups and features.
+    `grouped` has, of each convolution in groups, what numbers the groups beside its channels within one of them.
     `steps` lists the operations of the forward pass in evaluation, `training_steps` those of the pass in training
     where layers take part that evaluation leaves out (auxiliary heads).
     """
@@ -57,6 +58,7 @@ class Trace:
     outputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     operations: list[Operation] = field(default_factory=list)
     counts: dict[tuple[str, str], Dim] = field(default_factory=dict)
+    grouped: list[tuple[Dim, Dim]] = field(default_factory=list)
     residual_blocks: list[str] = field(default_factory=list)
     attributes_read: set[tuple[str, str]] = field(default_factory=set)
     steps: list[Step] = field(default_factory=list)

@@ -61,7 +61,7 @@ def _join_channels(t: Recording, channels: Dim, kernel: list[Dim], groups: int) 
     group_out, inner_out = (kernel[0], ONE) if multiplier == 1 else split(kernel[0], (groups, multiplier))
     axes.unify(group_in, group_out)
     axes.unify(inner_in, kernel[1])
-    freeze((inner_in, inner_out), "a grouped convolution loses whole groups, not channels of a group")
+    t.result.grouped += [(group_out, inner_in), (group_out, inner_out)]
     _groups_follow(t, group_out)
 
 
