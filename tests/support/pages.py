@@ -58,6 +58,7 @@ _NESTED = [
 ]
 _WHOLE_WAY = [
     *_SHORT, *_LATENCIES, "data.image_size=16", "supernet.epochs=1", "sort.epochs=1", "sort.members=3", "sort.timed=2",
+    "quantize.calibration=32",
 ]  # fmt: skip
 QUICKER: dict[str, list[str]] = {
     "bms_pooling_cifar10": [*_BRIEF, *_PLACEMENTS, "data.limit_test=50", "supernet.epochs=1", "train.epochs=1"],

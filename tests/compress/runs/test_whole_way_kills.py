@@ -26,7 +26,7 @@ FLAGS = [
     f"search.latency.measure.target={TARGET}", "search.latency.measure.seconds=0", "search.latency.measure.runs=3",
     "supernet.epochs=1", "train.epochs=1", "train.warmup_epochs=0", "finetune.epochs=1", "finetune.warmup_epochs=0",
     "prune.budget.latency=0.8", "sort.epochs=1", "sort.members=2", "sort.timed=2", "sort.bn_recalibrate=1",
-    "export.exporter=torchscript", "references.networks=[lcnet_035]",
+    "export.exporter=torchscript", "quantize.calibration=8", "references.networks=[lcnet_035]",
     f"latency.target={TARGET}", "latency.seconds=0", "latency.runs=3", "latency.max_seconds=1",
 ]  # fmt: skip
 """The recipe with all of its stages, each short, on a target whose times are the same for the same file."""
