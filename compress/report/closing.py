@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from compress.core.text_table import text_table
 from compress.report.rank import figure_rows
 from compress.report.schema import Rank, Report, parse
 from compress.report.search_charts import figure
-from compress.report.tables import model_rows, title_of_one
+from compress.report.tables import MetricRow, model_rows, title_of_one
 
 
 def closing_table(report: dict[str, Any]) -> str:
     """Return what was measured of the baseline and the final model, side by side; of one model, in one column."""
     found = parse(Report, report, "report.json")
-    rows = [row for row in model_rows(found) if row.group in ("Accuracy", "Size", "Latency")]
+    rows = _told(model_rows(found))
     if found.rank is not None and not rows:
         return _ranking(found.rank)
     if found.alone:
@@ -22,6 +23,17 @@ def closing_table(report: dict[str, Any]) -> str:
         return text_table(("", title_of_one(found).lower()), alone)
     sides = [(row.label, row.baseline.text, row.final.text, row.difference) for row in rows]
     return text_table(("", "baseline", "final", "change"), sides)
+
+
+def _told(rows: Sequence[MetricRow]) -> list[MetricRow]:
+    """Return the rows that say something: without nonzero counts where no weight is zero."""
+    by_key = {row.key: row for row in rows}
+
+    def is_repeated(row: MetricRow) -> bool:
+        whole = by_key.get(row.key.removeprefix("nonzero_"))
+        return whole is not None and whole is not row and (row.baseline, row.final) == (whole.baseline, whole.final)
+
+    return [row for row in rows if row.group in ("Accuracy", "Size", "Latency") and not is_repeated(row)]
 
 
 def _ranking(rank: Rank) -> str:

@@ -163,17 +163,17 @@ def quicker(command: str, folder: Path) -> list[str]:
     words = shlex.split(command)[1:]
     if words[0] == "latency-table":
         return [*words, "--networks", "10", "--check", "5"]  # the last of equal flags counts
-    if words[0] == "rank":
-        recipe = words[words.index("--recipe") + 1].removesuffix(".yaml")
-        small = [*_FEW, "data.image_size=16", "supernet.epochs=1", "train.epochs=1", "rank.recalibrate=2"]
-        flags = small if QUICKER[recipe] in ([], _BRIEF) else QUICKER[recipe]
-        return [*words, "--architectures", "8", *(word for flag in flags for word in ("--set", flag))]
-    if words[0] in RUNS:
+    if words[0] in (*RUNS, "rank"):
         recipe = words[words.index("--recipe") + 1]
         file = folder / recipe if (folder / recipe).is_file() else find_recipe(recipe)
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
-        own = [flag for flag in _BRIEF if flag.partition(".")[0] in recipe]  # a page's own recipe is small otherwise
-        return [*words, *(word for flag in QUICKER.get(recipe["name"], own) for word in ("--set", flag))]
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        own = [flag for flag in (*_BRIEF, "sort.timed=2") if flag.partition(".")[0] in content]
+        flags = QUICKER.get(content["name"], own)
+        if words[0] == "rank" and content["name"] in QUICKER:
+            small = [*_FEW, "data.image_size=16", "supernet.epochs=1", "train.epochs=1", "rank.recalibrate=2"]
+            flags = small if flags in ([], _BRIEF) else flags
+            words += ["--architectures", "8"]
+        return [*words, *(word for flag in flags for word in ("--set", flag))]
     return words
 
 

@@ -6,11 +6,13 @@ What a block of code is, by what stands on the page:
 - `bash`: commands, each has to end with exit code 0, or with N where the line's comment says "exit code N";
 - `text`, after commands: what they printed; every line has to be among their output, figures and spaces aside;
 - `yaml`, in docs/: sections of a recipe, which have to be valid;
-- `python`, in docs/: runs in the folder.
+- `python`, in docs/: runs in the folder (that of torch-pruning by the tests of its own).
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import runpy
@@ -28,9 +30,12 @@ import yaml
 from typer.testing import CliRunner
 
 from compress.cli import app
+from compress.core.registry import module_of
+from compress.runs.catalog import REGISTRIES, registries
 from compress.runs.recipe import recipe_schema
 
 NOT_HERE = {
+    "ray start": "tests/search/test_ray.py starts a cluster",
     "pip install": "the run of CI installs so before it tests",
     "python3 -m venv": "the run of CI makes its own",
     "pytest": "this is one of its tests",
@@ -89,24 +94,34 @@ def play(page: Path, folder: Path, patch: pytest.MonkeyPatch) -> int:
                 assert not lost, f"{where}: not printed:\n" + "\n".join([*lost, "--- but:", output])
             elif block.language == "yaml" and page.parent != pages.ROOT:
                 _check_sections(block.content, where)
-            elif block.language == "python" and page.parent != pages.ROOT:  # others' are tried by tests of their own
+            elif block.language == "python" and page.parent != pages.ROOT and "torch_pruning" not in block.content:
                 exec(compile(block.content, where, "exec"), {"__name__": "__main__"})
     finally:
-        for name in set(sys.modules) - before:  # the reader's own, which other pages have under the same names
-            if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder)):
-                del sys.modules[name]
+        _forget(folder, before)
     return played
 
 
+def _forget(folder: Path, before: set[str]) -> None:
+    """Forget the reader's modules, which other pages have under the same names, and what they registered."""
+    mine = {
+        name
+        for name in set(sys.modules) - before
+        if str(getattr(sys.modules[name], "__file__", None) or "").startswith(str(folder))
+    }
+    for registry in (registry for kind in REGISTRIES for registry in registries(kind)):
+        for name in [name for name, item in registry._items.items() if module_of(item) in mine]:
+            del registry._items[name]
+    for name in mine:
+        del sys.modules[name]
+
+
 def _stand_ins(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    """Put what stands for other machines, and this Python, in front of the programs that commands find."""
+    """Put what stands for other machines, and this Python's programs, in front of the programs that commands find."""
     programs = folder.parent / f"{folder.name}-programs"
     programs.mkdir(exist_ok=True)
     ssh = programs / "ssh"
     ssh.write_text(SSH)
     ssh.chmod(ssh.stat().st_mode | stat.S_IXUSR)
-    if not (programs / "python3").exists():
-        (programs / "python3").symlink_to(sys.executable)
     patch.setenv("PATH", os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 
@@ -118,8 +133,9 @@ def _run(command: str, folder: Path, code: int, where: str) -> str:
         assert result.exit_code == code, (where, command, result.output)
         return str(result.output)
     if words[0] == "python":
-        runpy.run_path(words[1], run_name="__main__")
-        return ""
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            runpy.run_path(words[1], run_name="__main__")
+        return printed.getvalue()
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert done.returncode == code, (where, command, done.stdout, done.stderr)
     return done.stdout + done.stderr
