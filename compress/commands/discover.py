@@ -26,9 +26,7 @@ def inspect(
             " a bundle, a run or a recipe.",
         ),
     ],
-    latency: Annotated[
-        bool, typer.Option("--latency", help="Also where its time goes, as --set latency.threads=2 and such say.")
-    ] = False,
+    latency: Annotated[bool, typer.Option("--latency", help="Also how long each layer takes, and would take.")] = False,
     set_: SetFlag = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,

@@ -1,4 +1,4 @@
-"""Ten families at half of their MACs (benchmarks/zoo.py has all): reloaded bit-equal in a fresh process, exported, equal in ONNX Runtime."""
+"""Ten families at half of their MACs, bit-equal in a fresh process and in ONNX Runtime; benchmarks/zoo.py has all."""
 
 import json
 import subprocess

@@ -143,9 +143,16 @@ def commands(page: str) -> list[str]:
     return [line for line in lines if line]
 
 
+def _words(command: str) -> list[str]:
+    """Return the words of a command, with the flag before a recipe that comes first."""
+    words = shlex.split(command)
+    bare = words[0] == "compress" and words[1] in (*RUNS, "rank", "plan") and not words[2].startswith("-")
+    return [*words[:2], "--recipe", *words[2:]] if bare else words
+
+
 def shipped(command: str) -> str | None:
     """Return the recipe that a command runs, if it is a shipped one."""
-    words = shlex.split(command)
+    words = _words(command)
     if words[0] != "compress" or words[1] not in RUNS or "--recipe" not in words:
         return None
     recipe = words[words.index("--recipe") + 1]
@@ -160,7 +167,7 @@ def of_recipe(recipe: str) -> list[str]:
 
 def quicker(command: str, folder: Path) -> list[str]:
     """Return the arguments of a `compress` command, with flags that make it short."""
-    words = shlex.split(command)[1:]
+    words = _words(command)[1:]
     if words[0] == "latency-table":
         return [*words, "--networks", "10", "--check", "5"]  # the last of equal flags counts
     if words[0] in (*RUNS, "rank"):

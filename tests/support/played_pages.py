@@ -4,7 +4,8 @@ What a block of code is, by what stands on the page:
 
 - any language, after a line that ends in "`NAME`:": the content of a file, written before the page goes on;
 - `bash`: commands, each has to end with exit code 0, or with N where the line's comment says "exit code N";
-- `text`, after commands: what they printed; every line has to be among their output, figures and spaces aside;
+- `text`, after commands: what they printed; every line has to be among their output, figures and spaces aside
+  (`console` is not held against it: what another processor would print in other words);
 - `yaml`, in docs/: sections of a recipe, which have to be valid;
 - `python`, in docs/: runs in the folder (that of torch-pruning by the tests of its own).
 """
@@ -122,6 +123,7 @@ def _stand_ins(folder: Path, patch: pytest.MonkeyPatch) -> None:
     ssh = programs / "ssh"
     ssh.write_text(SSH)
     ssh.chmod(ssh.stat().st_mode | stat.S_IXUSR)
+    patch.setenv("COMPRESS_CACHE", str(programs / "cache"))
     patch.setenv("PATH", os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]]))
 
 

@@ -76,8 +76,8 @@ def test_only_commands_that_work_are_offered() -> None:
     offered = {name for name, _, _ in _COMMANDS}
     assert offered == set(
         (
-            "prune distill sort quantize search rank pick cache-teacher run plan inspect export latency latency-table eval "
-            "report compare space ls cat cp validate schema doctor"
+            "prune distill sort quantize search rank pick cache-teacher run plan inspect export latency latency-table "
+            "eval report compare space ls cat cp validate schema doctor"
         ).split()
     )
 

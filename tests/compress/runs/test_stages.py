@@ -127,7 +127,9 @@ def test_its_section_is_checked_like_any_other(clip: None, recipe: Path) -> None
         assert caught.value.problems == [problem]
     assert recipe_schema().model_json_schema()["properties"]["clip"]["description"] == Clip.description
     fields = " ".join(recipe_schema().model_fields)
-    assert "search train prune ladder finetune clip " in fields and fields.endswith("export quantize references latency")
+    assert "search train prune ladder finetune clip " in fields and fields.endswith(
+        "export quantize references latency"
+    )
 
 
 def test_without_it_the_section_is_unknown(recipe: Path) -> None:
