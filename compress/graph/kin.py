@@ -22,7 +22,8 @@ class Kin:
 
         One of `seen_groups`, those that the failing operation sees, one of the same width, or of a multiple; then all
         of the first two kinds. Of lanes at the same place of several blocks the first comes before all, the others
-        after them: mostly either all do or none.
+        after them: mostly either all do or none. One may need all blocks that it goes through: a stream, in which each
+        attention computes the width of its heads from that of the stream and their number.
         """
         seen = [other for other in lanes if other != lane and not set(other).isdisjoint(seen_groups)]
         alike = self._alike(lane, lanes)
@@ -30,7 +31,8 @@ class Kin:
         single = list(dict.fromkeys([*both, *self._multiples(lane, lanes)]))[:MOST_PARTNERS]
         first = list({place_of(other): other for other in reversed(single)}.values())[::-1]
         later = [[other] for other in single if other not in first]
-        sets = [*([other] for other in first), seen, alike, both, *later, single]
+        through = [[other, *self._through(other, lane, lanes)] for other in first]
+        sets = [*([other] for other in first), seen, alike, both, *through, *later, single]
         return [some for place, some in enumerate(sets) if some and some not in sets[:place]]
 
     def _alike(self, lane: Lane, lanes: Sequence[Lane]) -> list[Lane]:
@@ -49,6 +51,11 @@ class Kin:
         near = [other for other in lanes if other != lane and not around.isdisjoint(self._modules(other))]
         sizes = {other: self.groups[other[0]].size for other in near}
         return [other for other in near if sizes[other] % width == 0 or width % sizes[other] == 0]
+
+    def _through(self, stream: Lane, lane: Lane, lanes: Sequence[Lane]) -> list[Lane]:
+        """Return the lanes at the place of `lane` in other blocks that `stream` goes through."""
+        like = [other for other in lanes if other not in (lane, stream) and place_of(other) == place_of(lane)]
+        return [other for other in like if not self._modules(stream).isdisjoint(self._modules(other))]
 
     def _modules(self, lane: Lane) -> set[str]:
         """Return the modules around the layers that a lane narrows."""

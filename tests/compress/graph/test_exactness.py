@@ -68,6 +68,7 @@ SAME = {
     "ecapa": (0.5, ["blocks.0.tdnn1.conv"]),
     "empty_parameter": (0.5, ["a", "b"]),
     "functional_grouped_conv": (0.5, ["a", "b"]),
+    "heads_of_stream": (0.5, ["patch", "blocks.0.proj", "blocks.2.proj"]),
     "inf_buffer": (0.5, ["qkv", "m.0"]),
     "inplace_input": (0.5, ["a", "b"]),
     "mixed_kernels": (0.5, ["a", "b", "even.3", "uneven.0", "uneven.3"]),
