@@ -16,7 +16,7 @@ OURS = ("compress", "search", "spaces", "evaluators")
 OPTIONAL = {
     "ray": "searches on a cluster, executor: {kind: ray}, and latency of its nodes, target: {ray: LABEL}",
     "nni": "spaces and criteria of NNI, named nni:...",
-    "torch-pruning": "comparison with its pruners",
+    "torch-pruning": "its pruners, prune: {kind: torch_pruning}",
     "cmaes": "search strategy cmaes",
     "tensorboard": "search.tensorboard: true",
     "optuna-dashboard": "a search's study in the browser",
