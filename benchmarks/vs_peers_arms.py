@@ -69,7 +69,7 @@ class TorchPruningArm:
 
     def plan(self, strength: float) -> Plan:
         """Return what it removes at this ratio, as a plan."""
-        config = TorchPruning(pruning_ratio=strength, bn_batches=0, **self.settings)
+        config = TorchPruning(pruning_ratio=strength, compensate=False, bn_batches=0, **self.settings)
         small, _ = prune_bundle(copy.deepcopy(self.scene.bundle), config, self.scene.around)
         last = small.transforms[-1]
         assert isinstance(last, Narrow)
@@ -155,6 +155,7 @@ class LatencyArm:
 
 
 GLOBAL = {"global_pruning": True, "max_pruning_ratio": 0.9}
+TAYLOR = {"importance": "taylor", "calibration_batches": 1, **GLOBAL}  # batches of 128 images
 NNI = {"allocation": "uniform", "align": 1}
 ARMS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "compress latency": (LatencyArm, {}),
@@ -165,8 +166,11 @@ ARMS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "torch-pruning l2, round_to 8": (TorchPruningArm, {"importance": "l2", "round_to": 8}),
     "torch-pruning l2, global": (TorchPruningArm, {"importance": "l2", **GLOBAL}),
     "torch-pruning lamp, global": (TorchPruningArm, {"importance": "lamp", **GLOBAL}),
-    "torch-pruning taylor, global": (TorchPruningArm, {"importance": "taylor", **GLOBAL}),
-    "torch-pruning taylor, isomorphic": (TorchPruningArm, {"importance": "taylor", "isomorphic": True, **GLOBAL}),
+    "torch-pruning taylor, global": (TorchPruningArm, TAYLOR),
+    "torch-pruning taylor, isomorphic": (
+        TorchPruningArm,
+        {"isomorphic": True, **TAYLOR},
+    ),
     "NNI L1Norm": (UnitsArm, {"criterion": "nni:L1NormPruner", **NNI}),
     "NNI FPGM": (UnitsArm, {"criterion": "nni:FPGMPruner", **NNI}),
     "NNI Taylor": (UnitsArm, {"criterion": "nni:TaylorPruner", **NNI}),

@@ -21,7 +21,7 @@ from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
 from compress.prune.narrow import shrunk
 from compress.prune.peers.history import explained
 from compress.prune.peers.pruner import NEED_DATA, Importance, Pruner, make_pruner, step, tables, train
-from compress.prune.repair import renew_norms
+from compress.prune.repair import renew_norms, repaired
 from evaluators.datasets.batch import Batch
 
 
@@ -45,7 +45,12 @@ class TorchPruning(PruneBase):
     sparse_updates: int = Field(0, ge=0, description="training updates with the pruner's regulariser before")
     sparse_lr: float = Field(0.001, gt=0, description="learning rate of these (SGD)")
     calibration_batches: int = Field(4, ge=1, description="training batches for taylor and hessian")
-    bn_batches: int = Field(20, ge=0, description="training batches to re-estimate batch norms on after pruning")
+    compensate: bool = Field(
+        True, description="refit what reads removed units, on training images, to what the model had there before"
+    )
+    bn_batches: int = Field(
+        20, ge=0, description="without compensation: training batches that batch norms are re-estimated on"
+    )
 
     @model_validator(mode="after")
     def _sensible(self) -> Self:
@@ -91,9 +96,14 @@ class TorchPruning(PruneBase):
                 step(pruner, self.importance, batches, task)
             told = {"ignored_params": tables(dense, graph)}
             plan = explained(pruner.pruning_history(), dense, inputs, graph, tracing=told, pruned=theirs)
-        small = apply(plan, dense.to(home)).eval()
-        renew_norms(small, around, self.bn_batches)
-        return shrunk(bundle, plan, small), plan_details(plan) | {"kind": self.kind}
+        small, details = apply(plan, dense.to(home)).eval(), plan_details(plan) | {"kind": self.kind}
+        if self.compensate and around.data is not None:
+            held = bundle.masks or ()
+            small, repair = repaired(small, dense, plan, around, bn_batches=self.bn_batches, held=held)
+            details |= {**repair, "notes": [*details["notes"], *repair.get("notes", ())]}
+        else:
+            renew_norms(small, around, self.bn_batches)
+        return shrunk(bundle, plan, small), details
 
     def _pruner(self, model: nn.Module, graph: Graph, inputs: Tensor) -> Any:
         return make_pruner(

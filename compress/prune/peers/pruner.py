@@ -117,7 +117,10 @@ def train(pruner: Any, batches: Iterable[Batch], task: Task, lr: float) -> None:
 
 
 def _squares(importance: Any, model: nn.Module, batch: Batch, task: Task) -> None:
-    """Hand the gradients of each sample to an importance that squares them."""
+    """Hand the gradients of each sample to an importance that squares them.
+
+    torch-pruning 1.6.1 looks its sums up by name and keeps them by parameter, so those of the last sample are left.
+    """
     for sample in batch.split(1):
         model.zero_grad()
         task.loss(task.forward(model, sample), sample).backward()
