@@ -152,3 +152,11 @@ def _distances(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: T
     note_outputs(t, [(args[0], left[-2]), (args[1], right[-2])])
     axes.unify(left[-1], right[-1])
     t.set(out, [*broadcast((left[:-2], right[:-2]), out.dim() - 2), left[-2], right[-2]])
+
+
+@rule("mkldnn_rnn_layer")
+def _recurrent(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
+    """A layer of an LSTM on the CPU stays whole, and what it costs stays as well."""
+    t.unknown("mkldnn_rnn_layer", args, kwargs, out)
+    steps, weights = args[0].shape[:2].numel(), args[1].numel() + args[2].numel()
+    t.result.operations.append(Operation(t.module, steps * weights, ()))

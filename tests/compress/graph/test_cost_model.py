@@ -12,6 +12,7 @@ import torch
 
 from compress.graph.build import build_graph
 from compress.graph.cost_model import CostModel
+from evaluators.cost import count_macs
 
 MODELS = {"densenet121": 64, "regnety_002": 64, "swin_tiny_patch4_window7_224": 224}
 
@@ -49,3 +50,18 @@ def test_dropped_blocks_and_groups_that_stay_whole_are_counted(graph):
     model = CostModel(part, "macs", dropped, dense=1000)
     assert model.total(widths) == graph.macs(widths, dropped)
     assert model.fractions(np.array([[1] * len(part.groups)])) == pytest.approx([graph.macs(widths, dropped) / 1000])
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.fc1 = torch.nn.LSTM(16, 12, batch_first=True, bidirectional=True), torch.nn.Linear(24, 32)
+        self.fc2 = torch.nn.Linear(32, 5)
+
+    def forward(self, x):
+        return self.fc2(torch.relu(self.fc1(self.lstm(x)[0].mean(1))))
+
+
+def test_what_a_layer_that_stays_whole_costs_is_counted():
+    model, x = Recurrent().eval(), torch.randn(1, 9, 16)
+    assert build_graph(model, x).macs() == count_macs(model, x) > 9 * 2 * 4 * 12 * (16 + 12)
