@@ -83,9 +83,8 @@ def _start(opened: Opened) -> str:
     bundle, data = opened.bundle, opened.data
     told = [f"{bundle.base.name}  input {shown(bundle.preprocessing.input_size)}"]
     if data is not None:
-        numbers = (
-            f"{split.num_samples} to {what}" for split, what in ((data.train, "train"), (data.test, "test")) if split
-        )
+        numbers = [f"{data.train.num_samples} to train"] if data.train is not None else []
+        numbers += [f"{data.test.num_samples} to test"] if data.test is not None else []
         told.append(f"images {', '.join(numbers)}")
     if opened.load_report is not None:
         told.append(opened.load_report.summary())
