@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,11 +15,12 @@ from compress.bundle import Bundle
 from compress.core.environment import on_device
 from compress.core.errors import InputError
 from compress.criteria.unit_criterion import Batches
-from compress.export.exporters import ExportConfig
-from compress.export.exporters import export as export_onnx
 from compress.graph.apply import apply
 from compress.graph.graph import Graph
 from compress.graph.plan import Plan
+from compress.prune.allocation.front import written
+from compress.prune.budget import BudgetConfig
+from compress.prune.by_latency import plans_by_latency
 from compress.prune.details import plan_details
 from compress.prune.kinds import Details, Surroundings
 from compress.prune.repair import renew_norms, repaired
@@ -29,17 +29,14 @@ from compress.prune.structure import Scored, Setting, plan_structure, prunable, 
 from compress.prune.structure_config import StructureConfig
 from compress.transforms.narrow import Narrow
 from evaluators.datasets import Data
-from evaluators.latency.measure import compare
 from evaluators.latency.width_multiple import width_multiple
-from evaluators.tasks import Task
 from evaluators.tasks.evaluation import evaluate
 
 
 def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> tuple[Bundle, Details]:
     """Return the bundle without the units that `config` removes, and the details; with several steps, after one."""
-    inputs = bundle.example_inputs()
-    with tempfile.TemporaryDirectory() as folder, on_device(bundle.model, around.device):
-        on = inputs.to(around.device)
+    with on_device(bundle.model, around.device):
+        on = bundle.example_inputs().to(around.device)
         graph = prunable(bundle.model, on, config, bundle.known)
         first = _first_step(graph, config) if around.step == 1 and config.steps > 1 else _noted(around.first or {})
         setting = Setting(
@@ -47,15 +44,24 @@ def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> t
             device=around.device,
             seed=around.seed,
             multiple=width_multiple(around.latency.target).value if config.align == "auto" else 1,
-            measure=_latency_measure(bundle.model, inputs, bundle.task, config, around, Path(folder)),
             target=_target(config, around.step),
             dense=first.get("dense_cost"),
             full=first.get("dense_widths", {}) if around.step > 1 else {},
             task=bundle.task if around.data is None else around.data.task,
         )
         rows, scored = _sensitivity(bundle.model, graph, config, setting, around) if config.sensitivity else ({}, None)
-        plan = plan_structure(bundle.model, graph, on, config, setting, scored)
-    small, details = apply(plan, bundle.model).eval(), plan_details(plan) | first | rows
+        if config.latencies:
+            fitted = plans_by_latency(bundle, config, _budgets(config, around.step), setting, around)
+        else:
+            plan = plan_structure(bundle.model, graph, on, config, setting, scored)
+    cut = partial(_cut, bundle, config, around)
+    small, details = written(fitted, cut, config, around) if config.latencies else cut(plan)
+    return small, details | first | rows
+
+
+def _cut(bundle: Bundle, config: StructureConfig, around: Surroundings, plan: Plan) -> tuple[Bundle, Details]:
+    """Return the bundle after `plan`, compensated or with its batch norms estimated anew, and its details."""
+    small, details = apply(plan, bundle.model).eval(), plan_details(plan)
     if config.compensate and around.data is not None:
         held = bundle.masks or ()
         small, repair = repaired(small, bundle.model, plan, around, bn_batches=config.bn_batches, held=held)
@@ -100,29 +106,20 @@ def _target(config: StructureConfig, step: int) -> float | None:
     return 1 - (1 - final) * step / config.steps
 
 
+def _budgets(config: StructureConfig, step: int) -> Sequence[BudgetConfig]:
+    """Return the latencies to reach; on the way there in steps, this step's share of what the model takes now."""
+    target = _target(config, step)
+    if target is None:
+        return config.latencies
+    return [BudgetConfig(latency=target / (_target(config, step - 1) or 1.0))]
+
+
 def first_batches(data: Data | None, count: int) -> Batches | None:
     """Return a function that yields the first `count` training batches, the same each time."""
     if data is None or data.train is None:
         return None
     train = data.train
     return lambda: islice(train.epoch(0), count)
-
-
-def _latency_measure(
-    dense: nn.Module, inputs: Tensor, task: Task, config: StructureConfig, around: Surroundings, folder: Path
-) -> Callable[[nn.Module], float] | None:
-    """Return module -> its latency as a fraction of `dense`'s, both as ONNX; None where the budget needs none."""
-    if config.budget is None or config.budget.kind != "latency":
-        return None
-    example = torch.cat([inputs, inputs])
-    baseline = export_onnx(dense, example, folder / "dense.onnx", around.export, task)
-    same = ExportConfig.model_validate({**around.export.model_dump(), "exporter": baseline.exporter})
-
-    def fraction(module: nn.Module) -> float:
-        small = export_onnx(module, example, folder / "small.onnx", same, task)
-        return 1 / float(compare(baseline.path, small.path, around.latency)["median"])
-
-    return fraction
 
 
 def shrunk(bundle: Bundle, plan: Plan, small: nn.Module) -> Bundle:

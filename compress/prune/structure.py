@@ -20,7 +20,6 @@ from compress.core.tensors import Inputs, tensors_in
 from compress.core.wrappers import unwrapped
 from compress.criteria.score import score_units
 from compress.criteria.unit_criterion import Batches, ScoringData
-from compress.graph.apply import apply
 from compress.graph.cost_model import CostModel
 from compress.graph.exactness import Exactness
 from compress.graph.graph import Graph, inside
@@ -46,16 +45,15 @@ Scored = tuple[Graph, dict[str, Tensor]]  # a graph with its repeats matched, an
 class Setting:
     """What planning needs to know besides model and config.
 
-    `batches` yields samples to calibrate on, for `task`; `multiple` is the target's width multiple for `align: auto`;
-    `measure` gives the latency of a small module as a fraction of the dense one's. On the way to a budget in steps,
-    `target` is this step's fraction, `dense` the cost and `full` the widths of the model before the first step.
+    `batches` yields samples to calibrate on, for `task`; `multiple` is the target's width multiple for `align: auto`.
+    On the way to a budget in steps, `target` is this step's fraction, `dense` the cost and `full` the widths of the
+    model before the first step.
     """
 
     batches: Batches | None = None
     device: str = "cpu"
     seed: int = 0
     multiple: int = 1
-    measure: Callable[[nn.Module], float] | None = None
     target: float | None = None
     dense: int | None = None
     full: Mapping[str, int] = field(default_factory=dict)
@@ -78,7 +76,7 @@ def refuse_unreachable(graph: Graph, config: StructureConfig) -> None:
 
     What only data or a target tell (blocks to remove, the multiple of `align: auto`) is left to the pruning itself.
     """
-    if config.budget is None or config.budget.kind == "latency" or config.blocks:
+    if config.budget is None or config.latencies or config.blocks:
         return
     rules = WidthRules(1 if config.align == "auto" else config.align, config.min_width, config.min_fraction)
     scores = {group.name: torch.ones(group.size, dtype=torch.float64) for group in graph.groups}
@@ -141,25 +139,12 @@ def _chosen(
     counted = config.budget.counted if config.budget else "macs"
     selector = Selector(scored, scores, CostModel(scored, counted, dropped, setting.dense), config.allocation, rules)
 
-    def written(choice: Choice) -> Plan:
-        return make_plan(model, scored, choice.kept, dropped=dropped, align=align)
-
     if config.budget is None:
         share = config.ratio or 0.0
         choice = selector.removing(share if setting.target is None else 1 - setting.target)
     else:
-        measure = _measured(model, setting, written)
-        choice = meet_budget(selector, config.budget, rules, measure, setting.target)
-    return choice, written(choice)
-
-
-def _measured(
-    model: nn.Module, setting: Setting, written: Callable[[Choice], Plan]
-) -> Callable[[Choice], float] | None:
-    if setting.measure is None:
-        return None
-    measure = setting.measure
-    return lambda choice: measure(apply(written(choice), model))
+        choice = meet_budget(selector, config.budget, rules, setting.target)
+    return choice, make_plan(model, scored, choice.kept, dropped=dropped, align=align)
 
 
 def scored_units(model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting) -> Scored:
@@ -211,8 +196,8 @@ def plan(
         InputError: the model, a name or a value does not allow it.
     """
     config = validated(StructureConfig, {"kind": "structure", "criterion": criterion, "budget": budget, **options})
-    if config.budget is not None and config.budget.kind == "latency":
-        raise InputError("budget.latency: a recipe measures latency; allowed here: macs, params")
+    if config.latencies:
+        raise InputError(f"budget.{config.latencies[0].kind}: a recipe measures latency; allowed here: macs, params")
     if config.align == "auto" and multiple is None:
         multiple = width_multiple(LocalTarget()).value
     if isinstance(example_inputs, Tensor):

@@ -25,6 +25,9 @@ class StructureConfig(Config):
         DimapUnits(), description="what the criterion leaves open"
     )
     budget: BudgetConfig | None = Field(None, description="what the model may cost afterwards; this or `ratio`")
+    budgets: list[BudgetConfig] | None = Field(
+        None, min_length=1, max_length=20, description="several latencies, in place of `budget`; the last one goes on"
+    )
     ratio: float | None = Field(None, gt=0, lt=1, description="share of all units to remove; this or `budget`")
     allocation: Literal["global", "module", "uniform"] = Field(
         "global", description="units compete across the model, within one kind, or every layer loses the same share"
@@ -72,6 +75,32 @@ class StructureConfig(Config):
 
     @model_validator(mode="after")
     def _one_goal(self) -> Self:
-        if (self.budget is None) == (self.ratio is None):
-            raise ValueError("give exactly one of budget and ratio")
+        goals = ("budget", "budgets", "ratio")
+        given = [name for name in goals if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of budget, budgets and ratio; got {', '.join(given) or 'none'}")
+        counted = next((each for each in self.budgets or () if not each.timed), None)
+        if counted is not None:
+            raise ValueError(f"budgets share measurements of time; got {counted}; allowed latency, latency_ms")
+        if len({str(each) for each in self.budgets or ()}) < len(self.budgets or ()):
+            raise ValueError("budgets has the same one twice")
         return self
+
+    @model_validator(mode="after")
+    def _latency_decides(self) -> Self:
+        if not self.latencies:
+            return self
+        if self.blocks:
+            raise ValueError("with a latency budget blocks compete with widths by themselves; leave out blocks")
+        if self.allocation != "global":
+            raise ValueError("a latency budget allocates by measured time; leave out allocation")
+        if self.steps > 1 and (self.budgets or self.latencies[0].kind == "latency_ms"):
+            raise ValueError("several steps go to one fraction (budget: {latency: F}); leave out steps")
+        return self
+
+    @property
+    def latencies(self) -> tuple[BudgetConfig, ...]:
+        """The budgets that are times; none where MACs, parameters or units are counted."""
+        if self.budgets is not None:
+            return tuple(self.budgets)
+        return (self.budget,) if self.budget is not None and self.budget.timed else ()

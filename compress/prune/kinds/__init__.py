@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from compress.bundle import Bundle
@@ -34,7 +35,8 @@ and params, each before and after) and `notes` (sentences), as far as they are t
 class Surroundings:
     """What pruning may use besides the bundle: data, device, seed, and how latency is measured.
 
-    On the way to a budget in several steps, `step` counts from 1 and `first` are the details of the first.
+    On the way to a budget in several steps, `step` counts from 1 and `first` are the details of the first. `directory`
+    is the stage's own, where a run that goes on finds what was measured; None: nothing is written.
     """
 
     data: Data | None
@@ -44,6 +46,7 @@ class Surroundings:
     export: ExportConfig
     step: int = 1
     first: Mapping[str, Any] | None = None
+    directory: Path | None = None
 
 
 class PruneBase(Config):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from compress.bundle import Bundle
@@ -58,7 +59,7 @@ class Prune(Stage[PruneBase]):
     def run(self, artifact: Artifact, config: PruneBase, context: Context) -> Artifact:
         """Remove weights, units or blocks as the recipe says, and evaluate what is left."""
         first = next((record for record in reversed(context.earlier) if "dense_widths" in record), None)
-        around = _surroundings(context.recipe, context.data, context.device, context.step, first)
+        around = _surroundings(context.recipe, context.data, context.device, context.step, first, context.directory)
         bundle, details = prune_bundle(artifact.loaded, config, around)
         context.details |= details
         return Artifact(measured(bundle, context))
@@ -87,7 +88,12 @@ def _between_steps(finetune: Any, config: Any) -> Any:
 
 
 def _surroundings(
-    recipe: Recipe, data: Data | None, device: str, step: int = 1, first: Mapping[str, Any] | None = None
+    recipe: Recipe,
+    data: Data | None,
+    device: str,
+    step: int = 1,
+    first: Mapping[str, Any] | None = None,
+    directory: Path | None = None,
 ) -> Surroundings:
     """Return what pruning uses besides the bundle; latency is measured as the recipe's sections say."""
     return Surroundings(
@@ -98,4 +104,5 @@ def _surroundings(
         export=recipe.section("export") or ExportConfig(),
         step=step,
         first=first,
+        directory=directory,
     )

@@ -1,0 +1,107 @@
+"""What a pruning to latencies leaves: details, and with several budgets the folder `front` with a model for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compress.bundle import Bundle
+from compress.core.atomic import write_json
+from compress.core.environment import on_device
+from compress.core.progress import say
+from compress.export.exporters import export as export_onnx
+from compress.graph.plan import Plan
+from compress.prune.allocation.meet import Met
+from compress.prune.details import plan_details
+from compress.prune.kinds import Details, Surroundings
+from compress.prune.structure_config import StructureConfig
+from evaluators.tasks.evaluation import evaluate
+
+FOLDER, INDEX = "front", "index.json"
+
+
+def written(
+    fitted: Sequence[tuple[Met, Plan]],
+    cut: Callable[[Plan], Bundle],
+    config: StructureConfig,
+    around: Surroundings,
+) -> tuple[Bundle, Details]:
+    """Return the bundle of the last budget and the details; several budgets are all evaluated and written as files.
+
+    Args:
+        fitted: for each budget what was measured, and the plan.
+        cut: makes the small bundle of a plan.
+        config: with the budgets.
+        around: where the stage's directory is.
+    """
+    folder = None if around.directory is None or config.budgets is None else around.directory / FOLDER
+    rows: list[dict[str, Any]] = []
+    for met, plan in fitted:
+        bundle = cut(plan)
+        row = row_of(met, plan)
+        if config.budgets is not None:
+            row["metrics"] = _metrics(bundle, around)
+            say(f"{met.budget}: {_figures(row)}")
+        if folder is not None:
+            row |= _files(bundle, folder, f"{met.budget.kind}-{met.budget.target:g}", around)
+        rows.append(row)
+    if folder is not None:
+        write_json(folder / INDEX, rows)
+    details = plan_details(fitted[-1][1])
+    notes = [*details["notes"], *map(sentence, rows)]
+    if around.data is None or around.data.train is None:
+        notes.append("There is no data: what a choice loses was told by the criterion's scores, not measured.")
+    return bundle, details | {"latencies": rows, "notes": notes}
+
+
+def row_of(met: Met, plan: Plan) -> dict[str, Any]:
+    """Return what is known of the plan for one budget, as plain values; latency is a share of the dense model's."""
+    timing = met.timing
+    return {
+        "budget": {met.budget.kind: met.budget.target},
+        "latency": round(timing.share, 4),
+        "ci95": [round(timing.low, 4), round(timing.high, 4)],
+        "latency_ms": round(timing.ms, 4),
+        "dense_ms": round(timing.dense_ms, 4),
+        "predicted": round(met.predicted_share, 4),
+        "loss": met.allocation.loss,
+        "macs": list(plan.macs),
+        "params": list(plan.params),
+        "blocks_removed": list(plan.dropped),
+    }
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """Return what was reached for one budget."""
+    budget = ", ".join(f"{kind}: {value:g}" for kind, value in row["budget"].items())
+    return (
+        f"budget {budget}: {row['latency']:.3f} of the dense latency was measured "
+        f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}] ({row['latency_ms']:.3g} of {row['dense_ms']:.3g} ms), with "
+        f"{row['macs'][1] / row['macs'][0]:.3f} of the MACs and without {len(row['blocks_removed'])} blocks"
+    )
+
+
+def _figures(row: Mapping[str, Any]) -> str:
+    figures = [f"{name} {value:.4g}" for name, value in row["metrics"].items() if isinstance(value, float)]
+    return ", ".join([f"{row['latency']:.3f} of the latency", *figures])
+
+
+def _metrics(bundle: Bundle, around: Surroundings) -> dict[str, Any]:
+    """Return the task's metrics on the test data (null without), and the cost."""
+    found: dict[str, Any] = {metric.name: None for metric in bundle.task.metrics}
+    if around.data is not None and around.data.test is not None:
+        with on_device(bundle.model, around.device):
+            found |= evaluate(bundle.model, around.data.test, around.data.task, around.device)
+    return found | bundle.costs()
+
+
+def _files(bundle: Bundle, folder: Path, name: str, around: Surroundings) -> dict[str, str]:
+    """Write bundle and ONNX file of one budget; return where they are, seen from `folder`."""
+    place = folder / name
+    bundle.save(place / "bundle")
+    example = bundle.example_inputs()
+    export_onnx(bundle.model, torch.cat([example, example]), place / "model.onnx", around.export, bundle.task)
+    return {"bundle": f"{name}/bundle", "onnx": f"{name}/model.onnx"}

@@ -1,0 +1,150 @@
+"""What is lost by each single choice, all else whole: measured on data after compensation, or told by a criterion.
+
+Measured: one decision (or block) at a time is changed in the dense model, what reads it is repaired in closed form, and
+the change of the outputs is mean (z - z_d)^2 / var(z_d) on images that the repair has not seen. (The loss on labels
+tells nothing there: a trained network has almost none on the images that it was trained on.) Of units, those of the
+highest scores stay. A narrower option never counts as losing less than a wider one, which only noise could say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from compress.core.progress import track
+from compress.graph.apply import apply
+from compress.graph.graph import Graph, inside
+from compress.graph.plan import Plan, make_plan
+from compress.graph.select import strongest
+from compress.prune.allocation.decisions import Decision
+from compress.prune.allocation.replay import Replay
+
+Repair = Callable[[nn.Module, Plan], None]
+"""Changes the weights of a narrowed model, the dense one's apart from the plan, so that it makes up for what is gone.
+
+Parameters are replaced, not written to: the dense model may hold them, too.
+"""
+
+
+@dataclass(frozen=True)
+class LossTable:
+    """Decision -> the loss of each of its options, and removable block -> the loss without it."""
+
+    widths: Mapping[str, tuple[float, ...]]
+    blocks: Mapping[str, float]
+
+
+def measured_losses(
+    graph: Graph,
+    scores: Mapping[str, Tensor],
+    decisions: Sequence[Decision],
+    judges: Callable[[], tuple[Replay, Repair]],
+    known: MutableMapping[str, Any],
+) -> LossTable:
+    """Return the losses, one choice at a time.
+
+    Args:
+        graph: with the repeats of its groups matched as for `scores`; its blocks may be removed.
+        scores: group -> what each unit is worth.
+        decisions: on widths of the groups.
+        judges: gives what replays the dense model with a change, and what compensates for it.
+        known: entries that were measured before; takes the new ones.
+    """
+    entries: list[tuple[str, Mapping[str, int], tuple[str, ...]]] = [(key_of_block(b), {}, (b,)) for b in graph.blocks]
+    entries += [(key_of(option, graph), option, ()) for decision in decisions for option in decision.options[:-1]]
+    left = [entry for entry in entries if entry[0] not in known]
+    if left:
+        replay, repair = judges()
+        left.sort(key=lambda entry: _place(replay, entry[1], entry[2]))
+        for key, widths, dropped in track(left, "measuring what each choice loses"):
+            known[key] = _loss(graph, scores, widths, dropped, replay, repair)
+    lost = {d.name: [known[key_of(option, graph)] for option in d.options[:-1]] for d in decisions}
+    return LossTable(
+        widths={name: _falling([*losses, 0.0]) for name, losses in lost.items()},
+        blocks={block: known[key_of_block(block)] for block in graph.blocks},
+    )
+
+
+def key_of(widths: Mapping[str, int], graph: Graph) -> str:
+    """Return what an option is called among the known losses; of a group that became rigid other units stay."""
+    return " ".join(f"{name}={width}{' rigid' * graph.group(name).rigid}" for name, width in widths.items())
+
+
+def key_of_block(block: str) -> str:
+    """Return what the removal of a block is called among the known losses."""
+    return f"without {block}"
+
+
+def _place(replay: Replay, widths: Mapping[str, int], dropped: tuple[str, ...]) -> int:
+    """Return about where in the model a change begins, so that neighbours are measured after one another."""
+    return min((replay.place.get(name.split(":")[0], -1) for name in (*widths, *dropped)), default=-1)
+
+
+def _loss(
+    graph: Graph,
+    scores: Mapping[str, Tensor],
+    widths: Mapping[str, int],
+    dropped: tuple[str, ...],
+    replay: Replay,
+    repair: Repair,
+) -> float:
+    kept = {name: strongest(scores[name], width) for name, width in widths.items()}
+    plan = make_plan(replay.dense, graph, kept, dropped=dropped)
+    small = apply(plan, replay.dense, [name for name, _ in replay.dense.named_parameters()])
+    repair(small, plan)
+    start = replay.first_changed(changed_modules(replay.dense, small, dropped))
+    return replay.error(replay.quick(small, dropped), start)
+
+
+def changed_modules(dense: nn.Module, small: nn.Module, dropped: Sequence[str]) -> list[str]:
+    """Return the modules of `small` that hold parameters which are not those of `dense`, and the blocks that are gone.
+
+    Blocks are there under their own names, all else as the modules that own the parameters.
+    """
+    theirs = dict(small.named_parameters())
+    changed = [
+        name.rpartition(".")[0]
+        for name, parameter in dense.named_parameters()
+        if theirs.get(name) is not parameter and not inside(name, dropped)
+    ]
+    return list(dict.fromkeys([*dropped, *changed]))
+
+
+def counted_losses(
+    graph: Graph, scores: Mapping[str, Tensor], costs: Mapping[str, float], decisions: Sequence[Decision]
+) -> LossTable:
+    """Return losses without data: the sum of the scores of the units that go, a block's being all units inside it.
+
+    Args:
+        graph: whose blocks may be removed; one without groups inside stays, since nothing tells what it is worth.
+        scores: group -> what each unit is worth, over what it costs.
+        costs: group -> what a unit costs, by which scores were divided.
+        decisions: on widths of the groups.
+    """
+    ascending = {name: (score.clamp(min=0.0) * costs[name]).sort().values.cumsum(0) for name, score in scores.items()}
+
+    def lost(name: str, width: int) -> float:
+        gone = len(scores[name]) - width
+        return float(ascending[name][gone - 1]) if gone else 0.0
+
+    widths = {
+        decision.name: tuple(sum(lost(name, width) for name, width in option.items()) for option in decision.options)
+        for decision in decisions
+    }
+    blocks = {}
+    for block in graph.blocks:
+        within = [group.name for group in graph.groups if inside(group.name, (block,)) and group.name in scores]
+        if within:
+            blocks[block] = sum(lost(name, 0) for name in within)
+    return LossTable(widths, blocks)
+
+
+def _falling(losses: Sequence[float]) -> tuple[float, ...]:
+    """Return losses of ascending widths, each at least that of the next."""
+    found: list[float] = []
+    for loss in reversed(losses):
+        found.append(max(loss, found[-1]) if found else loss)
+    return tuple(reversed(found))

@@ -1,0 +1,269 @@
+"""Structure pruning to a latency: widths, heads, MLP units and blocks chosen together by measured time and loss."""
+
+from __future__ import annotations
+
+import fnmatch
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from compress.bundle import Bundle
+from compress.core.environment import on_device
+from compress.core.errors import InputError
+from compress.core.progress import say
+from compress.criteria.unit_criterion import ScoringData
+from compress.export.exporters import ExportConfig
+from compress.export.exporters import export as export_onnx
+from compress.graph.apply import apply
+from compress.graph.exactness import Exactness
+from compress.graph.graph import Graph, inside
+from compress.graph.plan import Plan, make_plan
+from compress.graph.select import Choice, strongest
+from compress.graph.widths import WidthRules, allowed_widths
+from compress.latency_model.build import latency_model
+from compress.latency_model.model import LatencyModel, Term
+from compress.prune.allocation.allocator import Allocation, Allocator, Summand
+from compress.prune.allocation.decisions import Decision, decisions_of, stages_of
+from compress.prune.allocation.journal import Journal, fingerprint
+from compress.prune.allocation.losses import LossTable, Repair, counted_losses, measured_losses
+from compress.prune.allocation.meet import Met, Timing, meet, share_of
+from compress.prune.allocation.repair import Statistics
+from compress.prune.allocation.replay import Replay
+from compress.prune.budget import BudgetConfig
+from compress.prune.kinds import Surroundings
+from compress.prune.proof import compare_costs, mended
+from compress.prune.structure import Scored, Setting, prunable, scored_units
+from compress.prune.structure_config import StructureConfig
+from evaluators.datasets.holdout import with_holdout
+from evaluators.latency.measure import Comparison, LatencyRecord, interleave
+
+JUDGED = 600  # images that losses are measured on, of those that nothing else here sees
+JUDGED_SHARE = 0.25  # of the training images, at most
+READ = 800  # other images that compensation is solved on
+PRECISION = 0.02  # width of the 95 % interval at which timing a whole network ends
+
+
+def plans_by_latency(
+    bundle: Bundle, config: StructureConfig, budgets: Sequence[BudgetConfig], setting: Setting, around: Surroundings
+) -> list[tuple[Met, Plan]]:
+    """Return for each budget the checked plan of the least loss whose measured latency is the asked one.
+
+    Raises:
+        InputError: the model, the data or the settings do not allow it, or a budget cannot be met.
+    """
+    with tempfile.TemporaryDirectory() as folder, on_device(bundle.model, around.device):
+        search = _Search(bundle, config, setting, around, Path(folder))
+        while True:
+            try:
+                return search.fitted(budgets)
+            except _Wrong:
+                continue
+
+
+class _Wrong(Exception):
+    """A choice was seen to be wrong; the graph is without what made it so."""
+
+
+class _Search:
+    """One model, whose graph loses what turns out wrong; measurements are kept."""
+
+    def __init__(
+        self, bundle: Bundle, config: StructureConfig, setting: Setting, around: Surroundings, folder: Path
+    ) -> None:
+        self.bundle, self.config, self.setting, self.around, self.folder = bundle, config, setting, around, folder
+        self.model, self.inputs = bundle.model, bundle.example_inputs().to(around.device)
+        graph = prunable(self.model, self.inputs, config, bundle.known)
+        self.graph = replace(graph, blocks=tuple(block for block in graph.blocks if _may_go(block, graph, config)))
+        self.exact = Exactness(self.model, self.inputs)
+        kept = None if around.directory is None else around.directory / "allocation.json"
+        about = {"prune": config.model_dump(mode="json"), "seed": around.seed, "step": around.step}
+        about |= {"latency": around.latency.model_dump(mode="json"), "export": around.export.model_dump(mode="json")}
+        self.journal = Journal(kept, fingerprint(self.model, about))
+
+    def fitted(self, budgets: Sequence[BudgetConfig]) -> list[tuple[Met, Plan]]:
+        """Return a plan for each budget; _Wrong where one was seen to be wrong."""
+        matched, scores = scored_units(self.model, self.graph, self.config, self.setting)
+        clock = self._latency_model(matched)
+        decisions = decisions_of(matched, partial(self._choices, matched, clock))
+        losses = self._losses((matched, scores), decisions)
+        allocator = Allocator(
+            [_summand(term, matched.widths()) for term in clock.terms],
+            decisions,
+            losses.widths,
+            losses.blocks,
+            stages_of(replace(matched, blocks=tuple(losses.blocks)), self._children),
+        )
+        self._refuse(budgets, clock, allocator)
+        plans: dict[str, Plan] = {}
+
+        def measure(allocations: Sequence[Allocation]) -> list[Timing]:
+            for each in allocations:
+                plans[_name_of(each)] = self._checked((matched, scores), each)
+            return self._timed(allocations, plans)
+
+        met = meet(budgets, clock, allocator.within, measure)
+        return [(each, plans[_name_of(each.allocation)]) for each in met]
+
+    def _latency_model(self, graph: Graph) -> LatencyModel:
+        directory = self.around.directory
+        return latency_model(
+            self.model, graph, self.inputs, self.around.latency, None if directory is None else directory / "latency"
+        )
+
+    def _choices(self, graph: Graph, clock: LatencyModel, name: str) -> list[int]:
+        """Return the widths of a group that are worth their time and that the recipe allows."""
+        align = 1 if self.config.align == "auto" else self.config.align
+        rules = WidthRules(align, self.config.min_width, self.config.min_fraction, full=self.setting.full)
+        allowed = set(allowed_widths(graph.group(name), rules))
+        return [width for width in clock.choices(name) if width in allowed]
+
+    def _losses(self, scored: Scored, decisions: Sequence[Decision]) -> LossTable:
+        """Return what each choice loses: measured where there are training images, else told by the criterion."""
+        graph, scores = scored
+        data = self.around.data
+        if data is None or data.train is None:
+            say("no data: what a choice loses is told by the criterion's scores, not measured")
+            costs = ScoringData(graph, counted="macs").costs()
+            return counted_losses(graph, scores, costs, decisions)
+        share = min(JUDGED / data.train.num_samples, JUDGED_SHARE)
+        apart = with_holdout(data, share, self.around.seed)
+        assert apart.train is not None and apart.test is not None
+        device = self.around.device
+
+        def judges() -> tuple[Replay, Repair]:
+            judged = [batch.to(device, copy=True) for batch in apart.test.batches()]
+            seen = islice(apart.train.epoch(0), -(-READ // apart.train.batch_size))
+            statistics = Statistics(self.model, graph, [batch.to(device) for batch in seen], data.task)
+            return Replay(self.model, judged, data.task, graph.blocks), statistics.repair
+
+        try:
+            return measured_losses(graph, scores, decisions, judges, self.journal)
+        finally:
+            self.journal.save()
+
+    def _children(self, name: str) -> list[str]:
+        module = self.model.get_submodule(name)
+        return [f"{name}.{child}" if name else child for child, _ in module.named_children()]
+
+    def _checked(self, scored: Scored, allocation: Allocation) -> Plan:
+        """Return the plan of an allocation, after it was seen to compute what it should.
+
+        Raises:
+            _Wrong: it does not; what makes it wrong stays whole from now on.
+        """
+        graph, scores = scored
+        full = graph.widths()
+        kept = {n: strongest(scores[n], w) for n, w in allocation.widths.items() if w < full[n]}
+        dropped = allocation.dropped
+        plan = make_plan(self.model, graph, kept, dropped=dropped, align=self._align)
+        fault = self.exact.fault(graph, kept, dropped, finished=plan)
+        if fault is None:
+            compare_costs(self.model, self.inputs, self.exact, plan)
+            return plan
+        if dropped and self.exact.fault(graph, {}, dropped) is not None:
+            alone = [block for block in dropped if self.exact.fault(graph, {}, (block,)) is not None]
+            say(f"these blocks stay, and the choice is made again: {', '.join(alone or dropped)}: {fault}")
+            stay = set(alone or dropped)
+            self.graph = replace(self.graph, blocks=tuple(block for block in self.graph.blocks if block not in stay))
+        else:
+            choice = Choice(dict(allocation.widths), kept, 0.0)
+            self.graph = mended(self.graph, graph, choice, partial(self.exact.fault, graph, dropped=dropped), fault)
+        raise _Wrong
+
+    @property
+    def _align(self) -> int:
+        return 1 if self.config.align == "auto" else self.config.align
+
+    def _timed(self, allocations: Sequence[Allocation], plans: dict[str, Plan]) -> list[Timing]:
+        """Return the timing of whole networks, all in turns with the dense one, those before as they were then."""
+        names = [_name_of(each) for each in allocations]
+        new = [name for name in dict.fromkeys(names) if f"timed {name}" not in self.journal]
+        if new:
+            files = [self._exported(apply(plans[name], self.model), f"small{n}") for n, name in enumerate(new)]
+            precision = min(self.around.latency.precision, PRECISION)
+            config = self.around.latency.model_copy(update={"precision": precision})
+            found = interleave([self._dense_file, *files], config)
+            for name, timing in zip(new, _timings(found), strict=True):
+                self.journal[f"timed {name}"] = [timing.share, timing.low, timing.high, timing.ms, timing.dense_ms]
+            self.journal.save()
+        return [Timing(*self.journal[f"timed {name}"]) for name in names]
+
+    @cached_property
+    def _dense_file(self) -> Path:
+        return self._exported(self.model, "dense")
+
+    @cached_property
+    def _export(self) -> ExportConfig:
+        return self.around.export
+
+    def _exported(self, module: nn.Module, name: str) -> Path:
+        example = torch.cat([self.inputs, self.inputs]).cpu()
+        result = export_onnx(module, example, self.folder / f"{name}.onnx", self._export, self.bundle.task)
+        self.__dict__["_export"] = ExportConfig.model_validate(
+            {**self.around.export.model_dump(), "exporter": result.exporter}
+        )
+        return result.path
+
+    def _refuse(self, budgets: Sequence[BudgetConfig], clock: LatencyModel, allocator: Allocator) -> None:
+        """Raise InputError for a budget that the dense model meets already, or that no choice can."""
+        for budget in budgets:
+            share = share_of(budget, clock.dense_ms)
+            where = f"prune.budget.{budget.kind}: {budget.target:g}"
+            if share >= 1:
+                raise InputError(f"{where} ms removes nothing: the model takes {clock.dense_ms:.3g} ms as it is")
+            least = allocator.least()
+            if (least_ms := clock.constant + clock.factor * least) > share * clock.dense_ms * 1.03:
+                allocation = allocator.within(least * (1 + 1e-9) + 1e-12)
+                assert allocation is not None
+                holds = "; ".join(_heaviest(clock, allocation))
+                raise InputError(
+                    f"{where} cannot be met; the least that can be reached is {least_ms / clock.dense_ms:.3f} of the "
+                    f"dense latency, {least_ms:.3g} ms, with every width and block at its least (prune.min_fraction "
+                    f"{self.config.min_fraction:g}); most is then left in {holds}"
+                )
+
+
+def _summand(term: Term, full: Mapping[str, int]) -> Summand:
+    """Return a term of the latency model in which groups that are not decided on are whole."""
+    return Summand(term.groups, term.block, lambda widths: term.ms({**full, **widths}))
+
+
+def _heaviest(clock: LatencyModel, allocation: Allocation, most: int = 4) -> list[str]:
+    """Return the layers that hold most of the time of an allocation."""
+    left = clock.by_term(allocation.widths, allocation.dropped)
+    ranked = sorted(left, key=lambda name: -left[name])[:most]
+    return [f"{name!r}, {clock.factor * left[name] / clock.dense_ms:.0%} of the dense latency" for name in ranked]
+
+
+def _timings(found: Comparison) -> list[Timing]:
+    dense, *others = found.records
+    timings = []
+    for record, ratio in zip(others, found.ratios, strict=True):
+        low, high = (1 / each for each in reversed(ratio["ci95"]))
+        clock = "cpu_p50" if ratio.get("clock") == "cpu" else "p50"
+        timings.append(Timing(1 / ratio["median"], low, high, _ms(record, clock), _ms(dense, clock)))
+    return timings
+
+
+def _ms(record: LatencyRecord, clock: str) -> float:
+    return float(getattr(record, clock) or record.p50)
+
+
+def _name_of(allocation: Allocation) -> str:
+    """Return a name that allocations share which are the same network."""
+    widths = " ".join(f"{name}={width}" for name, width in sorted(allocation.widths.items()))
+    return f"{widths} without {' '.join(allocation.dropped) or 'nothing'}"
+
+
+def _may_go(block: str, graph: Graph, config: StructureConfig) -> bool:
+    """Return whether include and exclude let a block go: it is included itself, and nothing in it is excluded."""
+    layers = {block, *(op.layer for op in graph.operations if inside(op.layer, (block,)))}
+    if any(fnmatch.filter(layers, glob) for glob in config.exclude):
+        return False
+    return not config.include or any(fnmatch.fnmatch(block, glob) for glob in config.include)
