@@ -33,9 +33,9 @@ from compress.prune.allocation.decisions import Decision, decisions_of, stages_o
 from compress.prune.allocation.journal import Journal, fingerprint
 from compress.prune.allocation.losses import LossTable, Repair, counted_losses, measured_losses
 from compress.prune.allocation.meet import Met, Timing, meet, share_of
-from compress.prune.allocation.repair import Statistics
 from compress.prune.allocation.replay import Replay
 from compress.prune.budget import BudgetConfig
+from compress.prune.compensation.statistics import DenseStatistics
 from compress.prune.kinds import Surroundings
 from compress.prune.proof import compare_costs, mended
 from compress.prune.structure import Scored, Setting, prunable, scored_units
@@ -133,13 +133,20 @@ class _Search:
             return counted_losses(graph, scores, costs, decisions)
         share = min(JUDGED / data.train.num_samples, JUDGED_SHARE)
         apart = with_holdout(data, share, self.around.seed)
-        assert apart.train is not None and apart.test is not None
-        device = self.around.device
+        device, train, test = self.around.device, apart.train, apart.test
+        assert train is not None and test is not None
 
         def judges() -> tuple[Replay, Repair]:
-            judged = [batch.to(device, copy=True) for batch in apart.test.batches()]
-            seen = islice(apart.train.epoch(0), -(-READ // apart.train.batch_size))
-            statistics = Statistics(self.model, graph, [batch.to(device) for batch in seen], data.task)
+            judged = [batch.to(device, copy=True) for batch in test.batches()]
+            batches = -(-READ // train.batch_size)
+            statistics = DenseStatistics.collect(
+                self.model,
+                graph,
+                lambda: islice(train.epoch(0), batches),
+                data.task,
+                device=device,
+                seed=self.around.seed,
+            )
             return Replay(self.model, judged, data.task, graph.blocks), statistics.repair
 
         try:

@@ -180,7 +180,8 @@ class Allocator:
     def _separated(self, outer: Sequence[int]) -> list[_Part]:
         """Return the parts that share no term when the decisions `outer` are set."""
         inner = [place for place in range(len(self.decisions)) if place not in outer]
-        together: dict[int | str, int | str] = {key: key for key in (*inner, *self.blocks)}
+        names: list[int | str] = [*inner, *self.blocks]
+        together = {key: key for key in names}
 
         def root(key: int | str) -> int | str:
             while together[key] != key:

@@ -85,8 +85,8 @@ class Knapsack:
         for place in stage.items:
             item = items[place]
             stays = self._added(none, item, np.flatnonzero(~item.gone))
-            before = [] if some is None else [self._added(some, item, np.arange(len(item.times)))]
-            some = self._kept([*before, stays])
+            both = [stays] if some is None else [self._added(some, item, np.arange(len(item.times))), stays]
+            some = self._kept(both)
             none = self._kept([self._added(none, item, np.flatnonzero(item.gone))])
         assert some is not None
         return some

@@ -22,7 +22,7 @@ from compress.graph.select import strongest
 from compress.prune.allocation.decisions import Decision
 from compress.prune.allocation.replay import Replay
 
-Repair = Callable[[nn.Module, Plan], None]
+Repair = Callable[[nn.Module, Plan], object]
 """Changes the weights of a narrowed model, the dense one's apart from the plan, so that it makes up for what is gone.
 
 Parameters are replaced, not written to: the dense model may hold them, too.

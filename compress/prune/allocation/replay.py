@@ -146,7 +146,7 @@ def _started(model: nn.Module, blocks: Sequence[str], start: str, value: Tensor)
 
     handle = model.get_submodule(start).register_forward_pre_hook(given)
     for module in earlier:
-        module.forward = _first  # type: ignore[method-assign]
+        module.forward = _first
     try:
         yield
     finally:
@@ -162,7 +162,8 @@ def _fast(tensor: Tensor) -> Tensor:
 
 def _folds(model: nn.Module, batch: Batch) -> tuple[tuple[str, str], ...]:
     """Return the batch norms that can be folded, with their layers; none for a model called with several inputs."""
-    return foldable_pairs(model, batch.part(0, 2).inputs) if isinstance(batch.inputs, Tensor) else ()
+    images = batch.part(0, 2).inputs
+    return foldable_pairs(model, images) if isinstance(images, Tensor) else ()
 
 
 def _first(value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
