@@ -20,6 +20,7 @@ from compress.core.progress import say
 from compress.criteria.unit_criterion import ScoringData
 from compress.export.exporters import ExportConfig
 from compress.export.exporters import export as export_onnx
+from compress.export.quick import export_quickly
 from compress.graph.apply import apply
 from compress.graph.exactness import Exactness
 from compress.graph.graph import Graph, inside
@@ -81,6 +82,7 @@ class _Search:
         graph = prunable(self.model, self.inputs, config, bundle.known)
         self.graph = replace(graph, blocks=tuple(block for block in graph.blocks if _may_go(block, graph, config)))
         self.exact = Exactness(self.model, self.inputs)
+        self.exporter: str = around.export.exporter
         kept = None if around.directory is None else around.directory / "allocation.json"
         about = {"prune": config.model_dump(mode="json"), "seed": around.seed, "step": around.step}
         about |= {"latency": around.latency.model_dump(mode="json"), "export": around.export.model_dump(mode="json")}
@@ -192,10 +194,11 @@ class _Search:
         names = [_name_of(each) for each in allocations]
         new = [name for name in dict.fromkeys(names) if f"timed {name}" not in self.journal]
         if new:
+            dense = self._dense_file
             files = [self._exported(apply(plans[name], self.model), f"small{n}") for n, name in enumerate(new)]
             precision = min(self.around.latency.precision, PRECISION)
             config = self.around.latency.model_copy(update={"precision": precision})
-            found = interleave([self._dense_file, *files], config)
+            found = interleave([dense, *files], config)
             for name, timing in zip(new, _timings(found), strict=True):
                 self.journal[f"timed {name}"] = [timing.share, timing.low, timing.high, timing.ms, timing.dense_ms]
             self.journal.save()
@@ -205,17 +208,15 @@ class _Search:
     def _dense_file(self) -> Path:
         return self._exported(self.model, "dense")
 
-    @cached_property
-    def _export(self) -> ExportConfig:
-        return self.around.export
-
     def _exported(self, module: nn.Module, name: str) -> Path:
-        example = torch.cat([self.inputs, self.inputs]).cpu()
-        result = export_onnx(module, example, self.folder / f"{name}.onnx", self._export, self.bundle.task)
-        self.__dict__["_export"] = ExportConfig.model_validate(
-            {**self.around.export.model_dump(), "exporter": result.exporter}
-        )
-        return result.path
+        """Write a network to be timed, all of them with the same exporter: auto would try two on each."""
+        example, path = torch.cat([self.inputs, self.inputs]).cpu(), self.folder / f"{name}.onnx"
+        if self.exporter == "auto":
+            result = export_quickly(module, example, path, self.bundle.task)
+            self.exporter = result.exporter
+            return result.path
+        config = ExportConfig.model_validate({**self.around.export.model_dump(), "exporter": self.exporter})
+        return export_onnx(module, example, path, config, self.bundle.task).path
 
     def _refuse(self, budgets: Sequence[BudgetConfig], clock: LatencyModel, allocator: Allocator) -> None:
         """Raise InputError for a budget that the dense model meets already, or that no choice can."""

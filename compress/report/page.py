@@ -10,6 +10,7 @@ from compress.report.bars import BarSet, kept_chart, width_charts
 from compress.report.curves import training_curves
 from compress.report.family import family_part
 from compress.report.histogram import latency_chart
+from compress.report.latencies import latency_table
 from compress.report.quantized import quantized_part
 from compress.report.rank import rank_part
 from compress.report.results import Run, read_run
@@ -93,6 +94,7 @@ class Removal:
     skipped: list[tuple[str, list[str]]]
     misaligned: set[str]
     sensitivity: SensitivityTable | None
+    latencies: list[list[str]]
     picture: str | None
 
     @property
@@ -123,5 +125,6 @@ def _removal(stage: str, details: Details, run: Run) -> Removal:
         skipped=skipped_by_reason(details),
         misaligned={layer.name for layer in misaligned(details)},
         sensitivity=sensitivity_table(details.sensitivity, run.report.main),
+        latencies=latency_table(details.latencies, run.report.main),
         picture=run.found.get(stage),
     )

@@ -373,6 +373,18 @@ class CompensationDetails(Record):
     left: list[Skipped] = Field(default_factory=list)
 
 
+class LatencyRow(Record):
+    """What pruning to one latency has given: shares of the dense model's latency, (before, after) of the cost."""
+
+    budget: dict[str, float]
+    latency: float
+    ci95: tuple[float, float]
+    latency_ms: Milliseconds
+    macs: tuple[int, int]
+    blocks_removed: list[str] = Field(default_factory=list)
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+
+
 class Details(Record):
     """stages/<nn-name>/details.json; every part may be absent."""
 
@@ -386,6 +398,7 @@ class Details(Record):
     notes: list[str] = Field(default_factory=list)
     sensitivity: list[Sensitivity] = Field(default_factory=list)
     compensation: CompensationDetails | None = None
+    latencies: list[LatencyRow] = Field(default_factory=list)
     search: SearchDetails | None = None
     rank: RankDetails | None = None
     quantized: QuantizedDetails | None = None

@@ -15,7 +15,6 @@ from compress.core.progress import say
 from compress.export.exporters import export as export_onnx
 from compress.graph.plan import Plan
 from compress.prune.allocation.meet import Met
-from compress.prune.details import plan_details
 from compress.prune.kinds import Details, Surroundings
 from compress.prune.structure_config import StructureConfig
 from evaluators.tasks.evaluation import evaluate
@@ -25,7 +24,7 @@ FOLDER, INDEX = "front", "index.json"
 
 def written(
     fitted: Sequence[tuple[Met, Plan]],
-    cut: Callable[[Plan], Bundle],
+    cut: Callable[[Plan], tuple[Bundle, Details]],
     config: StructureConfig,
     around: Surroundings,
 ) -> tuple[Bundle, Details]:
@@ -33,14 +32,14 @@ def written(
 
     Args:
         fitted: for each budget what was measured, and the plan.
-        cut: makes the small bundle of a plan.
+        cut: makes the small bundle of a plan, and its details.
         config: with the budgets.
         around: where the stage's directory is.
     """
     folder = None if around.directory is None or config.budgets is None else around.directory / FOLDER
     rows: list[dict[str, Any]] = []
     for met, plan in fitted:
-        bundle = cut(plan)
+        bundle, details = cut(plan)
         row = row_of(met, plan)
         if config.budgets is not None:
             row["metrics"] = _metrics(bundle, around)
@@ -50,7 +49,6 @@ def written(
         rows.append(row)
     if folder is not None:
         write_json(folder / INDEX, rows)
-    details = plan_details(fitted[-1][1])
     notes = [*details["notes"], *map(sentence, rows)]
     if around.data is None or around.data.train is None:
         notes.append("There is no data: what a choice loses was told by the criterion's scores, not measured.")
