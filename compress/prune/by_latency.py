@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -200,7 +200,7 @@ class _Search:
             config = self.around.latency.model_copy(update={"precision": precision})
             found = interleave([dense, *files], config)
             for name, timing in zip(new, _timings(found), strict=True):
-                self.journal[f"timed {name}"] = [timing.share, timing.low, timing.high, timing.ms, timing.dense_ms]
+                self.journal[f"timed {name}"] = list(astuple(timing))
             self.journal.save()
         return [Timing(*self.journal[f"timed {name}"]) for name in names]
 
@@ -255,7 +255,8 @@ def _timings(found: Comparison) -> list[Timing]:
     for record, ratio in zip(others, found.ratios, strict=True):
         low, high = (1 / each for each in reversed(ratio["ci95"]))
         clock = "cpu_p50" if ratio.get("clock") == "cpu" else "p50"
-        timings.append(Timing(1 / ratio["median"], low, high, _ms(record, clock), _ms(dense, clock)))
+        busy = record.contended or dense.contended
+        timings.append(Timing(1 / ratio["median"], low, high, _ms(record, clock), _ms(dense, clock), busy))
     return timings
 
 

@@ -102,6 +102,8 @@ QUICKER: dict[str, list[str]] = {
         "prune.budget.latency=0.85",
         "references.networks=[mobilenetv3_small_050]",
     ],
+    "latency_resnet56_cifar10": [*_BRIEF, *_FEW],
+    "latency_resnet_digits": [*_TIMING, "train.epochs=1"],
     "quantize_cifar10": [*_BRIEF, *_FEW, "quantize.calibration=32"],
     "quantize_digits": _TIMING,
     "resnet56_cifar10": [*_BRIEF, *_FEW, "finetune.epochs=1"],

@@ -64,6 +64,7 @@ def row_of(met: Met, plan: Plan) -> dict[str, Any]:
         "ci95": [round(timing.low, 4), round(timing.high, 4)],
         "latency_ms": round(timing.ms, 4),
         "dense_ms": round(timing.dense_ms, 4),
+        "contended": timing.contended,
         "predicted": round(met.predicted_share, 4),
         "loss": met.allocation.loss,
         "macs": list(plan.macs),
@@ -79,6 +80,8 @@ def sentence(row: Mapping[str, Any]) -> str:
         f"budget {budget}: {row['latency']:.3f} of the dense latency was measured "
         f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}] ({row['latency_ms']:.3g} of {row['dense_ms']:.3g} ms), with "
         f"{row['macs'][1] / row['macs'][0]:.3f} of the MACs and without {len(row['blocks_removed'])} blocks"
+        + "; the machine was busy with other work meanwhile"
+        * row["contended"]
     )
 
 

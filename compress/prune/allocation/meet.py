@@ -16,19 +16,24 @@ from compress.prune.allocation.allocator import Allocation
 from compress.prune.budget import BudgetConfig
 
 TOLERANCE = 0.03  # of the asked latency
+BUSY_TOLERANCE = 0.1  # where the machine was busy with other work: less cannot be told apart there
 ROUNDS = 6
 LOOKS = 12  # for an allocation that was not measured yet
 
 
 @dataclass(frozen=True)
 class Timing:
-    """A network timed beside the dense one: its share of the dense latency with 95 % interval, and both in ms."""
+    """A network timed beside the dense one: its share of the dense latency with 95 % interval, and both in ms.
+
+    `contended`: the machine was busy with other work.
+    """
 
     share: float
     low: float
     high: float
     ms: float
     dense_ms: float
+    contended: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +106,7 @@ def meet(
             ways = [Met(budget, allocation, predicted(allocation), timing) for allocation, timing in measured]
             best[place] = min(ways, key=off)
     for budget, met in zip(budgets, best, strict=True):
-        if met is None or off(met) > TOLERANCE:
+        if met is None or not holds(met):
             raise InputError(_missed(budget, met))
     return [met for met in best if met is not None]
 
@@ -138,6 +143,13 @@ def share_of(budget: BudgetConfig, dense_ms: float) -> float:
 def off(met: Met) -> float:
     """Return by what share of the asked latency the measured one is another."""
     return abs(met.timing.share / share_of(met.budget, met.timing.dense_ms) - 1)
+
+
+def holds(met: Met) -> bool:
+    """Return whether the measured latency is the asked one within 3 %, or as near as a measurement on it can tell."""
+    timing = met.timing
+    near = off(met) <= (BUSY_TOLERANCE if timing.contended else TOLERANCE)
+    return near or timing.low <= share_of(met.budget, timing.dense_ms) <= timing.high
 
 
 def _missed(budget: BudgetConfig, met: Met | None) -> str:

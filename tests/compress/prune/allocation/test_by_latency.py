@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,7 @@ from compress.bundle import Bundle
 from compress.core.errors import InputError
 from compress.core.problems import validated
 from compress.latency_model import build, survey
+from compress.latency_model.build import latency_model
 from compress.prune import by_latency
 from compress.prune.allocation.losses import measured_losses
 from compress.prune.structure_config import StructureConfig
@@ -55,7 +57,7 @@ class Target:
     def interleave(self, files: Sequence[Path], config: LatencyConfig) -> Comparison:
         self.sessions += 1
         dense, *small = [takes(file) ** 0.9 for file in files]
-        records: list[Any] = [SimpleNamespace(p50=ms) for ms in (dense, *small)]
+        records: list[Any] = [SimpleNamespace(p50=ms, contended=False) for ms in (dense, *small)]
         ratios = [
             {"median": dense / ms, "ci95": [dense / ms * 0.99, dense / ms * 1.01], "clock": "wall"} for ms in small
         ]
@@ -69,11 +71,12 @@ def target(monkeypatch: pytest.MonkeyPatch) -> Target:
     monkeypatch.setattr(survey, "runtime_of", lambda config: {})
     monkeypatch.setattr(build, "width_multiple", lambda target: WidthMultiple(8, "given"))
     monkeypatch.setattr(by_latency, "interleave", found.interleave)
+    monkeypatch.setattr(by_latency, "latency_model", partial(latency_model, count=9))
     return found
 
 
 def recipe(data: str = "digits", **prune: Any) -> dict[str, Any]:
-    digits = {"name": "digits", "limit_train": 160, "limit_test": 40, "image_size": 16, "batch_size": 32}
+    digits = {"name": "digits", "limit_train": 64, "limit_test": 20, "image_size": 8, "batch_size": 32}
     return {
         "version": 1,
         "name": "timed",

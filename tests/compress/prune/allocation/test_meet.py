@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -74,3 +75,20 @@ def test_nothing_so_fast_is_refused() -> None:
     with pytest.raises(InputError, match=r"prune\.budget\.latency: 0\.05 cannot be met; no choice"):
         meet([BudgetConfig(latency=0.05)], Clock(), device.within, device.measure)
     assert device.sessions == 0
+
+
+def test_on_a_busy_machine_and_within_the_interval_less_is_asked() -> None:
+    device = Device(1.0, step=0.5)
+    for timing, met in (({"contended": True}, True), ({"low": 0.5}, True), ({}, False)):
+
+        def measure(allocations: Sequence[Allocation], timing: dict[str, Any] = timing) -> list[Timing]:
+            return [
+                replace(each, **{"share": 0.53, "low": 0.52, "high": 0.54, **timing})
+                for each in device.measure(allocations)
+            ]
+
+        if met:
+            assert meet([BudgetConfig(latency=0.505)], Clock(), device.within, measure)[0].timing.share == 0.53
+        else:
+            with pytest.raises(InputError, match=r"nearest that was found is 0\.530"):
+                meet([BudgetConfig(latency=0.505)], Clock(), device.within, measure)
