@@ -76,12 +76,11 @@ def row_of(met: Met, plan: Plan) -> dict[str, Any]:
 def sentence(row: Mapping[str, Any]) -> str:
     """Return what was reached for one budget."""
     budget = ", ".join(f"{kind}: {value:g}" for kind, value in row["budget"].items())
+    busy = "; the machine was busy with other work meanwhile" if row["contended"] else ""
     return (
         f"budget {budget}: {row['latency']:.3f} of the dense latency was measured "
         f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}] ({row['latency_ms']:.3g} of {row['dense_ms']:.3g} ms), with "
-        f"{row['macs'][1] / row['macs'][0]:.3f} of the MACs and without {len(row['blocks_removed'])} blocks"
-        + "; the machine was busy with other work meanwhile"
-        * row["contended"]
+        f"{row['macs'][1] / row['macs'][0]:.3f} of the MACs and without {len(row['blocks_removed'])} blocks{busy}"
     )
 
 
