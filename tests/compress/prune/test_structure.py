@@ -96,7 +96,7 @@ def test_a_budget_out_of_reach_says_the_nearest(resnet):
         ({"budget": {"macs": 0.5, "params": 0.5}}, "exactly one"),
         ({"budget": {"macs": 0.5}, "criterion": "dimpa"}, "did you mean 'dimap'"),
         ({"budget": {"macs": 0.5}, "algin": 8}, "algin"),
-        ({}, "exactly one of budget and ratio"),
+        ({}, "exactly one of budget, budgets and ratio"),
     ],
 )
 def test_wrong_options_are_refused_in_one_sentence(resnet, options, text):
