@@ -17,6 +17,7 @@ from compress.prune.budget import BudgetConfig
 
 TOLERANCE = 0.03  # of the asked latency
 BUSY_TOLERANCE = 0.1  # where the machine was busy with other work: less cannot be told apart there
+NEAR_ENOUGH = 0.02  # of it, and no other is looked for: the next measurement tells the same network that much apart
 ROUNDS = 6
 LOOKS = 12  # for an allocation that was not measured yet
 
@@ -90,7 +91,7 @@ def meet(
 
     measured: list[tuple[Allocation, Timing]] = []
     for _ in range(ROUNDS):
-        places = [place for place, met in enumerate(best) if met is None or off(met) > TOLERANCE / 2]
+        places = [place for place, met in enumerate(best) if met is None or off(met) > NEAR_ENOUGH]
         points = [(predicted(allocation), timing.share) for allocation, timing in measured]
         known = [allocation for allocation, _ in measured]
         found = {p: _next(points, known, share_of(budgets[p], dense_ms), allocated) for p in places}
@@ -131,7 +132,7 @@ def _next(
         found = allocated(aim)
         if found is None or found not in known:
             return found
-        aim = (aim + above[0]) / 2 if below is not None else aim * 0.98
+        aim *= 0.99 if below is None else 1.01
     return None
 
 
