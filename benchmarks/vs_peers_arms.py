@@ -16,6 +16,7 @@ from compress.core.errors import InputError
 from compress.graph.exactness import Exactness
 from compress.graph.plan import Plan, make_plan
 from compress.prune.blocks import block_influence, least_influential
+from compress.prune.by_latency import plans_by_latency
 from compress.prune.kinds import Surroundings, prune_bundle
 from compress.prune.kinds.structure import Structure
 from compress.prune.kinds.torch_pruning import TorchPruning
@@ -145,8 +146,6 @@ class LatencyArm:
 
     def plans(self, ratios: Sequence[float]) -> list[Plan]:
         """Return the plans that are so many times as fast as the dense model."""
-        from compress.prune.by_latency import plans_by_latency
-
         shares = [{"latency": 1 / ratio} for ratio in ratios]
         config = Structure.model_validate({"kind": "structure", "budgets": shares})
         setting = self.scene.setting(config.calibration_batches)
