@@ -10,6 +10,7 @@ from typing import Literal
 from torch import nn
 
 from compress.core.errors import InputError, did_you_mean
+from compress.core.globs import named
 from compress.graph.graph import Graph, Group, Skip
 
 Unit = Literal["channels", "heads", "head_dims", "mlp"]
@@ -21,7 +22,7 @@ def in_scope(
 ) -> Graph:
     """Return `graph` with the groups that may be narrowed; the others are listed as left whole, with the reason.
 
-    A glob matches a group by its name or by any layer whose output it narrows.
+    A glob matches a group by its name, by any layer whose output it narrows, or by a module around one.
 
     Raises:
         InputError: a glob matches no layer of the model, or nothing is left to prune.
@@ -64,8 +65,8 @@ def _reason(group: Group, units: Sequence[str], include: Sequence[str], exclude:
     if group.kind not in units:
         return f"{group.kind} are not among prune.units"
     for glob in exclude:
-        if fnmatch.filter(names, glob):
+        if any(named(name, glob) for name in names):
             return f"prune.exclude: {glob!r}"
-    if include and not any(fnmatch.filter(names, glob) for glob in include):
+    if include and not any(named(name, glob) for glob in include for name in names):
         return "not in prune.include"
     return None

@@ -26,7 +26,7 @@ class BudgetConfig(Config):
         None, gt=0, lt=1, description="fraction of the dense latency to keep, as measured on the target, met within 3 %"
     )
     latency_ms: float | None = Field(
-        None, gt=0, description="milliseconds per batch on the target, as measured there, met within 3 %"
+        None, gt=0, allow_inf_nan=False, description="milliseconds per batch, as measured on the target, met within 3 %"
     )
 
     @model_validator(mode="after")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
@@ -16,6 +15,7 @@ from torch import nn
 from compress.bundle import Bundle
 from compress.core.environment import on_device
 from compress.core.errors import InputError
+from compress.core.globs import named
 from compress.core.progress import say
 from compress.criteria.unit_criterion import ScoringData
 from compress.export.exporters import ExportConfig
@@ -273,6 +273,6 @@ def _name_of(allocation: Allocation) -> str:
 def _may_go(block: str, graph: Graph, config: StructureConfig) -> bool:
     """Return whether include and exclude let a block go: it is included itself, and nothing in it is excluded."""
     layers = {block, *(op.layer for op in graph.operations if inside(op.layer, (block,)))}
-    if any(fnmatch.filter(layers, glob) for glob in config.exclude):
+    if any(named(layer, glob.partition(":")[0]) for glob in config.exclude for layer in layers):  # or a group's name
         return False
-    return not config.include or any(fnmatch.fnmatch(block, glob) for glob in config.include)
+    return not config.include or any(named(block, glob) for glob in config.include)

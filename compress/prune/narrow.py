@@ -19,6 +19,7 @@ from compress.graph.apply import apply
 from compress.graph.graph import Graph
 from compress.graph.plan import Plan
 from compress.prune.allocation.front import written
+from compress.prune.allocation.meet import Met
 from compress.prune.budget import BudgetConfig
 from compress.prune.by_latency import plans_by_latency
 from compress.prune.details import plan_details
@@ -32,13 +33,16 @@ from evaluators.datasets import Data
 from evaluators.latency.width_multiple import width_multiple
 from evaluators.tasks.evaluation import evaluate
 
+LEAST_STEP = 0.98
+"""Share of the latency that a step leaves at most, where an earlier one went further than it was to."""
+
 
 def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> tuple[Bundle, Details]:
     """Return the bundle without the units that `config` removes, and the details; with several steps, after one."""
     with on_device(bundle.model, around.device):
         on = bundle.example_inputs().to(around.device)
         graph = prunable(bundle.model, on, config, bundle.known)
-        first = _first_step(graph, config) if around.step == 1 and config.steps > 1 else _noted(around.first or {})
+        first = _first_step(graph, config) if around.step == 1 else _noted(around.first or {})
         setting = Setting(
             batches=first_batches(around.data, config.calibration_batches),
             device=around.device,
@@ -51,11 +55,16 @@ def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> t
         )
         rows, scored = _sensitivity(bundle.model, graph, config, setting, around) if config.sensitivity else ({}, None)
         if config.latencies:
-            fitted = plans_by_latency(bundle, config, _budgets(config, around.step), setting, around)
+            budgets = _budgets(config, around.step, first.get("latency_left", 1.0))
+            fitted = plans_by_latency(bundle, config, budgets, setting, around)
+            first = _with_latency(first, config, fitted[-1][0])
         else:
             plan = plan_structure(bundle.model, graph, on, config, setting, scored)
     cut = partial(_cut, bundle, config, around)
     small, details = written(fitted, cut, config, around) if config.latencies else cut(plan)
+    if "latency_left" in first:
+        note = f"{first['latency_left']:.3f} of the latency before the first of {config.steps} steps is left"
+        details["notes"] = [*details["notes"], note]
     return small, details | first | rows
 
 
@@ -72,13 +81,20 @@ def _cut(bundle: Bundle, config: StructureConfig, around: Surroundings, plan: Pl
 
 
 def _first_step(graph: Graph, config: StructureConfig) -> Details:
-    """Return cost and widths of the model before the first of several steps."""
+    """Return cost and widths of the model before the first of several steps; nothing where there is one."""
+    if config.steps == 1:
+        return {}
     counted = config.budget.counted if config.budget is not None else "macs"
     return {"dense_cost": getattr(graph, counted)(), "dense_widths": graph.widths()}
 
 
 def _noted(record: Mapping[str, Any]) -> Details:
-    return {key: record[key] for key in ("dense_cost", "dense_widths") if key in record}
+    return {key: record[key] for key in ("dense_cost", "dense_widths", "latency_left") if key in record}
+
+
+def _with_latency(first: Details, config: StructureConfig, met: Met) -> Details:
+    """Return the details with the share of the latency before the first of several steps that was measured now."""
+    return first if config.steps == 1 else first | {"latency_left": first.get("latency_left", 1.0) * met.timing.share}
 
 
 def _sensitivity(
@@ -106,12 +122,13 @@ def _target(config: StructureConfig, step: int) -> float | None:
     return 1 - (1 - final) * step / config.steps
 
 
-def _budgets(config: StructureConfig, step: int) -> Sequence[BudgetConfig]:
-    """Return the latencies to reach; on the way there in steps, this step's share of what the model takes now."""
+def _budgets(config: StructureConfig, step: int, left: float) -> Sequence[BudgetConfig]:
+    """Return the latencies to reach; on the way there in steps, this step's share of what the model takes now.
+
+    What it takes now, `left` of the model before the first step, was measured, so that errors do not add up.
+    """
     target = _target(config, step)
-    if target is None:
-        return config.latencies
-    return [BudgetConfig(latency=target / (_target(config, step - 1) or 1.0))]
+    return config.latencies if target is None else [BudgetConfig(latency=min(target / left, LEAST_STEP))]
 
 
 def first_batches(data: Data | None, count: int) -> Batches | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from compress.bundle import Bundle
 from compress.core.errors import CompressError, InputError, did_you_mean, in_one_line, is_out_of_memory
+from compress.core.globs import named as is_named
 from compress.core.modes import evaluating
 from compress.core.tensors import call, tensors_in
 from compress.graph.graph import Skip
@@ -58,7 +58,7 @@ def replaceable(
     named = {name: module for name, module in model.named_modules() if name and isinstance(module, PLAIN)}
     for key, globs in (("include", include), ("exclude", exclude)):
         for glob in globs:
-            if not fnmatch.filter(named, glob):
+            if not any(is_named(name, glob) for name in named):
                 raise InputError(
                     f"prune.{key}: the pattern {glob!r} matches no linear layer or convolution; allowed are globs over "
                     f"their names such as {next(iter(named), '')!r}{did_you_mean(glob, named)}"
@@ -138,9 +138,9 @@ def replace_layers(bundle: Bundle, transform: Transform, new: Sequence[Replaceme
 
 
 def _out_of_scope(name: str, include: Sequence[str], exclude: Sequence[str]) -> str | None:
-    if (glob := next((glob for glob in exclude if fnmatch.fnmatchcase(name, glob)), None)) is not None:
+    if (glob := next((glob for glob in exclude if is_named(name, glob)), None)) is not None:
         return f"prune.exclude: {glob!r}"
-    if include and not any(fnmatch.fnmatchcase(name, glob) for glob in include):
+    if include and not any(is_named(name, glob) for glob in include):
         return "not in prune.include"
     return None
 

@@ -15,6 +15,9 @@ from compress.criteria.unit_criterion import UnitCriterion
 from compress.graph.scope import Unit
 from compress.prune.budget import BudgetConfig
 
+LATENCY_STEP = 0.05
+"""Share of the latency that each of several steps takes away at least: one is met within 3 %."""
+
 
 class StructureConfig(Config):
     """Removal of whole channels, heads, head widths, MLP units and residual blocks: tensors really shrink."""
@@ -96,6 +99,12 @@ class StructureConfig(Config):
             raise ValueError("a latency budget allocates by measured time; leave out allocation")
         if self.steps > 1 and (self.budgets or self.latencies[0].kind == "latency_ms"):
             raise ValueError("several steps go to one fraction (budget: {latency: F}); leave out steps")
+        most = max(1, int((1 - self.latencies[0].target) / LATENCY_STEP + 1e-9))
+        if self.steps > most:
+            raise ValueError(
+                f"{self.steps} steps to {self.latencies[0]} are less than {LATENCY_STEP:g} of the latency each, less "
+                f"than can be met; allowed steps up to {most}"
+            )
         return self
 
     @property

@@ -25,7 +25,10 @@ class QuantizeConfig(Config):
     per_channel: bool = Field(True, description="a scale for each output channel of a weight")
     judged: int = Field(2000, ge=1, description="other training images that files are judged on, at most")
     max_drop: float | None = Field(
-        None, ge=0, description="of the main metric there; null: 0.5 points of one in percent, others need a number"
+        None,
+        ge=0,
+        allow_inf_nan=False,
+        description="of the main metric there; null: 0.5 points of one in percent, others need a number",
     )
     exclude: tuple[str, ...] = Field((), description="layers that stay float: their names, * for any characters")
 
@@ -36,6 +39,8 @@ class QuantizeConfig(Config):
             given = [key for key in integers if getattr(self, key) != type(self).model_fields[key].default]
             if given:
                 raise ValueError(f"{', '.join(given)}: of types int8 alone; leave out with {self.types}")
+        if self.method == "dynamic" and self.calibrate != "minmax":
+            raise ValueError(f"calibrate {self.calibrate}: dynamic files take no ranges from images; leave it out")
         return self
 
     @property

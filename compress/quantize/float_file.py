@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from compress.core.globs import named
 from compress.quantize.quiet import quiet
 
 MULTIPLYING = ("Conv", "MatMul", "Gemm")
@@ -76,12 +76,6 @@ class FloatFile:
     def matching(self, globs: tuple[str, ...]) -> list[Layer]:
         """Return the layers that `globs` name, themselves or a module around them."""
         return [layer for layer in self.layers if any(named(layer.name, glob) for glob in globs)]
-
-
-def named(module: str, glob: str) -> bool:
-    """Return whether `glob` matches a module's name or that of a module that it is in."""
-    parts = module.split(".")
-    return any(fnmatchcase(".".join(parts[:end]), glob) for end in range(1, len(parts) + 1))
 
 
 def _name_nodes(model: Any) -> None:

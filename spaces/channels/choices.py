@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from itertools import groupby
 from typing import Literal
 
 import torch
 from torch import nn
 
+from compress.core.globs import named
 from compress.graph.graph import Graph, Group
 from compress.graph.lanes import Lane, make_lanes
 from compress.graph.widths import WidthRules
@@ -72,7 +72,7 @@ def find_stages(
 
     `shares` of the blocks of each are offered; none: any number.
     """
-    free = [block for block in blocks if not any(fnmatch(block, glob) for glob in exclude)]
+    free = [block for block in blocks if not any(named(block, glob) for glob in exclude)]
     runs = [run for parent in dict.fromkeys(map(_parent, free)) for run in _runs(module, parent, set(free))]
     stages = []
     for run, droppable in runs:

@@ -14,7 +14,7 @@ from compress.core.environment import on_device
 from compress.core.progress import say
 from compress.export.exporters import export as export_onnx
 from compress.graph.plan import Plan
-from compress.prune.allocation.meet import Met
+from compress.prune.allocation.meet import TOLERANCE, Met
 from compress.prune.kinds import Details, Surroundings
 from compress.prune.structure_config import StructureConfig
 from evaluators.tasks.evaluation import evaluate
@@ -75,12 +75,15 @@ def row_of(met: Met, plan: Plan) -> dict[str, Any]:
 
 def sentence(row: Mapping[str, Any]) -> str:
     """Return what was reached for one budget."""
-    budget = ", ".join(f"{kind}: {value:g}" for kind, value in row["budget"].items())
-    busy = "; the machine was busy with other work meanwhile" if row["contended"] else ""
+    rest = "; the machine was busy with other work meanwhile" if row["contended"] else ""
+    ((kind, value),) = row["budget"].items()
+    off = row["latency"] / (value if kind == "latency" else value / row["dense_ms"]) - 1
+    if abs(off) > TOLERANCE:
+        rest = f"; that is {abs(off):.0%} {'more' if off > 0 else 'less'} than was asked{rest}"
     return (
-        f"budget {budget}: {row['latency']:.3f} of the dense latency was measured "
+        f"budget {kind}: {value:g}: {row['latency']:.3f} of the dense latency was measured "
         f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}] ({row['latency_ms']:.3g} of {row['dense_ms']:.3g} ms), with "
-        f"{row['macs'][1] / row['macs'][0]:.3f} of the MACs and without {len(row['blocks_removed'])} blocks{busy}"
+        f"{row['macs'][1] / row['macs'][0]:.3f} of the MACs and without {len(row['blocks_removed'])} blocks{rest}"
     )
 
 

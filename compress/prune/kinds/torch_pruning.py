@@ -32,7 +32,7 @@ class TorchPruning(PruneBase):
     kind: Literal["torch_pruning"] = Field("torch_pruning", description="torch-pruning's own pruner")
     pruner: Pruner = Field("base", description="which of its pruners; the others than base train before, see `sparse`")
     importance: Importance = Field("l2", description="how its groups are ranked; taylor and hessian need data")
-    pruning_ratio: float = Field(0.5, ge=0, lt=1, description="share of the channels of every layer, or of all")
+    pruning_ratio: float = Field(0.5, gt=0, lt=1, description="share of the channels of every layer, or of all")
     head_pruning_ratio: float = Field(0.0, ge=0, lt=1, description="share of heads, with `prune_num_heads`")
     prune_num_heads: bool = Field(False, description="whole heads go")
     prune_head_dims: bool = Field(True, description="heads become narrower")
@@ -61,8 +61,6 @@ class TorchPruning(PruneBase):
             )
         if self.prune_num_heads != (self.head_pruning_ratio > 0):
             raise ValueError("give prune_num_heads and head_pruning_ratio together")
-        if self.head_pruning_ratio and not self.pruning_ratio:
-            raise ValueError("torch-pruning removes heads only where channels go as well: give pruning_ratio, too")
         if self.isomorphic and not self.global_pruning:
             raise ValueError("isomorphic is a kind of global_pruning: set that to true, too")
         return self

@@ -12,13 +12,14 @@ from typing import Any
 from compress.bundle import Bundle
 from compress.core.atomic import replacing
 from compress.core.errors import InputError, did_you_mean
+from compress.core.globs import named
 from compress.core.progress import say
 from compress.core.yaml_lines import Path_
 from compress.export.onnx_file import SINGLE_FILE_BYTES
 from compress.quantize.choose import Candidate, Choice
 from compress.quantize.config import QuantizeConfig
 from compress.quantize.details import details_of, in_brief, verdict
-from compress.quantize.float_file import FloatFile, named
+from compress.quantize.float_file import FloatFile
 from compress.quantize.images import images_of
 from compress.quantize.judge import judge
 from compress.runs.artifact import Artifact

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 import compress
 from compress.bundle import Bundle, open_model
 from compress.core.errors import InputError
+from compress.export.exporters import ExportConfig
 from compress.graph.apply import apply
 from compress.prune.kinds import Details, PruneBase, Surroundings, prune_bundle, prune_kinds
+from compress.prune.kinds.structure import Structure
 from compress.prune.narrow import shrunk
 from compress.prune.structure import plan
 from compress.runs.dry_run import dry_run
@@ -28,6 +30,7 @@ from compress.testing.stages import check_stage
 from compress.testing.transforms import check_transform
 from compress.transforms import Transform, transforms
 from compress.transforms.narrow import Narrow
+from evaluators.latency.measure import LatencyConfig
 from spaces.zoo import ModelConfig
 
 RECIPE: dict[str, Any] = {
@@ -159,6 +162,14 @@ def test_tokens_and_paths_do_not_follow_on_each_other_and_that_is_told_before_an
         InputError, match=r"prune\.1\.kind: the paths of this model are weighed already.* tokens cannot"
     ):
         run(tmp_path, prune=[paths, tokens])
+
+
+def test_a_fraction_is_of_what_an_earlier_pruning_in_steps_has_left(bundle: Bundle) -> None:
+    earlier = {"dense_cost": 10 * bundle.costs()["macs"], "dense_widths": {}}
+    around = Surroundings(None, "cpu", 0, LatencyConfig(), ExportConfig(), first=earlier)
+    config = Structure.model_validate({"kind": "structure", "budget": {"params": 0.6}, "align": 1})
+    small, _ = prune_bundle(bundle, config, around)
+    assert small.costs()["params"] == pytest.approx(0.6 * bundle.costs()["params"], rel=0.04)
 
 
 def test_a_masked_bundle_is_refused_in_one_sentence(bundle: Bundle) -> None:

@@ -72,10 +72,16 @@ def test_units_limit_what_is_removed_and_the_rest_is_named(swin):
     assert any("heads are not among prune.units" in skip.reason for skip in plan.skipped)
 
 
-def test_exclude_keeps_a_layer_whole_and_says_so(resnet):
-    plan = compress.plan(resnet, X, budget={"macs": 0.6}, exclude=["layer1.*"])
-    assert not any(row.name.startswith("layer1.0.conv1") for row in plan.layers)
+@pytest.mark.parametrize("glob", ["layer1.*", "layer1", "layer1.0"])
+def test_exclude_keeps_layers_whole_also_by_a_module_around_them_and_says_so(resnet, glob):
+    plan = compress.plan(resnet, X, budget={"macs": 0.7}, exclude=[glob])
+    assert plan.layers and not any(row.name.startswith("layer1.0.conv1") for row in plan.layers)
     assert any(skip.layer == "layer1.0.conv1" and "prune.exclude" in skip.reason for skip in plan.skipped)
+
+
+def test_include_takes_what_is_in_a_module(resnet):
+    plan = compress.plan(resnet, X, ratio=0.3, include=["layer3"])
+    assert plan.layers and all(row.name.startswith("layer3.") for row in plan.layers)
 
 
 @pytest.mark.parametrize("key", ["include", "exclude"])

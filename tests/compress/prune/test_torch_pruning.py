@@ -239,6 +239,7 @@ def test_a_module_that_computes_something_else_is_caught() -> None:
         ({"sparse_updates": 5}, "allowed: base with 0"),
         ({"isomorphic": True}, "global_pruning"),
         ({"prune_num_heads": True}, "give prune_num_heads and head_pruning_ratio together"),
+        ({"pruning_ratio": 0.0}, "pruning_ratio"),
     ],
 )
 def test_settings_that_make_no_sense_are_told(settings: dict[str, Any], says: str) -> None:

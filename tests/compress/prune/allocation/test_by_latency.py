@@ -19,7 +19,8 @@ from compress.core.errors import InputError
 from compress.core.problems import validated
 from compress.latency_model import build, survey
 from compress.latency_model.build import latency_model
-from compress.prune import by_latency
+from compress.prune import by_latency, narrow
+from compress.prune.allocation.front import sentence
 from compress.prune.allocation.losses import measured_losses
 from compress.prune.structure_config import StructureConfig
 from evaluators.latency.measure import Comparison, LatencyConfig
@@ -179,8 +180,31 @@ def test_what_cannot_be_met_is_refused_before_whole_networks_are_timed(
         ({"budgets": []}, "budgets"),
         ({"budget": {"latency": 0.5}, "budgets": [{"latency": 0.4}]}, "exactly one of budget, budgets and ratio"),
         ({"budget": {"latency_ms": 3.0}, "steps": 3}, "several steps go to one fraction"),
+        ({"budget": {"latency": 0.5}, "steps": 11}, "11 steps to latency: 0.5 are less than 0.05.*up to 10"),
+        ({"budget": {"latency_ms": math.inf}}, "latency_ms"),
     ],
 )
 def test_settings_that_say_nothing_are_refused(prune: dict[str, Any], text: str) -> None:
     with pytest.raises(InputError, match=text):
         validated(StructureConfig, {"kind": "structure", **prune})
+
+
+@pytest.mark.parametrize("glob", ["layer2", "layer2.1.conv1:channels"])
+def test_blocks_stay_that_an_excluded_layer_is_in(target: Target, tmp_path: Path, glob: str) -> None:
+    run(tmp_path, data="none", budget={"latency": 0.4}, exclude=[glob], compensate=False)
+    assert "layer2.1" not in details(tmp_path)["latencies"][0]["blocks_removed"]
+    assert details(tmp_path)["latencies"][0]["blocks_removed"]
+
+
+def test_a_step_makes_up_for_what_the_one_before_missed() -> None:
+    config = validated(StructureConfig, {"kind": "structure", "budget": {"latency": 0.5}, "steps": 2})
+    assert [budget.target for budget in narrow._budgets(config, 1, 1.0)] == [0.75]
+    assert [budget.target for budget in narrow._budgets(config, 2, 0.77)] == [pytest.approx(0.5 / 0.77)]
+    assert [budget.target for budget in narrow._budgets(config, 2, 0.4)] == [narrow.LEAST_STEP]
+
+
+def test_a_latency_that_is_not_the_asked_one_is_told_so() -> None:
+    row = {"budget": {"latency_ms": 2.0}, "latency": 0.53, "ci95": [0.4, 0.6], "latency_ms": 2.1, "dense_ms": 4.0}
+    row |= {"macs": [100, 50], "blocks_removed": [], "contended": False}
+    assert "6% more than was asked" in sentence(row)
+    assert "asked" not in sentence(row | {"latency": 0.51})
