@@ -11,7 +11,7 @@ import typer
 
 from compress.commands.options import DeviceFlag, JsonFlag, QuietFlag, SetFlag, overrides_of, print_json
 from compress.core.errors import InputError
-from compress.core.progress import set_quiet
+from compress.core.progress import say, set_quiet
 
 if TYPE_CHECKING:
     from compress.export.exporters import ExportResult
@@ -137,9 +137,12 @@ def evaluate(
     set_quiet(quiet)
     from compress.runs.evaluation import evaluate_file
     from compress.runs.recipe import load_recipe
+    from compress.runs.stages.quantize import FLOAT_FILE
 
     loaded = load_recipe(recipe or _recipe_beside(bundle), overrides_of(set_))
     found = evaluate_file(bundle, loaded, device)
+    if (bundle / FLOAT_FILE).is_file():
+        say(f"these figures are the float model's; those of the run's ONNX file: compress eval {bundle / 'model.onnx'}")
     if json:
         print_json(found)
         return

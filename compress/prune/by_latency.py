@@ -33,7 +33,7 @@ from compress.prune.allocation.allocator import Allocation, Allocator, Summand
 from compress.prune.allocation.decisions import Decision, decisions_of, stages_of
 from compress.prune.allocation.journal import Journal, fingerprint
 from compress.prune.allocation.losses import LossTable, Repair, counted_losses, measured_losses
-from compress.prune.allocation.meet import Met, Timing, meet, share_of
+from compress.prune.allocation.meet import Met, Timing, key_of, meet, share_of
 from compress.prune.allocation.replay import Replay
 from compress.prune.budget import BudgetConfig
 from compress.prune.compensation.statistics import DenseStatistics
@@ -42,11 +42,12 @@ from compress.prune.proof import compare_costs, mended
 from compress.prune.structure import Scored, Setting, prunable, scored_units
 from compress.prune.structure_config import StructureConfig
 from evaluators.datasets.holdout import with_holdout
-from evaluators.latency.measure import Comparison, LatencyRecord, interleave
+from evaluators.latency.measure import Comparison, LatencyRecord, interleave, record
 
 JUDGED = 600  # images that losses are measured on, of those that nothing else here sees
 JUDGED_SHARE = 0.25  # of the training images, at most
 READ = 800  # other images that compensation is solved on
+LONGER = 1.1  # times the model's own latency, that a budget is to be before it is refused by a short measurement
 PRECISION = 0.02  # width of the 95 % interval at which timing a whole network ends
 
 
@@ -65,6 +66,25 @@ def plans_by_latency(
                 return search.fitted(budgets)
             except _Wrong:
                 continue
+
+
+def refuse_faster(bundle: Bundle, config: StructureConfig, around: Surroundings) -> None:
+    """Raise InputError where the model as it is takes less than a budget in milliseconds, by a short measurement."""
+    budgets = [budget for budget in config.latencies if budget.kind == "latency_ms"]
+    if not budgets:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        example = bundle.example_inputs(2)
+        file = export_quickly(bundle.model, example, Path(folder) / "dense.onnx", bundle.task).path
+        shortly = {"runs": min(around.latency.runs, 30), "seconds": min(around.latency.seconds, 0.5)}
+        found = record(file, around.latency.model_copy(update=shortly))
+    for budget in budgets:
+        if budget.target > LONGER * _ms(found, "cpu_p50" if found.contended and found.threads == 1 else "p50"):
+            raise InputError(_removes_nothing(budget, budgets, _ms(found, "p50")))
+
+
+def _removes_nothing(budget: BudgetConfig, budgets: Sequence[BudgetConfig], ms: float) -> str:
+    return f"{key_of(budget, budgets)} ms removes nothing: the model takes {ms:.3g} ms as it is"
 
 
 class _Wrong(Exception):
@@ -222,18 +242,18 @@ class _Search:
         """Raise InputError for a budget that the dense model meets already, or that no choice can."""
         for budget in budgets:
             share = share_of(budget, clock.dense_ms)
-            where = f"prune.budget.{budget.kind}: {budget.target:g}"
             if share >= 1:
-                raise InputError(f"{where} ms removes nothing: the model takes {clock.dense_ms:.3g} ms as it is")
+                raise InputError(_removes_nothing(budget, budgets, clock.dense_ms))
             least = allocator.least()
             if (least_ms := clock.constant + clock.factor * least) > share * clock.dense_ms * 1.03:
                 allocation = allocator.within(least * (1 + 1e-9) + 1e-12)
                 assert allocation is not None
                 holds = "; ".join(_heaviest(clock, allocation))
                 raise InputError(
-                    f"{where} cannot be met; the least that can be reached is {least_ms / clock.dense_ms:.3f} of the "
-                    f"dense latency, {least_ms:.3g} ms, with every width and block at its least (prune.min_fraction "
-                    f"{self.config.min_fraction:g}); most is then left in {holds}"
+                    f"{key_of(budget, budgets)} cannot be met; the least that can be reached is "
+                    f"{least_ms / clock.dense_ms:.3f} of the dense latency, {least_ms:.3g} ms, with every width and "
+                    f"block at its least (prune.min_fraction {self.config.min_fraction:g}); most is then left in "
+                    f"{holds}"
                 )
 
 
@@ -252,11 +272,11 @@ def _heaviest(clock: LatencyModel, allocation: Allocation, most: int = 4) -> lis
 def _timings(found: Comparison) -> list[Timing]:
     dense, *others = found.records
     timings = []
-    for record, ratio in zip(others, found.ratios, strict=True):
+    for small, ratio in zip(others, found.ratios, strict=True):
         low, high = (1 / each for each in reversed(ratio["ci95"]))
         clock = "cpu_p50" if ratio.get("clock") == "cpu" else "p50"
-        busy = record.contended or dense.contended
-        timings.append(Timing(1 / ratio["median"], low, high, _ms(record, clock), _ms(dense, clock), busy))
+        busy = small.contended or dense.contended
+        timings.append(Timing(1 / ratio["median"], low, high, _ms(small, clock), _ms(dense, clock), busy))
     return timings
 
 

@@ -37,7 +37,7 @@ def report_of(
     }
     beside = [each for record in records for each in record.get("beside", ())]
     if beside:
-        found["references"] = [_reference(each, keys, last) for each in beside]
+        found.update(references=[_reference(each, keys, last) for each in beside])
     for record in records:
         found |= record.get("in_report", {})
     return found

@@ -49,6 +49,7 @@ class Runner:
     def run(self) -> None:
         """Open model and data, run what is not finished, write the report."""
         self._begin()
+        self._reach()
         artifact = Artifact(model=self.recipe.model)
         for act in self.acts:
             if act.stage.needs_model and (artifact.bundle is None or not self.opened):
@@ -72,6 +73,14 @@ class Runner:
             self.directory.log({"event": "resume" if self.resume else "start", "recipe": self.recipe.name})
         except OSError as error:
             raise NotWritten(f"--out  {path} cannot be written: {reason_of(error)}") from error
+
+    def _reach(self) -> None:
+        """Find what is not there that a later act needs, before time is spent on those before it."""
+        for act in self.acts:
+            if act.config is not None and finished_stage(self._place(act)) is None:
+                self.act = f"reaching what {act.name} needs"
+                act.stage.reach(act.config)
+        self.act = "opening model and data"
 
     def _open(self, artifact: Artifact, first: Act) -> Artifact:
         """Return the artifact with its model built, and fit the data to it; `first` is the act that needs both."""

@@ -115,6 +115,9 @@ class Stage(ABC, Generic[C]):
     def check_model(self, config: C, bundle: Bundle) -> None:
         """Raise InputError where `config` cannot be done to this model; asked before time is spent on training it."""
 
+    def reach(self, config: C) -> None:
+        """Raise where what it needs besides model and data, such as a target, is not there; asked before a run."""
+
     def restore(self, artifact: Artifact, config: C, context: Context) -> Artifact:
         """Return what `run` has left in the stage's directory, where it was finished by another process."""
         onnx = context.directory / MODEL_FILE

@@ -96,6 +96,17 @@ class Comparison:
     ratios: list[dict[str, Any]]
 
 
+def reach(config: LatencyConfig) -> None:
+    """Try the target out before anything is made for it; this machine with its processor needs no trial.
+
+    Raises:
+        InputError: its command cannot be started, or it has not the provider.
+        CompressError: it failed, or its Python lacks numpy or onnxruntime.
+    """
+    if not config.target.here or config.provider != LatencyConfig.model_fields["provider"].default:
+        ask(config.target, {"action": "environment", "provider": config.provider})
+
+
 def record(onnx_path: Path | str, config: LatencyConfig) -> LatencyRecord:
     """Time one ONNX file after a warm-up; `samples` holds up to 1000 of its runs in order of time.
 

@@ -108,7 +108,7 @@ def meet(
             best[place] = min(ways, key=off)
     for budget, met in zip(budgets, best, strict=True):
         if met is None or not holds(met):
-            raise InputError(_missed(budget, met))
+            raise InputError(_missed(budget, budgets, met))
     return [met for met in best if met is not None]
 
 
@@ -153,12 +153,18 @@ def holds(met: Met) -> bool:
     return near or timing.low <= share_of(met.budget, timing.dense_ms) <= timing.high
 
 
-def _missed(budget: BudgetConfig, met: Met | None) -> str:
+def key_of(budget: BudgetConfig, budgets: Sequence[BudgetConfig]) -> str:
+    """Return a budget as messages begin: with its key in the recipe."""
+    return f"prune.budgets: {budget}" if len(budgets) > 1 else f"prune.budget.{budget}"
+
+
+def _missed(budget: BudgetConfig, budgets: Sequence[BudgetConfig], met: Met | None) -> str:
+    key = key_of(budget, budgets)
     if met is None:
-        return f"prune.budget.{budget.kind}: {budget.target:g} cannot be met; no choice of widths and blocks is so fast"
+        return f"{key} cannot be met; no choice of widths and blocks is so fast"
     timing = met.timing
     return (
-        f"prune.budget.{budget.kind}: {budget.target:g} cannot be met within 3 %; the nearest that was found is "
+        f"{key} cannot be met within 3 %; the nearest that was found is "
         f"{timing.share:.3f} of the dense latency [{timing.low:.3f}, {timing.high:.3f}], {timing.ms:.3g} ms: "
         "the next choice of widths and blocks is further off, or the machine is busy with other work"
     )

@@ -82,6 +82,15 @@ class PruneBase(Config):
         It is asked before time is spent on training; nothing is changed.
         """
 
+    def check_names(self, bundle: Bundle) -> None:
+        """Raise where globs match nothing of the model or a package is missing, as far as earlier prunings say nothing.
+
+        It is asked before time is spent on training, of those that follow on others in a list.
+        """
+
+    def check_times(self, bundle: Bundle, around: Surroundings) -> None:
+        """Raise where a time is asked for that the model takes before any training; asked of the first of a list."""
+
     @abstractmethod
     def prune(self, bundle: Bundle, around: Surroundings) -> tuple[Bundle, Details]:
         """Return the pruned bundle and what was removed; the bundle's model may be changed in place.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from compress.bundle import Bundle
+from compress.prune.by_latency import refuse_faster
 from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
 from compress.prune.narrow import narrowed
 from compress.prune.structure import prunable, refuse_unreachable
@@ -33,6 +34,15 @@ class Structure(StructureConfig, PruneBase):
         """Raise where the model cannot be traced, a glob matches nothing, or so little cannot be left of its shapes."""
         self.options.check()
         refuse_unreachable(prunable(bundle.model, bundle.example_inputs(), self, bundle.known), self)
+
+    def check_names(self, bundle: Bundle) -> None:
+        """Raise where a glob matches nothing, or the criterion needs a package that is not there."""
+        self.options.check()
+        prunable(bundle.model, bundle.example_inputs(), self, bundle.known)
+
+    def check_times(self, bundle: Bundle, around: Surroundings) -> None:
+        """Raise where the model is faster than a budget in milliseconds as it is."""
+        refuse_faster(bundle, self, around)
 
     def prune(self, bundle: Bundle, around: Surroundings) -> tuple[Bundle, Details]:
         """Return the bundle without the units that the settings remove; with several steps, after one of them."""

@@ -20,7 +20,8 @@ from compress.prune.details import plan_details
 from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
 from compress.prune.narrow import shrunk
 from compress.prune.peers.history import explained
-from compress.prune.peers.pruner import NEED_DATA, Importance, Pruner, make_pruner, step, tables, train
+from compress.prune.peers.pruner import NEED_DATA, Importance, Pruner, excluded, make_pruner, step, tables, train
+from compress.prune.peers.tracing import torch_pruning
 from compress.prune.repair import renew_norms, repaired
 from evaluators.datasets.batch import Batch
 
@@ -74,6 +75,11 @@ class TorchPruning(PruneBase):
             )
         inputs = bundle.example_inputs()
         self._pruner(apply(Plan(), bundle.model), bundle.known.graph(bundle.model, inputs), inputs)
+
+    def check_names(self, bundle: Bundle) -> None:
+        """Raise where torch-pruning is not there, or a glob matches nothing."""
+        torch_pruning()
+        excluded(bundle.model, self.exclude)
 
     def prune(self, bundle: Bundle, around: Surroundings) -> tuple[Bundle, Details]:
         """Return the bundle without what torch-pruning removes, and the details."""

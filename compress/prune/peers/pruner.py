@@ -61,12 +61,7 @@ def make_pruner(
     modules = dict(model.named_modules())
     narrowed = {part.layer for group in graph.groups for part in group.slices if part.role == "out"}
     whole = [name for name, each in modules.items() if _has_width(each) and name not in narrowed]
-    for glob in exclude:
-        found = fnmatch.filter(modules, glob)
-        if not found:
-            near = did_you_mean(glob, modules)
-            raise InputError(f"prune.exclude: the pattern {glob!r} matches no layer; allowed: globs over layers{near}")
-        whole += [name for name in found if name]
+    whole += excluded(model, exclude)
     heads = {modules[name]: g.size for g in graph.groups if g.kind == "heads" for name in g.layers if g.size > 1}
     ignored = [*(modules[name] for name in dict.fromkeys(whole)), *tables(model, graph)]
     with following(model):
@@ -80,6 +75,16 @@ def make_pruner(
             out_channel_groups={},
             **options,
         )
+
+
+def excluded(model: nn.Module, globs: Sequence[str]) -> list[str]:
+    """Return the names of the modules that globs match; InputError where one matches nothing."""
+    names = [name for name, _ in model.named_modules() if name]
+    for glob in globs:
+        if not fnmatch.filter(names, glob):
+            near = did_you_mean(glob, names)
+            raise InputError(f"prune.exclude: the pattern {glob!r} matches no layer; allowed: globs over layers{near}")
+    return [name for glob in globs for name in fnmatch.filter(names, glob)]
 
 
 def step(pruner: Any, importance: Importance, batches: Iterable[Batch], task: Task) -> None:

@@ -20,7 +20,7 @@ from compress.runs.recipe import Recipe
 from compress.runs.recipe_file import Finding
 from compress.runs.stage import Act, Seconds, Stage, acts_of, stages
 from compress.runs.stages.export import export_seconds
-from evaluators.latency.measure import Comparison, LatencyConfig, interleave, record
+from evaluators.latency.measure import Comparison, LatencyConfig, interleave, reach, record
 
 
 class LatencyStageConfig(LatencyConfig):
@@ -50,6 +50,10 @@ class Latency(Stage[LatencyStageConfig]):
         """Yield that there are no files to time."""
         if sections.get("export", ...) is None:
             yield key, "times ONNX files, so it needs an export section"
+
+    def reach(self, config: LatencyStageConfig) -> None:
+        """Raise where the target does not answer or has not the provider."""
+        reach(config)
 
     def run(self, artifact: Artifact, config: LatencyStageConfig, context: Context) -> Artifact:
         """Time the artifact's ONNX file, the baseline's where that is another one, and those between and beside them.

@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluators.latency.agent.feed import BadInput, first_line
+from evaluators.latency.agent.feed import BadInput, check_provider, first_line
 from evaluators.latency.agent.operators import operators
 from evaluators.latency.agent.timing import compare, measure
 
@@ -99,6 +99,8 @@ def answer(request: Request) -> dict[str, Any]:
     import numpy
     import onnxruntime  # noqa: F401 (missing libraries are found before any work)
 
+    if "provider" in request:
+        check_provider(request["provider"])
     if request["action"] == "environment":
         return {"environment": environment()}
     with tempfile.TemporaryDirectory() as folder:

@@ -29,6 +29,15 @@ class BadInput(Exception):
     """What was asked for cannot be measured: the model or the request is wrong."""
 
 
+def check_provider(provider: str) -> None:
+    """Raise BadInput for a provider that ONNX Runtime has not here."""
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise BadInput(f"provider {provider!r} is not in this onnxruntime; allowed: {', '.join(available)}")
+
+
 def open_session(path: Path, request: Request, profile: str | None = None) -> Any:
     """Return an inference session on the model at `path`, with threads and optimisation level pinned.
 
@@ -40,9 +49,7 @@ def open_session(path: Path, request: Request, profile: str | None = None) -> An
     import onnxruntime
 
     provider = request["provider"]
-    available = onnxruntime.get_available_providers()
-    if provider not in available:
-        raise BadInput(f"provider {provider!r} is not in this onnxruntime; allowed: {', '.join(available)}")
+    check_provider(provider)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = request["threads"]
     options.inter_op_num_threads = 1

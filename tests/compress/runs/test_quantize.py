@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 import compress
+from compress.cli import app
 from compress.core.errors import InputError
 from compress.report import summary_of
 from compress.runs.dry_run import dry_run
@@ -70,6 +72,11 @@ def test_figures_are_those_of_the_file_that_is_model_onnx(quantized):
     assert report["final"]["onnx_bytes"] == (quantized / "model.onnx").stat().st_size
     assert report["final"]["onnx_bytes"] < 0.5 * report["baseline"]["onnx_bytes"]
     assert report["final"]["latency_ms"]["p50"] < report["baseline"]["latency_ms"]["p90"]
+
+
+def test_what_is_said_of_a_run_names_the_file_that_its_figures_are_not_of(quantized):
+    found = CliRunner().invoke(app, ["eval", str(quantized)])
+    assert found.exit_code == 0 and f"compress eval {quantized / 'model.onnx'}" in found.stderr
 
 
 def test_parity_is_of_the_float_file_alone_and_agreement_of_the_other(quantized):
