@@ -23,10 +23,13 @@ class BudgetConfig(Config):
     macs: float | None = Field(None, gt=0, lt=1, description="fraction of the dense MACs to keep, met within 0.02")
     params: float | None = Field(None, gt=0, lt=1, description="fraction of the parameters to keep, met within 0.02")
     latency: float | None = Field(
-        None, gt=0, lt=1, description="fraction of the dense latency to keep, as measured on the target, met within 3 %"
+        None, gt=0, lt=1, description="fraction of the dense latency to keep at most, measured, within 3 %"
     )
     latency_ms: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="milliseconds per batch, as measured on the target, met within 3 %"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="milliseconds per batch at most, measured on the target, within 3 %",
     )
 
     @model_validator(mode="after")
