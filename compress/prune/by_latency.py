@@ -43,6 +43,7 @@ from compress.prune.structure import Scored, Setting, prunable, scored_units
 from compress.prune.structure_config import StructureConfig
 from evaluators.datasets.holdout import with_holdout
 from evaluators.latency.measure import Comparison, LatencyRecord, interleave, record
+from evaluators.latency.operators import check_provider
 
 JUDGED = 600  # images that losses are measured on, of those that nothing else here sees
 JUDGED_SHARE = 0.25  # of the training images, at most
@@ -68,8 +69,13 @@ def plans_by_latency(
                 continue
 
 
-def refuse_faster(bundle: Bundle, config: StructureConfig, around: Surroundings) -> None:
-    """Raise InputError where the model as it is takes less than a budget in milliseconds, by a short measurement."""
+def refuse_times(bundle: Bundle, config: StructureConfig, around: Surroundings) -> None:
+    """Raise InputError where layers cannot be timed, or the model takes less than a budget in milliseconds as it is.
+
+    It is measured for a moment only.
+    """
+    if config.latencies:
+        check_provider(around.latency)
     budgets = [budget for budget in config.latencies if budget.kind == "latency_ms"]
     if not budgets:
         return

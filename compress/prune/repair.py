@@ -117,7 +117,8 @@ def _told(done: Compensation, errors: dict[str, float], helped: bool, fitted: in
     before, after = errors["plain"], errors["compensated"]
     figures = f"output error on {judged:,} other training images {before:.3g} without, {after:.3g} with it"
     if helped:
-        note = f"compensation refitted {len(done.refits)} layers on {fitted:,} training images: {figures}"
+        layers = f"{len(done.refits)} layer{'s' * (len(done.refits) != 1)}"
+        note = f"compensation refitted {layers} on {fitted:,} training images: {figures}"
     elif done.refits:
         note = f"compensation did not help and is left out: {figures}"
     else:

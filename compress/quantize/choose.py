@@ -155,6 +155,7 @@ class Choice:
             return None
         if way.operators not in self._ranges:
             images = self.images.calibration
+            assert images is not None  # the settings try no static way else
             self._ranges[way.operators] = ranges(self.source, way.operators, images, self.config.calibrate)
         return self._ranges[way.operators]
 

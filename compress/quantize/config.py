@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from compress.core.config import Config
 
+CALIBRATING = ("calibration", "calibrate")
+
 
 class QuantizeConfig(Config):
     """How the exported file gets fewer bits, and how much may be lost by it."""
@@ -34,14 +36,19 @@ class QuantizeConfig(Config):
 
     @model_validator(mode="after")
     def _of_integers(self) -> Self:
-        if self.types != "int8":
-            integers = ("method", "calibration", "calibrate", "per_channel", "exclude")
-            given = [key for key in integers if getattr(self, key) != type(self).model_fields[key].default]
-            if given:
-                raise ValueError(f"{', '.join(given)}: of types int8 alone; leave out with {self.types}")
-        if self.method == "dynamic" and self.calibrate != "minmax":
-            raise ValueError(f"calibrate {self.calibrate}: dynamic files take no ranges from images; leave it out")
+        if self.types != "int8" and (given := self._given("method", *CALIBRATING, "per_channel", "exclude")):
+            raise ValueError(f"{given}: of types int8 alone; leave out with {self.types}")
+        if self.method == "dynamic" and (given := self._given(*CALIBRATING)):
+            raise ValueError(f"{given}: dynamic files take no ranges from images; leave out with method dynamic")
         return self
+
+    def _given(self, *keys: str) -> str:
+        return ", ".join(key for key in keys if getattr(self, key) != type(self).model_fields[key].default)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether ranges are taken from images in a way that may be tried."""
+        return self.types == "int8" and self.method != "dynamic"
 
     @property
     def shown(self) -> str:

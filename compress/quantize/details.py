@@ -33,7 +33,7 @@ def details_of(choice: Choice, kept: Candidate | None, tried: Sequence[Candidate
         "latency_ratio": best.ratio,
         "max_drop": choice.most,
         "calibration": None
-        if best.way.method != "static"
+        if best.way.method != "static" or choice.images.calibration is None
         else {
             "images": choice.images.calibration.num_samples,
             "method": config.calibrate,

@@ -12,9 +12,12 @@ from evaluators.datasets.holdout import with_holdout
 
 @dataclass(frozen=True)
 class Images:
-    """Two parts of the training images that share none; their `batches` are as the model takes them, not augmented."""
+    """Two parts of the training images that share none; their `batches` are as the model takes them, not augmented.
 
-    calibration: Loader
+    `calibration` is None where the settings need no ranges.
+    """
+
+    calibration: Loader | None
     judged: Loader
     few: Loader
     """About `FEW` of those that are judged on."""
@@ -31,14 +34,20 @@ def images_of(data: Data, config: QuantizeConfig, seed: int) -> Images:
     """
     assert data.train is not None  # the recipe's checks refuse quantising without data
     there = data.train.num_samples
+    if not config.calibrates:
+        return _judging(data, config, seed, None)
     if config.calibration >= there:
         raise InputError(
             f"quantize.calibration: is taken from the {there} training images, and some are left to judge by; got "
             f"{config.calibration}; allowed 1 to {there - 1}"
         )
     calibration, left = _taken(data, config.calibration, seed)
+    return _judging(left, config, seed, calibration)
+
+
+def _judging(left: Data, config: QuantizeConfig, seed: int, calibration: Loader | None) -> Images:
     judged, _ = _taken(left, config.judged, seed)
-    return Images(calibration, judged, _taken(replace(data, train=judged), FEW, seed)[0])
+    return Images(calibration, judged, _taken(replace(left, train=judged), FEW, seed)[0])
 
 
 def _taken(data: Data, number: int, seed: int) -> tuple[Loader, Data]:

@@ -83,8 +83,12 @@ def sentence(row: Mapping[str, Any]) -> str:
     return (
         f"budget {kind}: {value:g}: {row['latency']:.3f} of the dense latency was measured "
         f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}] ({row['latency_ms']:.3g} of {row['dense_ms']:.3g} ms), with "
-        f"{row['macs'][1] / row['macs'][0]:.3f} of the MACs and without {len(row['blocks_removed'])} blocks{rest}"
+        f"{row['macs'][1] / row['macs'][0]:.3f} of the MACs and {_gone(len(row['blocks_removed']))}{rest}"
     )
+
+
+def _gone(blocks: int) -> str:
+    return f"without {blocks} block{'s' * (blocks != 1)}" if blocks else "all blocks"
 
 
 def _figures(row: Mapping[str, Any]) -> str:

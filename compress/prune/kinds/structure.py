@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Self
 
 from compress.bundle import Bundle
-from compress.prune.by_latency import refuse_faster
+from compress.prune.by_latency import refuse_times
 from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
 from compress.prune.narrow import narrowed
 from compress.prune.structure import prunable, refuse_unreachable
@@ -41,8 +41,8 @@ class Structure(StructureConfig, PruneBase):
         prunable(bundle.model, bundle.example_inputs(), self, bundle.known)
 
     def check_times(self, bundle: Bundle, around: Surroundings) -> None:
-        """Raise where the model is faster than a budget in milliseconds as it is."""
-        refuse_faster(bundle, self, around)
+        """Raise where layers cannot be timed, or the model is faster than a budget in milliseconds as it is."""
+        refuse_times(bundle, self, around)
 
     def prune(self, bundle: Bundle, around: Surroundings) -> tuple[Bundle, Details]:
         """Return the bundle without the units that the settings remove; with several steps, after one of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -91,7 +92,7 @@ def redo(model: nn.Module, history: History, example_inputs: Inputs, tracing: Ma
 
 def _validated(history: History) -> list[tuple[str, bool, list[int]]]:
     try:
-        return [(str(name), bool(is_out), [int(index) for index in indices]) for name, is_out, indices in history]
+        return [(str(name), bool(is_out), list(map(operator.index, indices))) for name, is_out, indices in history]
     except (TypeError, ValueError) as error:
         raise InputError(
             f"this is not a pruning history: {in_one_line(error)}; it is a list of (layer, whether outputs, indices), "

@@ -172,6 +172,13 @@ def test_a_fraction_is_of_what_an_earlier_pruning_in_steps_has_left(bundle: Bund
     assert small.costs()["params"] == pytest.approx(0.6 * bundle.costs()["params"], rel=0.04)
 
 
+def test_a_provider_whose_layers_cannot_be_timed_is_told_before_a_training(bundle: Bundle) -> None:
+    around = Surroundings(None, "cpu", 0, LatencyConfig(provider="CUDAExecutionProvider"), ExportConfig())
+    config = Structure.model_validate({"kind": "structure", "budget": {"latency": 0.5}})
+    with pytest.raises(InputError, match=r"latency\.provider: .* CPUExecutionProvider only"):
+        config.check_times(bundle, around)
+
+
 def test_a_masked_bundle_is_refused_in_one_sentence(bundle: Bundle) -> None:
     bundle.masks = {"linear.weight": torch.ones(10, 64, dtype=torch.bool)}
     with pytest.raises(InputError, match="put it before kind: weights"):

@@ -208,6 +208,7 @@ def test_what_torch_pruning_was_told_to_follow_a_model_is_told_again() -> None:
         ([["linear", True, [1]]], r"'linear.weight' \(dimension 0\) .* linear must stay whole \(.*output of the model"),
         ([], "has removed nothing"),
         ("layer1", "not a pruning history"),
+        ([["layer1.0.conv1", True, [1.5]]], "not a pruning history: TypeError: 'float' object"),
     ],
 )
 def test_a_history_of_another_model_is_one_sentence(history: Any, says: str) -> None:

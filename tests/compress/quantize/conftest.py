@@ -44,7 +44,8 @@ class Trained:
 
     def choice(self, folder: Path, file: Path | None = None, most: float = 0.5, **config: Any) -> Choice:
         """Return a choice among ways for this model, on a processor with VNNI."""
-        section = QuantizeConfig(**{"calibration": 64, "judged": 300, **config})
+        few = {} if config.get("method") == "dynamic" or config.get("types") == "fp16" else {"calibration": 64}
+        section = QuantizeConfig(**{"judged": 300, **few, **config})
         source = self.source(folder, file)
         images = images_of(self.data, section, 0)
         return Choice(section, source, images, self.data.task, VNNI, LatencyConfig(), most, folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -113,6 +115,13 @@ def test_images_to_calibrate_and_to_judge_are_apart_and_the_same_every_time(trai
 def test_all_that_is_left_judges_where_more_is_asked_for(trained):
     found = images_of(trained.data, QuantizeConfig(calibration=700, judged=2000), 0)
     assert (found.calibration.num_samples, found.judged.num_samples) == (700, 100)
+
+
+@pytest.mark.parametrize("config", [{"types": "fp16"}, {"method": "dynamic"}])
+def test_what_needs_no_ranges_takes_no_images_for_them(trained, config):
+    few = replace(trained.data, train=images_of(trained.data, QuantizeConfig(judged=100), 0).judged)
+    found = images_of(few, QuantizeConfig(**config), 0)
+    assert found.calibration is None and found.judged.num_samples == 100
 
 
 def test_more_images_than_there_are_is_a_sentence(trained):
