@@ -74,7 +74,18 @@ class TorchPruning(PruneBase):
                 "allowed after kind: weights: 0"
             )
         inputs = bundle.example_inputs()
-        self._pruner(apply(Plan(), bundle.model), bundle.known.graph(bundle.model, inputs), inputs)
+        trial = self if self.global_pruning else self.model_copy(update={"importance": "l1"})
+        pruner = trial._pruner(apply(Plan(), bundle.model), bundle.known.graph(bundle.model, inputs), inputs)
+        if self.global_pruning:  # what goes depends on weights and data
+            return
+        for _ in range(self.iterative_steps):
+            step(pruner, "l1", (), bundle.task)
+        if not pruner.pruning_history():
+            raise InputError(
+                f"prune: torch-pruning removes nothing with pruning_ratio {self.pruning_ratio:g}, round_to "
+                f"{self.round_to or 1} and what is excluded; a larger ratio, a smaller round_to or other globs let "
+                "layers lose units"
+            )
 
     def check_names(self, bundle: Bundle) -> None:
         """Raise where torch-pruning is not there, or a glob matches nothing."""

@@ -150,13 +150,13 @@ def _weights(bundle: Bundle) -> dict[str, Any]:
 
 
 def _check_names(bundle: Bundle, globs: tuple[str, ...]) -> None:
-    """Raise InputError for a glob that names no layer of the model."""
-    names = [name for name, module in bundle.model.named_modules() if name and not any(module.children())]
+    """Raise InputError for a glob that names no layer of the model that multiplies: others are not made integers."""
+    names = [name.rpartition(".")[0] for name, value in bundle.model.named_parameters() if value.ndim > 1]
     for glob in globs:
         if not any(named(name, glob) for name in names):
             raise InputError(
-                f"quantize.exclude: the pattern {glob!r} matches no layer; allowed are globs over the names of layers "
-                f"and of the modules around them, such as {names[0]!r}{did_you_mean(glob, names)}"
+                f"quantize.exclude: the pattern {glob!r} matches no layer that multiplies; allowed are globs over the "
+                f"names of such layers and of modules around them, such as {names[0]!r}{did_you_mean(glob, names)}"
             )
 
 

@@ -252,6 +252,9 @@ def test_what_the_model_or_the_data_do_not_allow_is_told() -> None:
     bundle, around = opened(RESNET)
     with pytest.raises(InputError, match=r"prune.exclude: the pattern 'layr\*' matches no layer"):
         check_pruning(bundle, TorchPruning(exclude=["layr*"]))
+    for nothing in ({"exclude": ["*"]}, {"round_to": 64, "pruning_ratio": 0.2}):
+        with pytest.raises(InputError, match="torch-pruning removes nothing with pruning_ratio"):
+            check_pruning(bundle, TorchPruning.model_validate(nothing))
     nothing = Surroundings(None, "cpu", 0, around.latency, around.export)
     with pytest.raises(InputError, match=r"prune\.importance: 'taylor' needs data"):
         prune_bundle(bundle, TorchPruning(importance="taylor"), nothing)
