@@ -70,9 +70,14 @@ def find_stages(
 ) -> tuple[Stage, ...]:
     """Return the stages of `module`, in its order, given the residual `blocks` that it can do without.
 
+    A block in which something is excluded stays.
     `shares` of the blocks of each are offered; none: any number.
     """
-    free = [block for block in blocks if not any(named(block, glob) for glob in exclude)]
+    layers = {
+        block: [f"{block}.{name}".rstrip(".") for name, _ in module.get_submodule(block).named_modules()]
+        for block in blocks
+    }
+    free = [block for block in blocks if not any(named(layer, glob) for layer in layers[block] for glob in exclude)]
     runs = [run for parent in dict.fromkeys(map(_parent, free)) for run in _runs(module, parent, set(free))]
     stages = []
     for run, droppable in runs:

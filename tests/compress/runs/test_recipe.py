@@ -36,7 +36,7 @@ def test_every_shipped_recipe_is_valid(name: str, tmp_path: Path) -> None:
             overrides[f"distill.teachers.{teacher}.model.name"] = str(tmp_path)
     recipe = load_recipe(name, overrides)
     assert recipe.name == Path(name).stem
-    assert any(recipe.section(section) for section in ("prune", "search", "supernet", "train", "distill"))
+    assert any(recipe.section(section) for section in ("prune", "search", "supernet", "train", "distill", "quantize"))
     if recipe.section("prune"):
         assert recipe.section("export") is not None
         assert recipe.section("latency") is not None

@@ -99,7 +99,7 @@ def test_narrow_heads_of_torchs_own_attention_keep_the_scale_of_whole_ones() -> 
 
 
 def test_depth_is_left_out_where_no_block_can_go_and_only_if_it_need_not_be_there() -> None:
-    every_block = {"exclude": ["blocks.?"], "units": ["mlp"], "by": "model", "members": "all"}
+    every_block = {"exclude": ["blocks.?.attn"], "units": ["mlp"], "by": "model", "members": "all"}
     found = nested_of(bundle_of("vit"), **every_block)
     assert [decision.name for decision in found.network.space.decisions] == ["width"]
     with pytest.raises(InputError) as caught:
