@@ -276,7 +276,7 @@ def test_zero_epochs_only_renew_batch_norm_statistics() -> None:
 
 
 def test_missing_data_and_missing_teacher_are_the_users_errors() -> None:
-    with pytest.raises(InputError, match="no training data"):
+    with pytest.raises(InputError, match="data: there are no images to train on"):
         fit(tiny_model(), TinyData(None, None), TrainConfig())
     with pytest.raises(InputError, match="need test data"):
         fit(tiny_model(), TinyData(TinyLoader(8, 4), None), TrainConfig(keep="best"))
