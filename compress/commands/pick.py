@@ -102,7 +102,7 @@ def _line(family: Family, where: Path, entry: Mapping[str, Any]) -> str:
 
 
 def _label(family: Family) -> str:
-    """Return what lines call the figure that members are chosen by: `top-1`; its name for a task that is gone."""
+    """Return what lines call the figure that members are chosen by; its name, for a task that is not there."""
     from evaluators.tasks import tasks
 
     if family.main.task not in tasks:
