@@ -82,8 +82,7 @@ def refuse_times(bundle: Bundle, config: StructureConfig, around: Surroundings) 
     with tempfile.TemporaryDirectory() as folder:
         example = bundle.example_inputs(2)
         file = export_quickly(bundle.model, example, Path(folder) / "dense.onnx", bundle.task).path
-        shortly = {"runs": min(around.latency.runs, 30), "seconds": min(around.latency.seconds, 0.5)}
-        found = record(file, around.latency.model_copy(update=shortly))
+        found = record(file, around.latency.at_most(30, 0.5, around.latency.max_seconds))
     for budget in budgets:
         if budget.target > LONGER * _ms(found, "cpu_p50" if found.contended and found.threads == 1 else "p50"):
             raise InputError(_removes_nothing(budget, budgets, _ms(found, "p50")))
@@ -166,6 +165,9 @@ class _Search:
 
         def judges() -> tuple[Replay, Repair]:
             judged = [batch.to(device, copy=True) for batch in test.batches()]
+            replay = Replay(self.model, judged, data.task, graph.blocks)
+            if not self.config.compensate:
+                return replay, lambda small, plan: None
             batches = -(-READ // train.batch_size)
             statistics = DenseStatistics.collect(
                 self.model,
@@ -175,7 +177,7 @@ class _Search:
                 device=device,
                 seed=self.around.seed,
             )
-            return Replay(self.model, judged, data.task, graph.blocks), statistics.repair
+            return replay, statistics.repair
 
         try:
             return measured_losses(graph, scores, decisions, judges, self.journal)

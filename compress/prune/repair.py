@@ -94,7 +94,10 @@ def output_error(small: nn.Module, dense: nn.Module, batches: Sequence[Batch], t
 
 
 def _images(train: Loader) -> tuple[list[Batch], list[Batch]]:
-    """Return training batches to fit to, and others to judge by: of what one epoch has, a third at most."""
+    """Return training batches to fit to, and others to judge by: of what one epoch has, a third at most.
+
+    Of two batches one each, of a single one a half each.
+    """
     fitted: list[Batch] = []
     judged: list[Batch] = []
     total = len(train)
@@ -109,7 +112,13 @@ def _images(train: Loader) -> tuple[list[Batch], list[Batch]]:
             judged.append(batch)
             if sum(map(len, judged)) >= min(HELD_OUT, seen):
                 break
-    return fitted, judged or fitted
+    if not judged and len(fitted) > 1:
+        judged = [fitted.pop()]
+    elif not judged:
+        whole = fitted[0]
+        rest = len(whole) - max(1, len(whole) // 2)
+        fitted, judged = [whole.part(0, max(1, rest))], [whole.part(rest, len(whole))]
+    return fitted, judged
 
 
 def _told(done: Compensation, errors: dict[str, float], helped: bool, fitted: int, judged: int) -> Details:

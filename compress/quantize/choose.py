@@ -31,7 +31,6 @@ INTEGER_KERNELS = (
     "QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul",
     "ConvInteger", "QAttention",
 )  # fmt: skip
-_RUNS, _SECONDS, _MOST_SECONDS = 30, 0.5, 10.0
 
 
 @dataclass
@@ -185,7 +184,7 @@ class Choice:
         """Time what runs, in turns with the float file."""
         timed = [each for each in candidates if each.problem is None]
         if timed:
-            found = interleave([self.source.path, *(each.file for each in timed)], briefly(self.latency))
+            found = interleave([self.source.path, *(each.file for each in timed)], self.latency.at_most(30, 0.5, 10.0))
             for candidate, ratio in zip(timed, found.ratios, strict=True):
                 candidate.ratio = ratio
 
@@ -206,16 +205,6 @@ class Choice:
         candidate.left, candidate.judgement = left, judged(left)
         candidate.kernels = self._kernels(candidate)
         self._time([candidate])
-
-
-def briefly(config: LatencyConfig) -> LatencyConfig:
-    """Return the settings of a final measurement, shortened for candidates."""
-    changes: dict[str, Any] = {
-        "runs": min(config.runs, _RUNS),
-        "seconds": min(config.seconds, _SECONDS),
-        "max_seconds": min(config.max_seconds, _MOST_SECONDS),
-    }
-    return config.model_copy(update=changes)
 
 
 def _shortest(config: LatencyConfig) -> LatencyConfig:

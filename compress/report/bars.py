@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from compress.core import svg
 from compress.core.formatting import count
-from compress.report.schema import Kept, Layer
+from compress.report.details import Kept, Layer
 
 ROWS_PER_CHART = 32
 _WIDTH, _LABEL, _BAR, _ROW, _HEADING = 530, 205, 195, 17, 22

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from compress.core import svg
 from compress.core.formatting import milliseconds
-from compress.report.schema import Samples
+from compress.report.details import Samples
 
 _WIDTH, _LEFT, _RIGHT, _PANEL, _GAP, _BINS = 920, 84, 24, 110, 44, 140
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compress.core.formatting import MISSING
-from compress.report.schema import LatencyRow
+from compress.report.details import LatencyRow
 
 if TYPE_CHECKING:
     from evaluators.tasks import Metric

@@ -8,13 +8,13 @@ from pathlib import Path
 from compress.core.atomic import write_text
 from compress.report.bars import BarSet, kept_chart, width_charts
 from compress.report.curves import training_curves
+from compress.report.details import Details
 from compress.report.family import family_part
 from compress.report.histogram import latency_chart
 from compress.report.latencies import latency_table
 from compress.report.quantized import quantized_part
 from compress.report.rank import rank_part
 from compress.report.results import Run, read_run
-from compress.report.schema import Details
 from compress.report.search import search_part
 from compress.report.sensitivity import SensitivityTable, sensitivity_table
 from compress.report.story import story_of

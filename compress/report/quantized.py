@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from compress.core.formatting import MISSING, arrow_with_prefix, file_size, signed, times
-from compress.report.schema import QuantizedDetails, Report
+from compress.report.details import QuantizedDetails
+from compress.report.schema import Report
 
 SHOWN = 12
 """Nodes of a sensitivity scan that a page lists: those with the largest error."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from compress.core import svg
 from compress.core.formatting import MISSING, duration, three_digits
+from compress.report.details import RankDetails, RankedNetwork
 from compress.report.plot import Plot
-from compress.report.schema import Proxy, Rank, RankDetails, RankedNetwork
+from compress.report.schema import Proxy, Rank
 from compress.report.search_charts import dots, figure
 from compress.report.summary import correlation
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import InputError
-from compress.report.schema import Details, Report, Samples, parse
+from compress.report.details import Details, Samples
+from compress.report.schema import Report, parse
 from compress.sorted.family import FOLDER, INDEX, Family
 
 

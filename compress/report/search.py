@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from compress.report.bars import BarSet, share_chart
-from compress.report.schema import Best, Evaluated, Report, SearchDetails
+from compress.report.details import Best, Evaluated, SearchDetails
+from compress.report.schema import Report
 from compress.report.search_charts import figure, hypervolume_chart, progress_chart, trade_offs
 
 _SHOWN_DECISIONS = 16

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from compress.core import svg
 from compress.core.formatting import count, three_digits
+from compress.report.details import Evaluated, SearchDetails
 from compress.report.plot import Plot, Points
-from compress.report.schema import Evaluated, SearchDetails
 
 if TYPE_CHECKING:
     from evaluators.tasks import Metric

@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from compress.core.formatting import MISSING, signed
-from compress.report.schema import Sensitivity
+from compress.report.details import Sensitivity
 
 if TYPE_CHECKING:
     from evaluators.tasks import Metric

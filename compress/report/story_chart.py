@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from compress.core import svg
 from compress.core.formatting import three_digits
+from compress.report.details import SearchDetails
 from compress.report.plot import Plot, Points
-from compress.report.schema import Report, SearchDetails, StageReport
+from compress.report.schema import Report, StageReport
 from compress.report.search_charts import dots, figure, front, steps
 from compress.report.story import BASELINE, latency_of
 from compress.sorted.family import Family
@@ -17,6 +18,9 @@ from compress.sorted.family import Family
 _SIZE = (1040.0, 400.0)
 _LINE = 13.0
 """Height of a label."""
+
+_Mark = tuple[float, float, str]
+"""Where a dot is in the drawing, and what is written beside it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,10 @@ def story_chart(report: Report, family: Family | None, searches: Sequence[Search
     _arrows(plot, [place[each] for each in way])
     dots(plot, [place[each] for each in way], [each.title for each in way], "part", 5.0)
     dots(plot, [place[each] for each in beside], [each.title for each in beside], "beside", 5.0)
-    _labels(plot, [(place[each], _label(each, lowest, up)) for each in (*way, *beside)])
+    labels: list[_Mark] = []
+    for models in (way, beside):
+        labels += _together([(*plot.place(*place[each]), _label(each, lowest, up)) for each in models])
+    _write(plot, labels)
     cut = any(at[1] != model.y for model, at in place.items())
     return StoryChart(" ".join(_caption(members, beside, trials, cut)), svg.markup(plot.drawing))
 
@@ -138,10 +145,22 @@ def _arrows(plot: Plot, points: Points) -> None:
     svg.add(plot.drawing, "polyline", points=line, class_="line line-whole")
 
 
-def _labels(plot: Plot, named: Sequence[tuple[tuple[float, float], str]]) -> None:
-    """Write each name to the right of its dot, lower where it would lie on another one."""
+def _together(marks: Sequence[_Mark]) -> list[_Mark]:
+    """Return labels, one for dots that lie on one another: names in the order of the models, right of the last dot."""
+    found: list[_Mark] = []
+    for x, y, name in marks:
+        near = next((at for at, mark in enumerate(found) if math.hypot(x - mark[0], y - mark[1]) < _LINE), None)
+        if near is None:
+            found.append((x, y, name))
+        else:
+            found[near] = max(x, found[near][0]), found[near][1], f"{found[near][2]}, {name}"
+    return found
+
+
+def _write(plot: Plot, marks: Sequence[_Mark]) -> None:
+    """Write each label to the right of its dot, lower where it would lie on another one."""
     taken: list[tuple[float, float, float]] = []  # left, right, baseline
-    for (x, y), name in sorted(((plot.place(*point), name) for point, name in named), key=lambda item: item[0][1]):
+    for x, y, name in sorted(marks, key=lambda mark: mark[1]):
         left, base = x + 9, y + 4
         right = left + svg.text_width(name, 12)
         if right > plot.width:

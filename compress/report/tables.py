@@ -18,7 +18,8 @@ from compress.core.formatting import (
     three_digits,
     times,
 )
-from compress.report.schema import Details, Layer, Metrics, Report
+from compress.report.details import Details, Layer
+from compress.report.schema import Metrics, Report
 from compress.report.summary import masked, ratio_of_cpu_times, sizes
 
 if TYPE_CHECKING:

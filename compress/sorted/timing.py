@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from compress.core.progress import say, track
 from compress.export.quick import export_quickly
@@ -15,8 +14,6 @@ from compress.sorted.budget import Budget
 from compress.sorted.family import Family, Member
 from compress.sorted.networks import Networks
 from evaluators.latency.measure import LatencyConfig, interleave, record
-
-_RUNS, _SECONDS, _MOST_SECONDS = 30, 0.5, 1.5  # of each member at most: shorter than a final result
 
 
 def timed(family: Family, config: LatencyConfig, most: int) -> Family:
@@ -45,13 +42,8 @@ def timed(family: Family, config: LatencyConfig, most: int) -> Family:
 
 
 def briefly(config: LatencyConfig) -> LatencyConfig:
-    """Return the settings of a final measurement, shortened for one of many."""
-    changes: dict[str, Any] = {
-        "runs": min(config.runs, _RUNS),
-        "seconds": min(config.seconds, _SECONDS),
-        "max_seconds": min(config.max_seconds, _MOST_SECONDS),
-    }
-    return config.model_copy(update=changes)
+    """Return how each of many members is timed: shorter than a final result."""
+    return config.at_most(runs=30, seconds=0.5, max_seconds=1.5)
 
 
 def near_front(family: Family, most: int) -> list[int]:

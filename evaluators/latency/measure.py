@@ -47,6 +47,11 @@ class LatencyConfig(Config):
             raise ValueError(f"max_seconds must be at least seconds ({self.seconds:g}); got {self.max_seconds:g}")
         return self
 
+    def at_most(self, runs: int, seconds: float, max_seconds: float) -> Self:
+        """Return the settings of a final measurement, shortened for one of many."""
+        limits = {"runs": runs, "seconds": seconds, "max_seconds": max_seconds}
+        return self.model_copy(update={name: min(getattr(self, name), most) for name, most in limits.items()})
+
 
 class LatencyRecord(Config):
     """One measurement with all that its meaning depends on; times in ms per batch."""

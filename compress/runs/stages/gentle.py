@@ -42,7 +42,9 @@ def train_gently(bundle: Bundle, config: FitConfig, context: Context, label: str
         config = config.model_copy(update={"warmup_epochs": WARMUP * config.epochs})
     apart = None if _from_cache(config) else _images_apart(context.data, context.recipe.seed)
     if apart is None:
-        context.details["notes"] = ["too few training images, or cached teachers: start and end are not compared"]
+        context.details["notes"] = [
+            "start and end are not compared: it takes 1,000 training images that can be divided, no cached teachers"
+        ]
         train(bundle, config, context, label, teacher)
         return
     data, judged = apart

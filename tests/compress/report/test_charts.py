@@ -7,9 +7,9 @@ import pytest
 from compress.core import svg
 from compress.report.bars import kept_chart, width_charts
 from compress.report.curves import training_curves
+from compress.report.details import Kept, Layer, Samples
 from compress.report.histogram import latency_chart
 from compress.report.plot import Plot
-from compress.report.schema import Kept, Layer, Samples
 from evaluators.tasks import DEFAULT
 
 MAIN = DEFAULT.metrics[0]

@@ -1,5 +1,5 @@
 from compress.prune.sensitivity import SensitivityRow
-from compress.report.schema import Sensitivity
+from compress.report.details import Sensitivity
 from compress.report.sensitivity import sensitivity_table
 from evaluators.tasks import DEFAULT
 

@@ -148,6 +148,19 @@ def test_what_was_measured_before_a_kill_is_not_measured_again(
     assert details(place)["latencies"] == details(first)["latencies"]
 
 
+def test_losses_are_those_of_a_model_that_is_not_compensated_where_the_recipe_says_so(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, compensate in (("with", True), ("without", False)):
+        with monkeypatch.context() as patch:
+            if not compensate:
+                patch.setattr(by_latency.DenseStatistics, "collect", lambda *args, **more: pytest.fail("not asked for"))
+            (tmp_path / name).mkdir()
+            run(tmp_path / name, budget={"latency": 0.5}, compensate=compensate)
+    losses = [details(tmp_path / name)["latencies"][0]["loss"] for name in ("with", "without")]
+    assert losses[0] < losses[1]
+
+
 def test_without_data_the_criterion_tells_what_is_lost_and_says_so(target: Target, tmp_path: Path) -> None:
     run(tmp_path, data="none", budget={"latency_ms": 0.5 * 0.9})
     found = details(tmp_path)
