@@ -64,6 +64,8 @@ def check_forward(module: nn.Module, name: str, task: Task) -> int | None:
     if not tensors:
         raise InputError(f"model.name: {name!r} returned {type(output).__name__} without any tensor for one input")
     found = task.config.outputs_of(output)
+    if found == 0:  # of the task, and their number is not to be seen
+        found = task.config.width_of(module) or task.num_outputs
     if not task.num_outputs or found == task.num_outputs:
         return found
     if found is not None:

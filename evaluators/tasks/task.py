@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -16,6 +17,7 @@ from torch import Generator, Tensor, nn
 from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.core.formatting import signed
+from compress.core.modes import evaluating
 from compress.core.registry import Registry
 from compress.core.sections import OneOf
 from evaluators.datasets.batch import Batch
@@ -84,7 +86,14 @@ class TaskConfig(Config):
 
     @abstractmethod
     def outputs_of(self, outputs: Any) -> int | None:
-        """Return the width of the head that gave `outputs` for one input; None where they are not of this task."""
+        """Return the width of the head that gave `outputs` for one input; None where they are not of this task.
+
+        0 where outputs of this task do not show it; `width_of` is asked then.
+        """
+
+    def width_of(self, model: nn.Module) -> int | None:
+        """Return the width of the head of `model`, whose outputs do not show it; None where it does not tell."""
+        return None
 
 
 tasks: Registry[type[TaskConfig]] = Registry("task", home="evaluators.tasks", base=TaskConfig)
@@ -130,6 +139,8 @@ class Task(ABC):
     """What a file calls the input of models that take one tensor."""
     output_name: ClassVar[str] = "output"
     """What a file calls the output of models that give one tensor."""
+    gives_tensor: ClassVar[bool] = True
+    """Whether `tensor` can be asked for: whether one tensor stands for what models give."""
 
     num_outputs: int
     input_size: Shape
@@ -204,6 +215,13 @@ class Task(ABC):
             InputError: the outputs are not of this task.
         """
 
+    def losing(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Run a block with `model` in the mode in which outputs have a loss, while nothing random happens: evaluation.
+
+        Where only models in training give one, it is `compress.core.modes.training_flow`.
+        """
+        return evaluating(model)
+
     def drawn_loss(self, outputs: Any, generator: Generator) -> Tensor:
         """Return a summed loss on targets drawn from what the model itself predicts, each with a random sign.
 
@@ -220,7 +238,7 @@ class Task(ABC):
         """Return the one tensor that stands for `outputs`: what a student imitates and two models are compared by.
 
         Raises:
-            InputError: the outputs are not of this task.
+            InputError: the outputs are not of this task, or it is one without `gives_tensor`.
         """
 
     def check_alike(self, student: Tensor, teacher: Tensor) -> None:
@@ -229,6 +247,18 @@ class Task(ABC):
             raise InputError(f"the teacher gives outputs of {tuple(teacher.shape)}, the model {tuple(student.shape)}")
 
     # Files.
+
+    def for_file(self, model: nn.Module, post_processing: bool = True) -> nn.Module:
+        """Return what is written to a file in the place of `model`: tensors in, tensors out.
+
+        Args:
+            model: in evaluation mode.
+            post_processing: whether the file also does what the model does with the outputs of its heads.
+
+        Raises:
+            InputError: it cannot be told what the heads give.
+        """
+        return model
 
     def outputs_in(self, names: Sequence[str]) -> Sequence[str]:
         """Return which of a file's outputs are what models give: one stands for a tensor, several for a dictionary."""
