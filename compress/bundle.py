@@ -28,6 +28,7 @@ from compress.bundle_files import (
 from compress.core.config import Config
 from compress.core.errors import InputError, NotWritten, reason_of
 from compress.core.problems import validated
+from compress.core.tensors import Inputs
 from compress.graph.known import Known
 from compress.transforms import Transform, history
 from evaluators.datasets import Data, DataConfig, DataFacts, Preprocessing
@@ -70,9 +71,12 @@ class Bundle:
     provenance: list[dict[str, Any]] = field(default_factory=list)
     known: Known = field(default_factory=Known, repr=False)
 
-    def example_inputs(self, batch: int = 1) -> Tensor:
-        """Return normal noise (batch, *input_size), float32, always the same."""
-        return _noise(self.preprocessing, batch)
+    def example_inputs(self, batch: int = 1) -> Inputs:
+        """Return what the model is called with: normal noise (batch, *input_size), float32, always the same.
+
+        As the task hands it on: detectors, for one, take a list of images.
+        """
+        return self.task.arguments(_noise(self.preprocessing, batch))
 
     def costs(self) -> dict[str, int]:
         """Return params, nonzero_params, macs and nonzero_macs; one image, counted once while the structure lasts."""
@@ -138,7 +142,7 @@ class Bundle:
         wide = manifest.num_outputs if manifest.base.from_source.headless else None
         module = build_model(manifest.base, manifest.task.of_model(wide, ())).module
         transforms = history.read(root, manifest.parts, key)
-        module = history.redo(transforms, module, _noise(preprocessing, 1), f"{key}: in {str(root)!r}")
+        module = history.redo(transforms, module, task.arguments(_noise(preprocessing, 1)), f"{key}: in {str(root)!r}")
         state = read_safetensors(root / WEIGHTS, key)
         refuse_infinite(module, state, str(root / WEIGHTS), key)
         try:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from compress.core.tensors import called
+
 
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
@@ -50,7 +52,7 @@ def run_once(model: nn.Module, inputs: Any, hooks: Iterable[RemovableHandle]) ->
     """Call `model` in evaluation mode, for the sake of `hooks`, which are removed afterwards."""
     try:
         with evaluating(model):
-            model(inputs)
+            called(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -6,18 +6,39 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-Inputs = Tensor | tuple[Any, ...] | dict[str, Any]
-"""What a module is called with: one tensor, a tuple of its positional or a dictionary of its keyword arguments."""
+Inputs = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
+"""What a module is called with: one argument (a tensor, or a list of them, as detectors take images), a tuple of
+positional or a dictionary of keyword arguments."""
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:
     """Return what `model` gives for `inputs`, on copies of its own: some modules change their input in place."""
-    own = mapped(inputs, Tensor.clone)
-    if isinstance(own, Tensor):
-        return model(own)
-    return model(**own) if isinstance(own, dict) else model(*own)
+    return called(model, mapped(inputs, Tensor.clone))
+
+
+def called(function: Callable[..., Any], inputs: Inputs) -> Any:
+    """Return what `function`, such as a module, gives for `inputs` themselves."""
+    if isinstance(inputs, tuple):
+        return function(*inputs)
+    return function(**inputs) if isinstance(inputs, dict) else function(inputs)
+
+
+def moved(inputs: Inputs, device: str | torch.device) -> Inputs:
+    """Return `inputs` on `device`."""
+    return mapped(inputs, lambda each: each.to(device))  # type: ignore[no-any-return]
+
+
+def doubled(inputs: Inputs) -> Inputs:
+    """Return `inputs` with real numbers in double precision."""
+    return mapped(inputs, lambda each: each.double() if each.is_floating_point() else each)  # type: ignore[no-any-return]
+
+
+def flat(outputs: Any) -> Tensor:
+    """Return all numbers in `outputs` in a row, float64."""
+    return torch.cat([each.double().flatten() for each in tensors_in(outputs)])
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

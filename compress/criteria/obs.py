@@ -151,7 +151,7 @@ def _norm_scales(model: nn.Module, data: ScoringData) -> dict[str, Tensor]:
     assert data.batches is not None
     few = next(iter(data.batches())).to(data.device, copy=True).part(0, 2)
     scales = {}
-    for layer, name in foldable_pairs(model, few.inputs):  # type: ignore[arg-type]
+    for layer, name in foldable_pairs(model, few.inputs):
         norm = model.get_submodule(name)
         assert isinstance(norm, _BatchNorm) and norm.running_var is not None
         weight = 1.0 if norm.weight is None else norm.weight.detach().double()

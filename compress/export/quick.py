@@ -6,7 +6,7 @@ import copy
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from compress.core.errors import CompressError, InputError, is_out_of_memory
 from compress.core.tensors import Inputs, mapped, tensors_in
@@ -16,7 +16,7 @@ from compress.transforms.layers import folded
 from evaluators.tasks import Task
 
 
-def export_quickly(model: nn.Module, example_inputs: Tensor, path: Path, task: Task) -> ExportResult:
+def export_quickly(model: nn.Module, example_inputs: Inputs, path: Path, task: Task) -> ExportResult:
     """Write `model` to the ONNX file `path`, checked as `compress.export.exporters.export` does.
 
     By torch's TorchScript exporter, which takes a second where the other takes ten, or by that one where it fails.

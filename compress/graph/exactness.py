@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.modes import evaluating, training_flow
-from compress.core.tensors import Inputs, call, mapped
+from compress.core.tensors import Inputs, call, doubled, mapped
 from compress.graph.apply import apply
 from compress.graph.dense_run import observed
 from compress.graph.graph import Graph, inside
@@ -100,7 +100,7 @@ class Exactness:
         """
         if not found.values:
             return found
-        double = Exactness(copy.deepcopy(self.model).double(), mapped(self.inputs, _doubled))
+        double = Exactness(copy.deepcopy(self.model).double(), doubled(self.inputs))
         double._constant = self._constant
         everything, others = SILENCED[:1], SILENCED[1:]
         for exact, tolerance, ways in ((double, DOUBLE, everything), (self, SINGLE, others), (double, DOUBLE, others)):
@@ -201,7 +201,3 @@ def _varied(tensor: Tensor) -> Tensor:
         return tensor.detach()
     noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(0))
     return noise.to(device=tensor.device, dtype=tensor.dtype)
-
-
-def _doubled(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor

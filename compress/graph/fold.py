@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from compress.core.modes import evaluating
-from compress.core.tensors import call
+from compress.core.tensors import Inputs, call
 
 FOLDABLE = (nn.Linear.forward, nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
 
 
-def foldable_pairs(model: nn.Module, example_inputs: Tensor) -> tuple[tuple[str, str], ...]:
+def foldable_pairs(model: nn.Module, example_inputs: Inputs) -> tuple[tuple[str, str], ...]:
     """Return (layer, batch norm) names where the norm is all that ever reads the layer's output.
 
     Layers that change their weight in the forward pass (weight standardisation), that run twice, or norms without

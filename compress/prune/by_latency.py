@@ -9,7 +9,6 @@ from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from compress.bundle import Bundle
@@ -17,6 +16,7 @@ from compress.core.environment import on_device
 from compress.core.errors import InputError
 from compress.core.globs import named
 from compress.core.progress import say
+from compress.core.tensors import moved
 from compress.criteria.unit_criterion import ScoringData
 from compress.export.exporters import ExportConfig
 from compress.export.exporters import export as export_onnx
@@ -103,7 +103,7 @@ class _Search:
         self, bundle: Bundle, config: StructureConfig, setting: Setting, around: Surroundings, folder: Path
     ) -> None:
         self.bundle, self.config, self.setting, self.around, self.folder = bundle, config, setting, around, folder
-        self.model, self.inputs = bundle.model, bundle.example_inputs().to(around.device)
+        self.model, self.inputs = bundle.model, moved(bundle.example_inputs(), around.device)
         graph = prunable(self.model, self.inputs, config, bundle.known)
         self.graph = replace(graph, blocks=tuple(block for block in graph.blocks if _may_go(block, graph, config)))
         self.exact = Exactness(self.model, self.inputs)
@@ -238,7 +238,7 @@ class _Search:
 
     def _exported(self, module: nn.Module, name: str) -> Path:
         """Write a network to be timed, all of them with the same exporter: auto would try two on each."""
-        example, path = torch.cat([self.inputs, self.inputs]).cpu(), self.folder / f"{name}.onnx"
+        example, path = self.bundle.example_inputs(2), self.folder / f"{name}.onnx"
         if self.exporter == "auto":
             result = export_quickly(module, example, path, self.bundle.task)
             self.exporter = result.exporter

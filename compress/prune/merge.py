@@ -18,7 +18,7 @@ from compress.core.config import Config
 from compress.core.errors import CompressError
 from compress.core.modes import evaluating
 from compress.core.progress import track
-from compress.core.tensors import call
+from compress.core.tensors import Inputs, call, flat
 from compress.graph.apply import fold_batch_norms
 from compress.graph.fold import foldable_pairs
 from compress.graph.graph import Graph, Skip
@@ -75,7 +75,7 @@ def merge_units(model: nn.Module, graph: Graph, config: MergeConfig) -> MergeRes
     return MergeResult(kept, counts)
 
 
-def fold_all(model: nn.Module, example_inputs: Tensor) -> tuple[tuple[str, str], ...]:
+def fold_all(model: nn.Module, example_inputs: Inputs) -> tuple[tuple[str, str], ...]:
     """Fold every batch norm that can be folded, in place, and return the pairs (layer, norm).
 
     Raises:
@@ -112,10 +112,9 @@ def _pair(state: GroupState, config: MergeConfig) -> tuple[int, int] | None:
     return None if distance > config.beta * most else (i, j)
 
 
-def _output(model: nn.Module, example_inputs: Tensor) -> Tensor:
+def _output(model: nn.Module, example_inputs: Inputs) -> Tensor:
     with evaluating(model), torch.no_grad():
-        output: Tensor = call(model, example_inputs).double()
-    return output
+        return flat(call(model, example_inputs))
 
 
 def _without_ties(graph: Graph) -> Graph:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compress.bundle import Bundle
 from compress.core.environment import on_device
 from compress.core.errors import InputError
+from compress.core.tensors import moved
 from compress.criteria.unit_criterion import Batches
 from compress.graph.apply import apply
 from compress.graph.graph import Graph
@@ -40,7 +41,7 @@ LEAST_STEP = 0.98
 def narrowed(bundle: Bundle, config: StructureConfig, around: Surroundings) -> tuple[Bundle, Details]:
     """Return the bundle without the units that `config` removes, and the details; with several steps, after one."""
     with on_device(bundle.model, around.device):
-        on = bundle.example_inputs().to(around.device)
+        on = moved(bundle.example_inputs(), around.device)
         graph = prunable(bundle.model, on, config, bundle.known)
         first = _first_step(graph, config) if around.step == 1 else _noted(around.first or {})
         setting = Setting(

@@ -13,7 +13,7 @@ from compress.bundle import Bundle
 from compress.core.errors import CompressError, InputError, did_you_mean, in_one_line, is_out_of_memory
 from compress.core.globs import named as is_named
 from compress.core.modes import evaluating
-from compress.core.tensors import call, tensors_in
+from compress.core.tensors import Inputs, call, flat
 from compress.graph.graph import Skip
 from compress.transforms import Transform
 from compress.transforms.layers import PLAIN, Plain
@@ -38,7 +38,7 @@ class Layer:
 
 def replaceable(
     model: nn.Module,
-    example_inputs: Tensor,
+    example_inputs: Inputs,
     unfit: Callable[[Plain], str | None],
     include: Sequence[str],
     exclude: Sequence[str],
@@ -157,7 +157,7 @@ def _unlike_others(layer: Plain, used: Mapping[int, int]) -> str | None:
     return None if weight.is_floating_point() else f"its weight is of {weight.dtype}"
 
 
-def _run(model: nn.Module, example_inputs: Tensor, named: Mapping[str, Plain]) -> tuple[dict[str, int], set[str]]:
+def _run(model: nn.Module, example_inputs: Inputs, named: Mapping[str, Plain]) -> tuple[dict[str, int], set[str]]:
     """Return by layer at how many places of the sample its weight is used, without those that are not called.
 
     With them, the layers of classes that are not torch's and do not compute the same, or (convolutions, whose padding
@@ -185,7 +185,6 @@ def _run(model: nn.Module, example_inputs: Tensor, named: Mapping[str, Plain]) -
     return dict(places), own
 
 
-def _outputs(model: nn.Module, inputs: Tensor) -> Tensor:
+def _outputs(model: nn.Module, inputs: Inputs) -> Tensor:
     with evaluating(model), torch.no_grad():
-        tensors = [tensor.double().flatten() for tensor in tensors_in(call(model, inputs))]
-    return torch.cat(tensors)
+        return flat(call(model, inputs))

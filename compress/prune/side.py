@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from compress.core.errors import InputError
+from compress.core.tensors import Inputs
 from compress.graph.exactness import Exactness
 from compress.graph.graph import Graph
 from compress.graph.plan import Plan, make_plan
@@ -18,7 +19,7 @@ from compress.prune.structure_config import StructureConfig
 
 
 def side_plan(
-    model: nn.Module, graph: Graph, example_inputs: Tensor, reduction: int, config: StructureConfig, setting: Setting
+    model: nn.Module, graph: Graph, example_inputs: Inputs, reduction: int, config: StructureConfig, setting: Setting
 ) -> Plan:
     """Return the plan that leaves 1/reduction of every width of `model` but the number of its heads.
 

@@ -14,6 +14,7 @@ from compress.bundle import Bundle
 from compress.core.batch_norm import norm_layers
 from compress.core.errors import CompressError, InputError
 from compress.core.problems import validated
+from compress.core.tensors import called
 from compress.sorted.family import NORMS, WEIGHTS, Family, Member
 from compress.sorted.network import NestedNetwork
 from compress.sorted.space import NestedSpace
@@ -67,7 +68,7 @@ class Networks:
         images, task = self.bundle.example_inputs(2), self.bundle.task
         self.nested.activate(arch)
         with torch.no_grad():
-            outputs, expected = (task.tensor(each(images)) for each in (module, self.nested))
+            outputs, expected = (task.tensor(called(each, images)) for each in (module, self.nested))
         self.nested.activate(self.nested.full)  # its layers' sizes follow what is active, and plans read them
         compare(outputs, expected, f"member {place} is another network than its part of the whole")
         prefix = f"{place}."

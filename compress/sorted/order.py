@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.core.modes import evaluating
-from compress.core.tensors import tensors_in
+from compress.core.tensors import Inputs, call, doubled, moved, tensors_in
 from compress.criteria.unit_criterion import Batches
 from compress.sorted.network import NestedNetwork
 from compress.sorted.space import blamed_on_sort
@@ -19,7 +19,7 @@ TOLERANCE = 1e-9
 """Of double precision: a sum in another order is off by 1e-14, one unit in a wrong place by far more."""
 
 
-def order_units(network: NestedNetwork, criterion: str, inputs: Tensor, batches: Batches | None = None) -> float:
+def order_units(network: NestedNetwork, criterion: str, inputs: Inputs, batches: Batches | None = None) -> float:
     """Move the best units of every width to the front, in place, and return how far outputs moved, as a share.
 
     Args:
@@ -46,10 +46,10 @@ def order_units(network: NestedNetwork, criterion: str, inputs: Tensor, batches:
 
 
 @torch.no_grad()
-def _outputs(model: nn.Module, inputs: Tensor) -> list[Tensor]:
+def _outputs(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     with evaluating(model), _in_double(model):
         device = next(model.parameters()).device
-        return [each.detach().clone() for each in tensors_in(model(inputs.to(device, torch.float64)))]
+        return [each.detach().clone() for each in tensors_in(call(model, moved(doubled(inputs), device)))]
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from compress.bundle import Bundle
 from compress.core.atomic import check_writable, write_json
 from compress.core.errors import InputError, NotWritten, reason_of
 from compress.core.progress import track
+from compress.core.tensors import called
 from compress.export.exporters import ExportResult
 from compress.export.quick import export_quickly
 from compress.sorted.budget import Budget
@@ -41,7 +42,7 @@ def write_pick(family: Family, budget: Budget, out: Path | None = None) -> dict[
         images = bundle.example_inputs(2)
         with torch.no_grad():
             models = Bundle.load(folder / "bundle").model, bundle.model
-            again, expected = (bundle.task.tensor(model(images)) for model in models)
+            again, expected = (bundle.task.tensor(called(model, images)) for model in models)
             compare(again, expected, f"the bundle of member {place} is another network when opened")
         record = {
             "schema": 1,

@@ -6,14 +6,14 @@ import copy
 import json
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from compress.core.tensors import tensors_in
+from compress.core.tensors import Inputs, call, flat
 from compress.transforms import Transform, transforms
 from compress.transforms.history import from_json, to_json
 
 
-def check_transform(transform: Transform, model: nn.Module, example_inputs: Tensor) -> None:
+def check_transform(transform: Transform, model: nn.Module, example_inputs: Inputs) -> None:
     """Apply `transform` to copies of `model` as bundles do: written down, read back, with other weights.
 
     Args:
@@ -43,9 +43,5 @@ def check_transform(transform: Transform, model: nn.Module, example_inputs: Tens
         for name, parameter in one.named_parameters():  # those of new layers need have no values yet
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
             other.get_parameter(name).copy_(parameter)
-        same = torch.equal(_flat(one(example_inputs)), _flat(other(example_inputs)))
+        same = torch.equal(*(flat(call(each, example_inputs)) for each in (one, other)))
     assert same, f"transform {kind} keeps something that is neither a field of it nor in the weights"
-
-
-def _flat(outputs: object) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors_in(outputs)])

@@ -7,10 +7,11 @@ own.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from compress.core.config import Config
 from compress.core.registry import Registry
+from compress.core.tensors import Inputs
 
 
 class Transform(Config):
@@ -23,7 +24,7 @@ class Transform(Config):
 
     kind: str
 
-    def apply(self, model: nn.Module, example_inputs: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example_inputs: Inputs) -> nn.Module:
         """Return the changed model: its parameters and buffers of the right names and shapes, of any values.
 
         `model` is used up: it may be what is returned, or a part of it. `example_inputs` is one sample (1, ...) such

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from compress.core.modes import run_once
+from compress.core.tensors import Inputs
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class _Call:
     inside: list[_Call] = field(default_factory=list)
 
 
-def longest_chain(model: nn.Module, example_inputs: Tensor) -> list[Link]:
+def longest_chain(model: nn.Module, example_inputs: Inputs) -> list[Link]:
     """Return the chain of layers with the most weights, in the order of the passes; empty where there is none.
 
     A layer that is itself a chain is taken apart. The output of every link is the very tensor that the next one takes.
@@ -64,7 +65,7 @@ def has_matrix(module: nn.Module) -> bool:
     return any(parameter.ndim > 1 for parameter in module.parameters())
 
 
-def _recorded(model: nn.Module, example_inputs: Tensor) -> tuple[_Call, list[Tensor]]:
+def _recorded(model: nn.Module, example_inputs: Inputs) -> tuple[_Call, list[Tensor]]:
     names = {module: name for name, module in model.named_modules()}
     root = _Call("", model, None)
     running, kept = [root], list[Tensor]()

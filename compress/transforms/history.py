@@ -7,11 +7,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from compress.bundle_files import PLAN, TRANSFORMS, read_json
 from compress.core.errors import InputError, in_one_line, is_out_of_memory
 from compress.core.problems import under, validated
+from compress.core.tensors import Inputs
 from compress.transforms import Transform, transforms
 
 
@@ -56,7 +57,7 @@ def read(directory: Path, parts: Collection[str], key: str) -> tuple[Transform, 
         raise InputError(f"{key}: {str(file)!r} cannot be read: {'; '.join(error.problems)}") from error
 
 
-def redo(done: tuple[Transform, ...], module: nn.Module, example_inputs: Tensor, where: str) -> nn.Module:
+def redo(done: tuple[Transform, ...], module: nn.Module, example_inputs: Inputs, where: str) -> nn.Module:
     """Return what the transforms make of a newly built base `module`, which is used up.
 
     Raises InputError, saying `where` they are from, where one was made for another model.

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from compress.core.errors import InputError
+from compress.core.tensors import Inputs
 from compress.transforms import Transform, transforms
 from compress.transforms.layers import Foldable, Plain, kind_of, plain_layer, with_layers
 
@@ -120,7 +121,7 @@ class Hypercomplex(Transform):
     n: int = Field(ge=2, description="products in each sum")
     layers: tuple[str, ...] = Field(description="which layers")
 
-    def apply(self, model: nn.Module, example_inputs: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example_inputs: Inputs) -> nn.Module:
         """Return the model with hypercomplex layers; raises InputError where one cannot be."""
         new: dict[str, nn.Module] = {}
         for name in self.layers:

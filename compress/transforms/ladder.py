@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.core.modes import run_once
+from compress.core.tensors import Inputs
 from compress.graph.apply import apply
 from compress.transforms import Transform, transforms
 from compress.transforms.chain import Link, has_matrix, longest_chain
@@ -132,7 +133,7 @@ class LadderTransform(Transform):
     kind: Literal["ladder"] = "ladder"
     plan: PlanField = Field(description="what a copy of the model lacks, of which the side network is made")
 
-    def apply(self, model: nn.Module, example_inputs: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example_inputs: Inputs) -> nn.Module:
         """Return the ladder; the side network has the weights that stay of the model.
 
         Raises:
@@ -184,7 +185,7 @@ class LadderTransform(Transform):
 Shape = tuple[int, ...]
 
 
-def _shapes(model: nn.Module, example_inputs: Tensor, names: Sequence[str]) -> dict[str, tuple[Shape, Shape]]:
+def _shapes(model: nn.Module, example_inputs: Inputs, names: Sequence[str]) -> dict[str, tuple[Shape, Shape]]:
     """Return the shapes of what each layer takes and gives."""
     found: dict[str, tuple[Shape, Shape]] = {}
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from compress.core.errors import InputError
+from compress.core.tensors import Inputs
 from compress.transforms import Transform, transforms
 from compress.transforms.layers import Plain, kind_of, plain_layer, with_layers
 
@@ -58,7 +59,7 @@ class LowRank(Transform):
     kind: Literal["low_rank"] = "low_rank"
     ranks: Mapping[str, Annotated[int, Field(ge=1)]] = Field(description="layer -> channels between its two")
 
-    def apply(self, model: nn.Module, example_inputs: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example_inputs: Inputs) -> nn.Module:
         """Return the model with pairs of layers; raises InputError where one cannot be."""
         new = {}
         for name, rank in self.ranks.items():

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
-from torch import Tensor, nn
+from torch import nn
 
+from compress.core.tensors import Inputs
 from compress.graph.apply import apply
 from compress.graph.plan import Plan
 from compress.transforms import Transform, transforms
@@ -27,7 +28,7 @@ class Narrow(Transform):
     kind: Literal["narrow"] = "narrow"
     plan: PlanField = Field(description="what is removed")
 
-    def apply(self, model: nn.Module, example_inputs: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example_inputs: Inputs) -> nn.Module:
         """Return the smaller model; raises InputError where the plan is for another one."""
         return apply(self.plan, model)
 

@@ -16,6 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.core.errors import InputError
+from compress.core.tensors import Inputs
 from compress.transforms import Transform, transforms
 from compress.transforms.pre_norm import NoRow, branches, replaced, rows_of
 
@@ -120,7 +121,7 @@ class Paths(Transform):
     scale: Scale = Field("none", description="learnt factors of the other paths")
     separate: bool = Field(True, description="attention and MLP of a block are two paths")
 
-    def apply(self, model: nn.Module, example_inputs: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example_inputs: Inputs) -> nn.Module:
         """Return the model with the row replaced, whose weights keep their names.
 
         Raises InputError where there is no such row.

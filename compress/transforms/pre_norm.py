@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.core.modes import evaluating, run_once
+from compress.core.tensors import Inputs
 
 
 class NoRow(nn.Module):
@@ -63,7 +64,7 @@ def _scaled(block: nn.Module, number: str, x: Tensor) -> Tensor:
     return x
 
 
-def rows_of(model: nn.Module, example_inputs: Tensor) -> list[Row]:
+def rows_of(model: nn.Module, example_inputs: Inputs) -> list[Row]:
     """Return every row of pre-norm blocks that `model` runs as a whole, in the order of the passes.
 
     What a block gives has been compared with its input and its branches.

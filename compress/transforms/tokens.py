@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.core.modes import evaluating
+from compress.core.tensors import Inputs
 from compress.transforms import Transform, transforms
 from compress.transforms.pre_norm import NoRow, Row, replaced, rows_of
 
@@ -175,7 +176,7 @@ def cuts_of(blocks: int, stages: int) -> list[int]:
     return [blocks * stage // stages for stage in range(1, stages)]
 
 
-def token_row(model: nn.Module, example_inputs: Tensor) -> Row:
+def token_row(model: nn.Module, example_inputs: Inputs) -> Row:
     """Return the row of blocks whose tokens may leave.
 
     Raises:
@@ -221,7 +222,7 @@ class Tokens(Transform):
     left: dict[int, int] = Field(description="block -> image tokens that it gets")
     mode: Mode = Field("drop", description="leave tokens out, or merge similar ones")
 
-    def apply(self, model: nn.Module, example_inputs: Tensor) -> nn.Module:
+    def apply(self, model: nn.Module, example_inputs: Inputs) -> nn.Module:
         """Return the model with its row of blocks replaced, whose weights keep their names.
 
         Raises InputError where tokens cannot leave the model, or it has another number of them.

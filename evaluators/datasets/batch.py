@@ -9,9 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-Inputs = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
-"""Of a model: one argument (a tensor, or a list of them, as detectors take images), a tuple of arguments, or named
-ones."""
+from compress.core.tensors import Inputs
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,7 @@ class Batch:
     """Samples for one call of a model.
 
     Attributes:
-        inputs: see `Inputs`; float32 (N, C, H, W) for images.
+        inputs: see `compress.core.tensors.Inputs`; float32 (N, C, H, W) for images.
         targets: what the task's loss and metrics compare with; int64 (N,) for classes.
         index: places of the samples in their split, int64 (N,) on the CPU; None where they are not known, or where
             samples have been mixed.

@@ -20,6 +20,7 @@ from compress.core.formatting import signed
 from compress.core.modes import evaluating
 from compress.core.registry import Registry
 from compress.core.sections import OneOf
+from compress.core.tensors import Inputs, called
 from evaluators.datasets.batch import Batch
 
 Shape = tuple[int, ...]
@@ -175,6 +176,10 @@ class Task(ABC):
         """Return the task at another size of its inputs."""
         return replace(self, input_size=input_size)
 
+    def arguments(self, images: Tensor) -> Inputs:
+        """Return what a model of the task is called with for `images` (N, C, H, W), or other data of one tensor."""
+        return images
+
     # Training.
 
     def learning(self, options: Any) -> Self:
@@ -197,10 +202,7 @@ class Task(ABC):
 
     def forward(self, model: Callable[..., Any], batch: Batch) -> Any:
         """Return what `model` gives for `batch`. Tasks whose models compute their loss themselves hand on targets."""
-        inputs = batch.inputs
-        if isinstance(inputs, tuple):
-            return model(*inputs)
-        return model(**inputs) if isinstance(inputs, dict) else model(inputs)
+        return called(model, batch.inputs)
 
     @abstractmethod
     def loss(self, outputs: Any, batch: Batch, model: nn.Module | None = None) -> Tensor:

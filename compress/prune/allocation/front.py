@@ -6,8 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from compress.bundle import Bundle
 from compress.core.atomic import write_json
 from compress.core.environment import on_device
@@ -109,6 +107,5 @@ def _files(bundle: Bundle, folder: Path, name: str, around: Surroundings) -> dic
     """Write bundle and ONNX file of one budget; return where they are, seen from `folder`."""
     place = folder / name
     bundle.save(place / "bundle")
-    example = bundle.example_inputs()
-    export_onnx(bundle.model, torch.cat([example, example]), place / "model.onnx", around.export, bundle.task)
+    export_onnx(bundle.model, bundle.example_inputs(2), place / "model.onnx", around.export, bundle.task)
     return {"bundle": f"{name}/bundle", "onnx": f"{name}/model.onnx"}

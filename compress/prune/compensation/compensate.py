@@ -80,7 +80,7 @@ def compensated(
 
     with evaluating(narrowed), evaluating(dense), torch.no_grad():
         ways = tuple(ways_of(model, plan.dropped, lambda m: task.forward(m, few)) for model in (narrowed, dense))
-        norms = dict(foldable_pairs(dense, few.inputs))  # type: ignore[arg-type]
+        norms = dict(foldable_pairs(dense, few.inputs))
         found, result.left = targets(narrowed, dense, plan, (ways[0], ways[1]), norms, held)
         relay = Relay(run, len(images))
         drawing = Drawing(len(images), seed)

@@ -68,7 +68,7 @@ class DenseStatistics:
         wanted = {part.layer for group in graph.groups for part in group.slices if part.role == "in"}
         with evaluating(dense), torch.no_grad():
             ways = ways_of(dense, graph.blocks, lambda model: task.forward(model, few))
-            found.norms = dict(foldable_pairs(dense, few.inputs))  # type: ignore[arg-type]
+            found.norms = dict(foldable_pairs(dense, few.inputs))
             sources = found._sources(graph.blocks, ways)
             layers = wanted | {before for before, _ in sources.values()}
             watch = _Watch(found, layers & set(ways.order), sources, ways, Drawing(len(images), seed))

@@ -8,11 +8,12 @@ from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 
 from compress.bundle import Bundle
 from compress.core.environment import on_device
 from compress.core.errors import InputError
+from compress.core.tensors import Inputs, moved
 from compress.graph.apply import apply
 from compress.graph.graph import Graph
 from compress.graph.plan import Plan
@@ -95,7 +96,7 @@ class TorchPruning(PruneBase):
     def prune(self, bundle: Bundle, around: Surroundings) -> tuple[Bundle, Details]:
         """Return the bundle without what torch-pruning removes, and the details."""
         task = bundle.task if around.data is None else around.data.task
-        inputs = bundle.example_inputs().to(around.device)
+        inputs = moved(bundle.example_inputs(), around.device)
         dense, home = bundle.model, next(bundle.model.parameters()).device
         with torch.random.fork_rng(), on_device(dense, around.device):
             torch.manual_seed(around.seed)  # of its random importance, and of dropout where it trains
@@ -120,7 +121,7 @@ class TorchPruning(PruneBase):
             renew_norms(small, around, self.bn_batches)
         return shrunk(bundle, plan, small), details
 
-    def _pruner(self, model: nn.Module, graph: Graph, inputs: Tensor) -> Any:
+    def _pruner(self, model: nn.Module, graph: Graph, inputs: Inputs) -> Any:
         return make_pruner(
             model,
             graph,

@@ -63,7 +63,7 @@ def following(model: nn.Module) -> Iterator[None]:
 
 def as_arguments(inputs: Inputs) -> tuple[Any, ...] | dict[str, Any]:
     """Return inputs so that torch-pruning calls the model as we do: it unpacks a tensor along its first dimension."""
-    return (inputs,) if isinstance(inputs, Tensor) else inputs
+    return inputs if isinstance(inputs, tuple | dict) else (inputs,)
 
 
 def redo(model: nn.Module, history: History, example_inputs: Inputs, tracing: Mapping[str, Any]) -> None:

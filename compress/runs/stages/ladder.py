@@ -13,6 +13,7 @@ from compress.core.config import Config
 from compress.core.environment import on_device
 from compress.core.errors import InputError
 from compress.core.sections import NameOf
+from compress.core.tensors import moved
 from compress.criteria import unit_criteria
 from compress.prune.narrow import first_batches
 from compress.prune.side import side_plan
@@ -78,7 +79,7 @@ def _transform(bundle: Bundle, config: LadderConfig, data: Data | None, device: 
     setting = Setting(first_batches(data, config.calibration_batches), device, seed, task=task)
     try:
         with on_device(bundle.model, device):
-            on = inputs.to(device)
+            on = moved(inputs, device)
             graph = bundle.known.graph(bundle.model, on)
             transform = LadderTransform(plan=side_plan(bundle.model, graph, on, config.reduction, structure, setting))
         transform.apply(copy.deepcopy(bundle.model), inputs)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.core.tensors import call, mapped, named_tensors, tensors_in
+from compress.core.tensors import call, called, mapped, named_tensors, tensors_in
 
 a, b, c = (torch.full((2,), float(value)) for value in range(3))
 Pair = namedtuple("Pair", ("left", "right"))
@@ -55,3 +55,14 @@ def test_a_module_that_changes_its_input_gets_one_of_its_own():
     for inputs, factor in ((x, 2), ((x,), 2), ((x, torch.tensor(3.0)), 3), ({"x": x, "scale": torch.tensor(4.0)}, 4)):
         assert torch.equal(call(model, inputs), factor * torch.ones(2))
     assert torch.equal(x, torch.ones(2))
+
+
+class Stacking(nn.Module):
+    def forward(self, images):
+        assert isinstance(images, list)
+        return torch.stack(images).sum(0)
+
+
+def test_a_list_is_one_argument_as_detectors_take_images():
+    assert torch.equal(call(Stacking(), [b, c]), b + c)
+    assert torch.equal(called(Stacking(), [b, c]), b + c)
