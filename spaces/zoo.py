@@ -56,6 +56,10 @@ class Source(ABC):
         """Return what the model is for, where nobody says; InputError, naming the recipe's key, where it is damaged."""
         return DEFAULT
 
+    def misfit(self, config: ModelConfig, task: TaskConfig) -> str | None:
+        """Return why a known model is none for `task`, where its name alone tells; None where it does not."""
+        return None
+
     @abstractmethod
     def build(self, config: ModelConfig, task: Task) -> BuiltModel:
         """Return the module for `task`, without the user's checkpoint; sizes of 0 are left to the model.

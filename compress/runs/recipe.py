@@ -181,7 +181,11 @@ def check_sections(sections: dict[str, Any]) -> Iterator[Finding]:
     every = all_stages()
     model, data = sections.get("model"), sections.get("data")
     if model is not None:
-        yield from check_model(model)
+        found = list(check_model(model))
+        yield from found
+        problem = model.from_source.misfit(model, sections.get("task") or DEFAULT) if not found else None
+        if problem:
+            yield ("model", "name"), problem
     elif "model" in sections and all(sections.get(stage.name, ...) is None for stage in every if stage.finds_model):
         yield ("model",), "missing; name the model to start from, or a search that finds one"
     for key, path in data.paths() if data is not None else ():

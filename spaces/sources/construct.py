@@ -19,6 +19,8 @@ from spaces.zoo import BuiltModel, ModelConfig, agree
 _RESERVED = {
     "pretrained": "is no argument here; say model.pretrained",
     "weights": "is no argument here; say model.pretrained, or model.checkpoint for weights in a file",
+    "weights_backbone": "is no argument here; say model.pretrained for the weights of the whole network, or "
+    "model.checkpoint",
     "checkpoint_path": "is no argument here; say model.checkpoint, which is read without unpickling",
     "features_only": "makes a model of feature maps without logits; write a python model around it",
 }

@@ -181,3 +181,12 @@ def test_a_point_of_a_space_is_a_model_and_its_resolved_config_rebuilds_it(kwarg
 def test_a_wrong_point_of_a_space_is_one_sentence(kwargs: dict[str, Any], problem: str) -> None:
     with pytest.raises(InputError, match=re.escape(problem)):
         build_model(ModelConfig(source="space", name="nas_bench_macro", kwargs=kwargs))
+
+
+def test_torchvisions_models_know_their_task() -> None:
+    config = ModelConfig(source="torchvision", name="lraspp_mobilenet_v3_large")
+    assert config.from_source.task_of(config).name == "segmentation"
+    sentence = "'lraspp_mobilenet_v3_large' is for task segmentation, the recipe for classification"
+    with pytest.raises(InputError, match=sentence):
+        build_model(config, DEFAULT)
+    assert config.from_source.misfit(config, config.from_source.task_of(config)) is None

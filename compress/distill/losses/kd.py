@@ -12,14 +12,16 @@ from compress.distill.losses import LossConfig, losses
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return T² · KL(softmax(teacher / T) ‖ softmax(student / T)), averaged over the batch.
+    """Return T² · KL(softmax(teacher / T) ‖ softmax(student / T)), averaged over the batch, and over pixels.
 
     Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", section 2; the factor T² keeps the
-    gradient's size independent of the temperature. Logits are (batch, classes); the result is a scalar.
+    gradient's size independent of the temperature. Logits are (batch, classes), or (batch, classes, height, width)
+    where every pixel has a class; the result is a scalar.
     """
     soft_student = F.log_softmax(student / temperature, dim=1)
     soft_teacher = F.log_softmax(teacher / temperature, dim=1)
-    return F.kl_div(soft_student, soft_teacher, reduction="batchmean", log_target=True) * temperature**2
+    total = F.kl_div(soft_student, soft_teacher, reduction="sum", log_target=True)
+    return total / (student.numel() // student.shape[1]) * temperature**2
 
 
 @losses.register("kd")
