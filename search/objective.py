@@ -82,7 +82,7 @@ class ObjectiveConfig(Config):
         """
         if self.maximize is not None:
             return self
-        main, minimize = task.metrics[0], self.minimize
+        main, minimize = task.main_metric, self.minimize
         if main.direction == "minimize" and main.name not in minimize:
             minimize = [main.name, *minimize]
         maximize = [main.name] if main.direction == "maximize" else []

@@ -150,8 +150,8 @@ class TaskReport(Record):
     """What the models of a run are for, and the figure that they are chosen by."""
 
     name: str
-    main_metric: str
-    direction: Literal["maximize", "minimize"]
+    main_metric: str | None = None
+    direction: Literal["maximize", "minimize"] | None = None
 
 
 class StageReport(Record):
@@ -195,15 +195,18 @@ class Report(Record):
 
         if self.task is None:  # version 0.1.0 knew one task
             return DEFAULT.metrics
+        name, direction = self.task.main_metric, self.task.direction
         if self.task.name in tasks:
-            return tasks.get(self.task.name).metrics
-        name = self.task.main_metric
-        return (Metric(name, self.task.direction, name, name),)
+            known = tasks.get(self.task.name).metrics
+            return tuple(sorted(known, key=lambda metric: metric.name != name))
+        return () if name is None or direction is None else (Metric(name, direction, name, name),)
 
     @property
     def main(self) -> Metric:
-        """The metric that models are chosen by."""
-        return self.metrics[0]
+        """The metric that models are chosen by; one that nothing is measured under, for a task without metrics."""
+        from evaluators.tasks import UNJUDGED
+
+        return self.metrics[0] if self.metrics else UNJUDGED
 
     @property
     def alone(self) -> bool:

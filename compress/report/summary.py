@@ -88,7 +88,8 @@ def _main(report: Report) -> str:
     before, after = report.compared.value(main.name), report.final.value(main.name)
     if after is None:
         return ""
-    return f"{main.label} {'' if before is None else f'{before:.{digits}f}→'}{after:.{digits}f}"
+    unit = "" if main.unit in ("", "%") else f" {main.unit}"
+    return f"{main.label} {'' if before is None else f'{before:.{digits}f}→'}{after:.{digits}f}{unit}"
 
 
 def _quantized(report: Report) -> str:

@@ -28,7 +28,7 @@ def metrics_of(task: TaskConfig) -> tuple[str, ...]:
 def measured(bundle: Bundle, context: Context) -> Bundle:
     """Return the bundle with accuracy and cost measured; what of its ONNX file was known is no longer true."""
     accuracy: dict[str, Any] = {}
-    if context.data is not None and context.data.test is not None:
+    if context.data is not None and context.data.test is not None and context.recipe.task.metrics:
         with on_device(bundle.model, context.device):
             accuracy = dict(evaluate(bundle.model, context.data.test, context.data.task, context.device))
     metrics = {**dict.fromkeys(metrics_of(context.recipe.task)), **accuracy, **bundle.costs()}

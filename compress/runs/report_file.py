@@ -8,6 +8,7 @@ from typing import Any
 from compress.runs.measure import metrics_of
 from compress.runs.recipe import Recipe
 from compress.runs.stage import Act, compares
+from evaluators.tasks import TaskConfig
 
 
 def report_of(
@@ -21,7 +22,7 @@ def report_of(
         first = next(record for act, record in zip(acts, records, strict=True) if act.stage.makes_baseline)
         baseline = {**first["metrics"], "latency_ms": last.get("baseline_latency_ms")}
     ratio = last.get("latency_ratio")
-    keys, main = metrics_of(recipe.task), recipe.task.metrics[0]
+    keys = metrics_of(recipe.task)
     found: dict[str, Any] = {
         "schema": 1,
         "name": recipe.name,
@@ -29,7 +30,7 @@ def report_of(
         "seed": recipe.seed,
         "environment": environment,
         "stages": [_stage(act, record, last) for act, record in zip(acts, records, strict=True)],
-        "task": {"name": recipe.task.name, "main_metric": main.name, "direction": main.direction},
+        "task": _task(recipe.task),
         "baseline": {key: baseline.get(key) for key in keys},
         "final": {key: final.get(key) for key in keys},
         "latency_ratio": None if ratio is None else {key: ratio[key] for key in ("median", "ci95", "blocks")},
@@ -41,6 +42,12 @@ def report_of(
     for record in records:
         found |= record.get("in_report", {})
     return found
+
+
+def _task(task: TaskConfig) -> dict[str, Any]:
+    """Return what the models are for, and the figure that they are chosen by; null for a task without metrics."""
+    main = task.main_metric if task.metrics else None
+    return {"name": task.name, "main_metric": main and main.name, "direction": main and main.direction}
 
 
 def _stage(act: Act, record: Mapping[str, Any], last: Mapping[str, Any]) -> dict[str, Any]:

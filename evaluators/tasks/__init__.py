@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from evaluators.tasks.classification import ClassificationConfig
-from evaluators.tasks.task import Meter, Metric, Task, TaskConfig, TaskSection, tasks
+from evaluators.tasks.task import UNJUDGED, Meter, Metric, Task, TaskConfig, TaskSection, tasks
 
-__all__ = ["DEFAULT", "UNSIZED", "Meter", "Metric", "Task", "TaskConfig", "TaskSection", "tasks"]
+__all__ = ["DEFAULT", "UNJUDGED", "UNSIZED", "Meter", "Metric", "Task", "TaskConfig", "TaskSection", "tasks"]
 
 DEFAULT: TaskConfig = ClassificationConfig()
 """The task of a recipe that names none, and that published networks are built for."""

@@ -64,12 +64,21 @@ class Metric:
         return f"{signed(change, self.digits)} {self.change_unit}".rstrip()
 
 
+UNJUDGED = Metric("none", "maximize", "no metric", "No metric")
+"""The main metric of a task without metrics: nothing is ever measured under its name."""
+
+
 class TaskConfig(Config):
     """The section `task` of a recipe. A subclass has a field `name: Literal["..."]`, its options, and `bind`."""
 
     metrics: ClassVar[tuple[Metric, ...]]
     """All figures that the task can give, the main one first; one of them is called loss."""
     name: str
+
+    @property
+    def main_metric(self) -> Metric:
+        """The figure that models are chosen by: the first, unless an option names another; `UNJUDGED` without any."""
+        return self.metrics[0] if self.metrics else UNJUDGED
 
     @abstractmethod
     def bind(self, num_outputs: int, input_size: Shape) -> Task:
@@ -141,7 +150,12 @@ class Task(ABC):
     output_name: ClassVar[str] = "output"
     """What a file calls the output of models that give one tensor."""
     gives_tensor: ClassVar[bool] = True
+    gives_tensor: ClassVar[bool] = True
     """Whether `tensor` can be asked for: whether one tensor stands for what models give."""
+    gives_scores: ClassVar[bool] = False
+    """Whether that tensor holds a score of every class along dimension 1, whose softmax are probabilities."""
+    has_loss: ClassVar[bool] = True
+    """Whether models can be trained for it."""
 
     num_outputs: int
     input_size: Shape
@@ -170,7 +184,7 @@ class Task(ABC):
     @property
     def main_metric(self) -> Metric:
         """The figure that models are chosen by."""
-        return self.config.metrics[0]
+        return self.config.main_metric
 
     def resized(self, input_size: Shape) -> Self:
         """Return the task at another size of its inputs."""

@@ -46,7 +46,7 @@ class Quantize(Stage[QuantizeConfig]):
 
     def for_task(self, config: QuantizeConfig, task: TaskConfig) -> QuantizeConfig:
         """Return `config` with what may be lost: half a point of a metric in percent."""
-        main = task.metrics[0]
+        main = task.main_metric
         if config.max_drop is not None:
             return config
         if main.unit != "%":
