@@ -33,7 +33,7 @@ def _told(rows: Sequence[MetricRow]) -> list[MetricRow]:
         whole = by_key.get(row.key.removeprefix("nonzero_"))
         return whole is not None and whole is not row and (row.baseline, row.final) == (whole.baseline, whole.final)
 
-    return [row for row in rows if row.group in ("Accuracy", "Size", "Latency") and not is_repeated(row)]
+    return [row for row in rows if row.group in ("Quality", "Size", "Latency") and not is_repeated(row)]
 
 
 def _ranking(rank: Rank) -> str:

@@ -51,7 +51,7 @@ def trade_offs(
     """
     measured = [
         name
-        for name in dict.fromkeys((*search.objective, metrics[0].name, *_COSTS))
+        for name in dict.fromkeys((*search.objective, *(metric.name for metric in metrics[:1]), *_COSTS))
         if sum(name in entry.metrics for entry in complete) > 1
     ]
     if not measured:

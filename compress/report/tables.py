@@ -100,7 +100,7 @@ def _row_of(metric: Metric) -> _Row:
     return (
         metric.name,
         metric.title,
-        "Accuracy",
+        "Quality",
         metric.show,
         lambda before, after: metric.show_change(after - before),
     )

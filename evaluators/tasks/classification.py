@@ -59,7 +59,7 @@ class Classification(Task):
     form = "logits (N, classes)"
     counted = "classes"
     output_name = "logits"
-    gives_scores = True
+    scored = "samples"
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -147,7 +147,8 @@ class _Meter(Meter):
         psnr = peak_signal_noise_ratio(found, targets, data_range=span, dim=inner, reduction="none")
         ssim = None
         if min(found.shape[2:]) >= LEAST_SIDE:
-            ssim = structural_similarity_index_measure(found, targets, data_range=span, reduction="none")
+            each = structural_similarity_index_measure(found, targets, data_range=span, reduction="none")
+            ssim = cast(Tensor, each)  # a tuple only where more is asked for
         elif self.task.main_metric is SSIM:
             sides = "x".join(map(str, found.shape[2:]))
             raise InputError(f"task.metric: ssim needs images of {LEAST_SIDE} pixels a side or more; got {sides}")
@@ -181,12 +182,14 @@ def wanted(found: Tensor, targets: Any) -> Tensor:
             f"model: it returns {tuple(found.shape)}, the data's targets are {tuple(targets.shape)}; regression needs "
             "the same shape"
         )
-    return targets.to(found)
+    smooth: Tensor = ((found - targets).square() + EPSILON**2).sqrt()
+    return smooth
 
 
 def _of_each(values: Tensor) -> Tensor:
     """Return the mean of each sample's numbers, float64 (N,)."""
-    return values.double().reshape(len(values), -1).mean(1)
+    means: Tensor = values.double().reshape(len(values), -1).mean(1)
+    return means
 
 
 def _told(value: Any) -> str:

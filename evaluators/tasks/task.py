@@ -150,10 +150,9 @@ class Task(ABC):
     output_name: ClassVar[str] = "output"
     """What a file calls the output of models that give one tensor."""
     gives_tensor: ClassVar[bool] = True
-    gives_tensor: ClassVar[bool] = True
     """Whether `tensor` can be asked for: whether one tensor stands for what models give."""
-    gives_scores: ClassVar[bool] = False
-    """Whether that tensor holds a score of every class along dimension 1, whose softmax are probabilities."""
+    scored: ClassVar[Literal["nothing", "samples", "positions"]] = "nothing"
+    """What that tensor has a score of every class for, along dimension 1: their softmax are probabilities."""
     has_loss: ClassVar[bool] = True
     """Whether models can be trained for it."""
 

@@ -111,7 +111,7 @@ def test_sections_without_data_are_left_out(short_run: Path) -> None:
     page = _page(short_run)
     assert page.ids == {"models", "latency", "stages", "removed-1"}
     assert "polyline" not in page.tags and "median" not in page.text
-    for absent in ("Width of each layer", "Left whole", "Plan: all", "Accuracy", "speed-up"):
+    for absent in ("Width of each layer", "Left whole", "Plan: all", "Quality", "speed-up"):
         assert absent not in page.text
 
 
