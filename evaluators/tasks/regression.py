@@ -182,8 +182,8 @@ def wanted(found: Tensor, targets: Any) -> Tensor:
             f"model: it returns {tuple(found.shape)}, the data's targets are {tuple(targets.shape)}; regression needs "
             "the same shape"
         )
-    smooth: Tensor = ((found - targets).square() + EPSILON**2).sqrt()
-    return smooth
+    fitted: Tensor = targets.to(found)
+    return fitted
 
 
 def _of_each(values: Tensor) -> Tensor:
