@@ -186,6 +186,9 @@ def open_model(
     does not fit.
     """
     task = task or model.from_source.task_of(model)
+    misfit = data.misfit(task) if data is not None else None
+    if misfit:
+        raise InputError(f"data.name: {misfit}")
     facts = data.describe() if data is not None else DataFacts(None, None, None)
     # sources without sizes of their own take that of the images where the recipe says none
     own = not model.from_source.sized and model.input_size is None

@@ -23,7 +23,7 @@ from compress.runs.catalog import find_recipe
 from compress.runs.recipe_file import Finding, read
 from compress.runs.stage import Stage, all_stages, as_list
 from evaluators.datasets import DataConfig
-from evaluators.tasks import DEFAULT, TaskSection
+from evaluators.tasks import DEFAULT, TaskSection, tasks
 from spaces.zoo import ModelConfig
 
 
@@ -190,6 +190,11 @@ def check_sections(sections: dict[str, Any]) -> Iterator[Finding]:
         yield ("model",), "missing; name the model to start from, or a search that finds one"
     for key, path in data.paths() if data is not None else ():
         yield from _check_path(("data", key), path)
+    task = sections.get("task")
+    misfit = data.misfit(task) if data is not None and task is not None else None
+    if data is not None and misfit:
+        fitting = [name for name in tasks if tasks.get(name).targets in (None, *data.kinds())]
+        yield ("data", "name"), f"{misfit}; allowed with it: task {', '.join(fitting)}"
     for stage in every:
         section = sections.get(stage.name)
         for index, config in enumerate(as_list(section)):

@@ -48,6 +48,18 @@ class Dataset(Config):
     """Whether there is no data, so that nothing can be trained or evaluated."""
     name: str
 
+    def kinds(self) -> tuple[str, ...]:
+        """Return which kinds of targets the set can give (see `TaskConfig.targets`): the one that a task asks for."""
+        return ("classes",)
+
+    def misfit(self, task: TaskConfig) -> str | None:
+        """Return, as a sentence, that the targets are not what `task` learns from; None where they are."""
+        if self.absent or task.targets is None or task.targets in self.kinds():
+            return None
+        return (
+            f"{self.name} has {' or '.join(self.kinds())} as targets, and task {task.name} learns from {task.targets}"
+        )
+
     def paths(self) -> Iterator[tuple[str, str]]:
         """Yield (key, path) of the files and folders that have to be there."""
         return iter(())

@@ -31,17 +31,18 @@ class DigitsConfig(Arrays):
 
     def open(self) -> ArraySet:
         """Read the set."""
-        return _digits()
+        return digits()
 
 
 @functools.cache
-def _digits() -> ArraySet:
+def digits() -> ArraySet:
+    """Return the digits, 8x8 grey pixels each, divided into training and test images."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    digits = load_digits()
-    images = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8)).unsqueeze(3)
-    labels = torch.from_numpy(digits.target.astype(np.int64))
+    found = load_digits()
+    images = torch.from_numpy(np.round(found.images * (255 / 16)).astype(np.uint8)).unsqueeze(3)
+    labels = torch.from_numpy(found.target.astype(np.int64))
     # the split is part of the data set: the same for every seed
     train, test = train_test_split(np.arange(len(labels)), test_size=_DIGITS_TEST, stratify=labels, random_state=0)
     return ArraySet(images[train], labels[train], images[test], labels[test], [str(n) for n in range(10)])

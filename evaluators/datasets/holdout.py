@@ -12,7 +12,9 @@ import torch.nn.functional as F
 
 from compress.core.errors import InputError
 from evaluators.datasets.batch import Batch
-from evaluators.datasets.loaders import ArrayLoader, Data, FileLoader, Loader
+from evaluators.datasets.joint import JointTransform
+from evaluators.datasets.loaders import ArrayLoader, Data, Loader
+from evaluators.datasets.samples import SampleLoader
 
 
 def with_holdout(data: Data, fraction: float, seed: int) -> Data:
@@ -47,7 +49,7 @@ def set_apart(data: Data, count: int, seed: int) -> tuple[Data, Loader] | None:
         None where there are no training images, or a loader of another package that cannot be divided.
     """
     train = data.train
-    if not isinstance(train, ArrayLoader | FileLoader):
+    if not isinstance(train, ArrayLoader | SampleLoader):
         return None
     labels = labels_of(train)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
@@ -72,11 +74,14 @@ def resized(data: Data, size: int) -> Data:
 
 
 def labels_of(loader: Loader) -> np.ndarray[Any, Any]:
-    """Return the class of every sample, in their order."""
+    """Return the class of every sample, in their order; 0 where samples have none."""
     if isinstance(loader, ArrayLoader):
         return np.asarray(loader.labels)
-    assert isinstance(loader, FileLoader)
-    return np.asarray([loader.files.labels[index] for index in loader.files.indices])
+    assert isinstance(loader, SampleLoader)
+    labels, indices = loader.samples.labels, loader.samples.indices
+    if labels is None:
+        return np.zeros(len(indices), dtype=np.int64)
+    return np.asarray([labels[index] for index in indices])
 
 
 def _split(labels: np.ndarray[Any, Any], fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -107,8 +112,8 @@ def _part(loader: Loader, places: list[int], eval_batch_size: int | None = None)
         part.images, part.labels = loader.images[places], loader.labels[places]
         part.augment = loader.augment if eval_batch_size is None else None
     else:
-        assert isinstance(loader, FileLoader)
-        part.files = replace(loader.files, indices=np.asarray(loader.files.indices)[places].tolist())
+        assert isinstance(loader, SampleLoader)
+        part.samples = replace(loader.samples, indices=np.asarray(loader.samples.indices)[places].tolist())
         part.training = loader.training if eval_batch_size is None else None
     part.batch_size = eval_batch_size or loader.batch_size
     part.num_samples = len(places)
@@ -117,6 +122,12 @@ def _part(loader: Loader, places: list[int], eval_batch_size: int | None = None)
 
 
 def _resized(loader: Loader, size: int, interpolation: str) -> Loader:
+    if isinstance(loader, SampleLoader) and isinstance(loader.evaluation, JointTransform):
+        again = copy.copy(loader)
+        again.evaluation = loader.evaluation.resized(size)
+        if isinstance(loader.training, JointTransform):
+            again.training = loader.training.resized(size)
+        return again
     if not isinstance(loader, ArrayLoader):
         return ResizedLoader(loader, size, interpolation)
     part = copy.copy(loader)

@@ -13,7 +13,7 @@ from compress.core.errors import InputError
 from evaluators.datasets.dataset import datasets
 from evaluators.datasets.decoding import read
 from evaluators.datasets.image_files import Files, FileSet
-from evaluators.datasets.loaders import ImageFiles
+from evaluators.datasets.samples import Samples, classified
 
 
 @datasets.register("huggingface")
@@ -64,7 +64,7 @@ def _hub_split(config: HuggingFaceConfig, key: str) -> Any:
         raise InputError(f"data.dataset: cannot open {key} {split!r} of {config.dataset!r}: {reason}") from error
 
 
-def _hub_files(config: HuggingFaceConfig, split: Any, classes: int) -> ImageFiles | None:
+def _hub_files(config: HuggingFaceConfig, split: Any, classes: int) -> Samples | None:
     if split is None:
         return None
     labels = [int(label) for label in split.reader.iter_targets()]
@@ -74,7 +74,7 @@ def _hub_files(config: HuggingFaceConfig, split: Any, classes: int) -> ImageFile
             f"data.label_key: {config.label_key!r} of {config.dataset!r} holds the label {wrong}; "
             f"allowed: 0 to {classes - 1}; take a split with labels"
         )
-    return ImageFiles(_HubReader(split.reader), labels, range(len(labels)), "row {}".format)
+    return classified(_HubReader(split.reader), labels, "row {}".format)
 
 
 @dataclass(frozen=True)

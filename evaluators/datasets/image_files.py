@@ -16,8 +16,9 @@ from evaluators.datasets.arrays import balanced
 from evaluators.datasets.dataset import DataFacts
 from evaluators.datasets.decoding import ToChannels
 from evaluators.datasets.images import Images, Unit
-from evaluators.datasets.loaders import Data, FileLoader, ImageFiles
+from evaluators.datasets.loaders import Data
 from evaluators.datasets.preprocessing import Preprocessing, choose
+from evaluators.datasets.samples import ImageOnly, SampleLoader, Samples
 
 if TYPE_CHECKING:
     from evaluators.tasks.task import TaskConfig
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 class FileSet:
     """The splits that there are, and the class names in label order."""
 
-    train: ImageFiles | None
-    test: ImageFiles | None
+    train: Samples | None
+    test: Samples | None
     class_names: list[str]
 
 
@@ -67,11 +68,11 @@ class Files(Images):
         sides = (side, side) if side else tuple(hint["input_size"][1:]) if hint.get("input_size") else (224, 224)
         crop_pct = self.crop_pct or float(hint.get("crop_pct") or 0.875)
         preprocessing = choose(self, hint, sides, 3, measured=None, crop_pct=crop_pct)
-        evaluation, training = (self._transform(preprocessing, training) for training in (False, True))
+        evaluation, training = (ImageOnly(self._transform(preprocessing, training)) for training in (False, True))
         train, test = (
             None
             if split is None
-            else FileLoader(
+            else SampleLoader(
                 limited(split, limit),
                 evaluation=evaluation,
                 training=transform,
@@ -114,8 +115,13 @@ class Files(Images):
         return composed
 
 
-def limited(files: ImageFiles, limit: int | None) -> ImageFiles:
-    """Return `limit` of the images, as many of each class as can be."""
-    if limit is None or limit >= len(files.labels):
+def limited(files: Samples, limit: int | None) -> Samples:
+    """Return `limit` of the images, as many of each class as can be; of images without a class, evenly spread ones."""
+    count = len(files.indices)
+    if limit is None or limit >= count:
         return files
-    return replace(files, indices=balanced(np.asarray(files.labels), limit).tolist())
+    if files.labels is None:
+        places = np.linspace(0, count, limit, endpoint=False).astype(int)
+    else:
+        places = balanced(np.asarray(files.labels)[files.indices], limit).numpy()
+    return replace(files, indices=[files.indices[place] for place in places])

@@ -13,7 +13,7 @@ from compress.core.errors import InputError
 from evaluators.datasets.dataset import datasets
 from evaluators.datasets.decoding import ENDINGS, read
 from evaluators.datasets.image_files import Files, FileSet
-from evaluators.datasets.loaders import ImageFiles
+from evaluators.datasets.samples import Samples, classified
 
 _TEST_FOLDERS = ("val", "test", "validation")
 _SYSTEM = ("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
@@ -56,7 +56,7 @@ class ImageFolderConfig(Files):
         return FileSet(train, test, classes)
 
 
-def _folder(folder: Path) -> tuple[ImageFiles, list[str]]:
+def _folder(folder: Path) -> tuple[Samples, list[str]]:
     """List the images of a folder of class folders, in the order of their names; what is hidden is left out."""
     from torchvision.datasets.folder import make_dataset
 
@@ -80,7 +80,7 @@ def _folder(folder: Path) -> tuple[ImageFiles, list[str]]:
     if len(classes) < 2:
         raise InputError(f"{where} holds only the class {classes[0]!r}; two are needed")
     reader = _FolderReader([path for path, _ in samples])
-    return ImageFiles(reader, labels, range(len(labels)), reader.name), classes
+    return classified(reader, labels, reader.name), classes
 
 
 def _hidden(name: str) -> bool:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import copy
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from compress.core.errors import InputError
 from evaluators.datasets.batch import Batch, moved
-from evaluators.datasets.decoding import reason
 from evaluators.datasets.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -27,9 +23,9 @@ _SMALL = 2**30  # bytes of images that any accelerator has room for
 
 
 class Loader(Protocol):
-    """A split of a data set: images float32 (N, C, H, W), normalised, and labels int64 (N,).
+    """A split of a data set. Where it holds images, these are float32, normalised; targets are as the task has them.
 
-    The images of a training batch are a tensor of their own, which whoever takes the batch may change.
+    The inputs of a training batch are tensors of their own, which whoever takes the batch may change.
     """
 
     batch_size: int
@@ -71,7 +67,7 @@ def seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
-def _order(samples: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+def shuffled(samples: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
     """Return the sample indices of every batch of a training epoch."""
     order = torch.randperm(samples, generator=torch.Generator().manual_seed(seed_of(seed, epoch)))
     whole = samples // batch_size * batch_size or samples
@@ -103,7 +99,9 @@ class ArrayLoader:
         self._grey = torch.tensor(_GREY).view(3, 1, 1)
 
     def on(self, device: torch.device) -> ArrayLoader:
-        """Return a loader of the same batches whose images lie on `device`, and are prepared there."""
+        """Return a loader of the same batches whose images lie on `device`, and are prepared there, if they fit."""
+        if self.images.device.type == device.type or not _fits(self.images, device):
+            return self
         part = copy.copy(self)
         for name in ("images", "labels", "_mean", "_std", "_grey"):
             setattr(part, name, getattr(self, name).to(device))
@@ -117,7 +115,7 @@ class ArrayLoader:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the shuffled, augmented batches of an epoch from batch `start` on."""
-        order = _order(self.num_samples, self.batch_size, self.seed, epoch)
+        order = shuffled(self.num_samples, self.batch_size, self.seed, epoch)
         for number in range(start, len(order)):
             numbers = (self.seed, epoch, number, self.view) if self.view else (self.seed, epoch, number)
             generator = torch.Generator().manual_seed(seed_of(*numbers))
@@ -148,19 +146,14 @@ class ArrayLoader:
 
 
 def placed(loader: Loader, device: str | torch.device) -> Loader:
-    """Return a loader of the same batches that feeds `device` fast; on the CPU it is `loader`.
+    """Return a loader of the same batches that feeds `device` fast: what its method `on` gives, where it has one.
 
-    Images in memory move to the device, once, where they take at most a quarter of what is free there; files are read
-    into memory that a GPU copies from without a wait.
+    Images in memory move to the device, once, where they take at most a quarter of what is free there; what is read
+    one by one goes into memory that a GPU copies from without a wait.
     """
-    where = torch.device(device)
-    if isinstance(loader, ArrayLoader) and loader.images.device.type != where.type and _fits(loader.images, where):
-        return loader.on(where)
-    if isinstance(loader, FileLoader) and where.type == "cuda":
-        part = copy.copy(loader)
-        part.pinned = True
-        return part
-    return loader
+    on = getattr(loader, "on", None)
+    found: Loader = loader if on is None else on(torch.device(device))
+    return found
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:
@@ -190,107 +183,3 @@ def _shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
     rows, columns = top + down, left + along
     picked = padded.permute(0, 2, 3, 1)[each.view(-1, 1, 1), rows.unsqueeze(2), columns.unsqueeze(1)]
     return picked.permute(0, 3, 1, 2)
-
-
-@dataclass(frozen=True)
-class ImageFiles:
-    """Images that are read one by one: `read(index)` gives what `decode` does, `labels` one class number each.
-
-    `name(index)` is what a sentence about an image calls it.
-    """
-
-    read: Callable[[int], Any]
-    labels: Sequence[int]
-    indices: Sequence[int]
-    name: Callable[[int], str] = str
-
-
-class _View(torch.utils.data.Dataset[Any]):
-    """One pass over image files; a damaged file comes out as its sentence, so that workers can hand it on."""
-
-    def __init__(self, files: ImageFiles, transform: Callable[[Any], Tensor], seeds: tuple[int, ...]) -> None:
-        self.files, self.transform, self.seeds = files, transform, seeds
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int, int] | str:
-        sample = self.files.indices[index]
-        try:
-            image = self.files.read(sample)
-            with _seeded(seed_of(*self.seeds, index)):
-                return self.transform(image), self.files.labels[sample], index
-        except Exception as error:  # Pillow's formats raise nearly anything of a damaged file
-            return f"data: cannot read image {self.files.name(sample)}: {reason(error)}"
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators, which timm's transforms draw from, and put them back afterwards."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-
-
-def _collate(samples: list[Any]) -> Batch | str:
-    for sample in samples:
-        if isinstance(sample, str):
-            return sample
-    images, labels, index = zip(*samples, strict=True)
-    return Batch(torch.stack(images), torch.tensor(labels), torch.tensor(index))
-
-
-class FileLoader:
-    """Image files, each read and transformed by itself, in worker processes where asked.
-
-    `training` None marks a test split.
-    """
-
-    def __init__(
-        self,
-        files: ImageFiles,
-        *,
-        evaluation: Callable[[Any], Tensor],
-        training: Callable[[Any], Tensor] | None,
-        batch_size: int,
-        workers: int,
-        seed: int,
-    ) -> None:
-        self.files, self.training, self.evaluation = files, training, evaluation
-        self.batch_size, self.workers, self.seed = batch_size, workers, seed
-        self.num_samples = len(files.indices)
-        self.pinned = False
-
-    def __len__(self) -> int:
-        """Return the number of batches."""
-        if self.training is None:
-            return -(-self.num_samples // self.batch_size)
-        return max(1, self.num_samples // self.batch_size)
-
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the shuffled, augmented batches of an epoch from batch `start` on."""
-        order = _order(self.num_samples, self.batch_size, self.seed, epoch)[start:]
-        return self._run(_View(self.files, self.training or self.evaluation, (self.seed, epoch)), order)
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield every sample once, in order, without augmentation."""
-        order = list(torch.split(torch.arange(self.num_samples), self.batch_size))
-        return self._run(_View(self.files, self.evaluation, (self.seed,)), order)
-
-    def _run(self, view: _View, order: list[Tensor]) -> Iterator[Batch]:
-        loader = torch.utils.data.DataLoader(
-            view,
-            batch_sampler=[batch.tolist() for batch in order],
-            num_workers=self.workers,
-            collate_fn=_collate,
-            pin_memory=self.pinned,
-            generator=torch.Generator(),  # its own, or the loader draws from the global one
-        )
-        for batch in loader:
-            if isinstance(batch, str):
-                raise InputError(batch)
-            yield batch

@@ -14,8 +14,9 @@ from torch import Tensor
 from compress.core.errors import InputError
 from evaluators.datasets.batch import Batch
 from evaluators.datasets.decoding import ToChannels
-from evaluators.datasets.loaders import ArrayLoader, Data, FileLoader, ImageFiles, Loader
+from evaluators.datasets.loaders import ArrayLoader, Data, Loader
 from evaluators.datasets.preprocessing import Preprocessing
+from evaluators.datasets.samples import ImageOnly, SampleLoader, classified
 
 How = Literal["data", "byol"]
 """Views as the section `data` augments, or by the transforms of BYOL."""
@@ -39,15 +40,15 @@ class Views:
         if how == "byol":
             each = [byol(data.preprocessing, blur, solarize) for blur, solarize in ((1.0, 0.0), (0.1, 0.2))]
             files = _as_files(split)
-            files.training = _Several([each[view % 2] for view in range(count)])
+            files.training = ImageOnly(_Several([each[view % 2] for view in range(count)]))
             self.loaders = (files,)
         elif isinstance(split, ArrayLoader):
             self.loaders = [_view(split, data.train, view) for view in range(count)]
         else:
             files = _as_files(split)
             training = _as_files(data.train).training
-            assert training is not None
-            files.training = _Several([training] * count)
+            assert isinstance(training, ImageOnly)
+            files.training = ImageOnly(_Several([training.transform] * count))
             self.loaders = (files,)
         self.batch_size, self.num_samples = split.batch_size, split.num_samples
         if held_out:  # batches of one size, so that next to no image is left out
@@ -121,15 +122,16 @@ def _view(split: ArrayLoader, training: Loader, view: int) -> ArrayLoader:
     return part
 
 
-def _as_files(loader: Loader) -> FileLoader:
+def _as_files(loader: Loader) -> SampleLoader:
     """Return a loader that transforms each image of `loader` by itself."""
-    if isinstance(loader, FileLoader):
+    if isinstance(loader, SampleLoader):
+        if not isinstance(loader.evaluation, ImageOnly):
+            raise InputError("data: views are made of images with classes; these have targets that move with the image")
         return copy.copy(loader)
     assert isinstance(loader, ArrayLoader)
-    files = ImageFiles(_InMemory(loader.images.cpu()), loader.labels.tolist(), range(loader.num_samples))
-    return FileLoader(
-        files,
-        evaluation=_Several([]),
+    return SampleLoader(
+        classified(_InMemory(loader.images.cpu()), loader.labels.tolist()),
+        evaluation=ImageOnly(_Several([])),
         training=None,
         batch_size=loader.batch_size,
         workers=0,

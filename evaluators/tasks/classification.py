@@ -32,6 +32,7 @@ class ClassificationConfig(TaskConfig):
     """One class of several for every image: models give logits (N, classes), targets are class numbers (N,)."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (TOP1, TOP5, LOSS)
+    targets: ClassVar[str | None] = "classes"
     name: Literal["classification"] = Field("classification", description="what the model is for")
 
     def bind(self, num_outputs: int, input_size: Shape) -> Classification:

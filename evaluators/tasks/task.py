@@ -73,6 +73,9 @@ class TaskConfig(Config):
 
     metrics: ClassVar[tuple[Metric, ...]]
     """All figures that the task can give, the main one first; one of them is called loss."""
+    targets: ClassVar[str | None] = None
+    """The kind of targets that it learns from, as data sets call them: classes (int64, one number a sample), masks
+    (int64, a class for every pixel), boxes (of objects, with their labels) or values (float32); None: any."""
     name: str
 
     @property

@@ -12,7 +12,8 @@ from compress.core.errors import InputError
 from evaluators.datasets import Data, Preprocessing
 from evaluators.datasets.digits import DigitsConfig
 from evaluators.datasets.holdout import resized, with_holdout
-from evaluators.datasets.loaders import ArrayLoader, FileLoader, ImageFiles
+from evaluators.datasets.loaders import ArrayLoader
+from evaluators.datasets.samples import ImageOnly, SampleLoader, classified
 from evaluators.tasks import DEFAULT
 
 
@@ -34,7 +35,7 @@ def pictures(loader: ArrayLoader) -> set[bytes]:
 def files(count: int) -> Data:
     """Grey images whose brightness is their number; two thirds are of class 0."""
     labels = [0 if number % 3 else 1 for number in range(count)]
-    entries = ImageFiles(lambda index: Image.new("L", (4, 4), index), labels, range(count))
+    entries = classified(lambda index: Image.new("L", (4, 4), index), labels)
 
     def plain(image: Image.Image) -> torch.Tensor:
         return pil_to_tensor(image).float()
@@ -42,8 +43,10 @@ def files(count: int) -> Data:
     def brighter(image: Image.Image) -> torch.Tensor:
         return pil_to_tensor(image).float() + 1000
 
-    train = FileLoader(entries, evaluation=plain, training=brighter, batch_size=8, workers=0, seed=0)
-    test = FileLoader(entries, evaluation=plain, training=None, batch_size=16, workers=0, seed=0)
+    train = SampleLoader(
+        entries, evaluation=ImageOnly(plain), training=ImageOnly(brighter), batch_size=8, workers=0, seed=0
+    )
+    test = SampleLoader(entries, evaluation=ImageOnly(plain), training=None, batch_size=16, workers=0, seed=0)
     return Data(DEFAULT.bind(2, (1, 4, 4)), Preprocessing((1, 4, 4), (0.0,), (1.0,)), train, test, ["a", "b"])
 
 
@@ -70,15 +73,15 @@ def test_classes_too_small_for_shares_are_held_out_at_random() -> None:
     train, held = arrays(with_holdout(digits(limit_train=30), 0.1, 0))  # three images cannot hold ten classes
     assert (train.num_samples, held.num_samples) == (27, 3)
     lonely = files(30)
-    assert isinstance(lonely.train, FileLoader)
-    lonely.train.files = replace(lonely.train.files, labels=[0] * 29 + [1])
+    assert isinstance(lonely.train, SampleLoader)
+    lonely.train.samples = replace(lonely.train.samples, labels=[0] * 29 + [1])
     assert split_of(lonely, 0) == split_of(lonely, 0) != split_of(lonely, 1)
 
 
 def split_of(data: Data, seed: int) -> tuple[int, ...]:
     held = with_holdout(data, 0.2, seed).test
-    assert isinstance(held, FileLoader) and held.num_samples == 6
-    return tuple(held.files.indices)
+    assert isinstance(held, SampleLoader) and held.num_samples == 6
+    return tuple(held.samples.indices)
 
 
 def test_the_part_depends_on_the_seed_alone() -> None:

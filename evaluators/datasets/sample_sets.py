@@ -1,0 +1,92 @@
+"""Sets of images whose targets move along with them: masks and boxes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from evaluators.datasets.image_files import limited
+from evaluators.datasets.images import Images, Positive, Unit
+from evaluators.datasets.joint import Augmentation, JointTransform
+from evaluators.datasets.loaders import Data
+from evaluators.datasets.preprocessing import Statistics, choose
+from evaluators.datasets.samples import SampleLoader, Samples
+
+if TYPE_CHECKING:
+    from evaluators.tasks.task import TaskConfig
+
+BACKGROUND = "background"
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """The splits that there are, and the class names in the order of their numbers.
+
+    Attributes:
+        train: what `JointTransform` takes; None: there is none.
+        test: the same.
+        class_names: one for each class, the background (if there is one) first.
+        statistics: mean and standard deviation of each channel, for models that have none of their own.
+    """
+
+    train: Samples | None
+    test: Samples | None
+    class_names: list[str]
+    statistics: Statistics | None = None
+
+
+class SampleImages(Images):
+    """Sets of images with masks or boxes, each image transformed by itself."""
+
+    batch_size: int = Field(16, ge=1, description="images in a training batch")
+    eval_batch_size: int = Field(32, ge=1, description="images in an evaluation batch")
+    flip: Unit = Field(0.5, description="probability that a training image is mirrored")
+    scale: tuple[Positive, Positive] = Field(
+        (0.5, 2.0), description="training images are scaled by a factor from this range, then cut or filled up"
+    )
+    color_jitter: float = Field(0.2, ge=0, le=1, description="strength of colour jitter of training images")
+    limit_train: int | None = Field(None, ge=1, description="use that many training images")
+    limit_test: int | None = Field(None, ge=1, description="use that many test images")
+    workers: int = Field(2, ge=0, description="processes that read images; 0 reads in this one")
+
+    @abstractmethod
+    def open(self, task: TaskConfig) -> SampleSet:
+        """List the samples of the set, with targets as `task` learns from; InputError where it is wrong."""
+
+    def load(
+        self,
+        task: TaskConfig,
+        preprocessing_hint: Mapping[str, Any] | None = None,
+        image_size: int | None = None,
+        seed: int = 0,
+    ) -> Data:
+        """Return loaders that read and transform samples one by one."""
+        hint = dict(preprocessing_hint or {})
+        found = self.open(task)
+        side = self.image_size or image_size
+        sides = (side, side) if side else tuple(hint["input_size"][1:]) if hint.get("input_size") else (224, 224)
+        preprocessing = choose(self, hint, sides, 3, measured=found.statistics, crop_pct=1.0)
+        evaluation = JointTransform(preprocessing)
+        augmented = JointTransform(preprocessing, Augmentation(self.flip, self.scale, self.color_jitter))
+        train, test = (
+            None
+            if split is None
+            else SampleLoader(
+                limited(split, limit),
+                evaluation=evaluation,
+                training=training,
+                batch_size=batch_size,
+                workers=self.workers,
+                seed=seed,
+            )
+            for split, limit, batch_size, training in (
+                (found.train, self.limit_train, self.batch_size, augmented),
+                (found.test, self.limit_test, self.eval_batch_size, None),
+            )
+        )
+        bound = task.bind(len(found.class_names), preprocessing.input_size)
+        return Data(bound, preprocessing, train, test, found.class_names)
