@@ -1,0 +1,202 @@
+"""Detection: boxes around things in an image, each with the class of what it holds and a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor, nn
+
+from compress.core.errors import Diverged, InputError
+from compress.core.modes import training_flow
+from compress.core.tensors import Inputs
+from evaluators.datasets.batch import Batch
+from evaluators.tasks.task import Meter, Metric, Shape, Task, TaskConfig, tasks
+
+MAP = Metric("map", "maximize", "mAP", "Mean average precision", "%", "points")
+MAP50 = Metric("map50", "maximize", "mAP50", "mAP at an IoU of 0.50", "%", "points")
+MAP75 = Metric("map75", "maximize", "mAP75", "mAP at an IoU of 0.75", "%", "points")
+LOSS = Metric("loss", "minimize", "loss", "Loss", digits=4, worst=1e6)
+
+FOUND = ("boxes", "labels", "scores")
+"""What a model finds in an image: float32 (M, 4), int64 (M,), float32 (M,), the best first."""
+Found = Mapping[str, Tensor]
+Targets = list[dict[str, Tensor]]
+
+
+@tasks.register("detection")
+class DetectionConfig(TaskConfig):
+    """Boxes with classes and scores, in torchvision's convention.
+
+    Models take a list of images (C, H, W). In training they take targets as well and return a dictionary of losses, in
+    evaluation a list of dictionaries with boxes (M, 4) in pixels x1, y1, x2, y2, labels (M,) from 1 on, and scores.
+    """
+
+    metrics: ClassVar[tuple[Metric, ...]] = (MAP, MAP50, MAP75, LOSS)
+    name: Literal["detection"] = Field("detection", description="what the model is for")
+    loss_weights: dict[str, NonNegativeFloat] = Field(
+        default_factory=dict, description="how much each loss of the model counts, by its name; 1 where none is given"
+    )
+
+    def bind(self, num_outputs: int, input_size: Shape) -> Detection:
+        """Return the task for `num_outputs` classes, the background among them."""
+        return Detection(num_outputs, input_size, self)
+
+    def outputs_of(self, outputs: Any) -> int | None:
+        """Return 0 for a list of findings, which do not show how many classes there are; None for anything else."""
+        return 0 if _are_found(outputs) else None
+
+    def width_of(self, model: nn.Module) -> int | None:
+        """Return what the model, or the layer of it that tells the classes apart, calls `num_classes`."""
+        found = [getattr(module, "num_classes", None) for module in model.modules()]
+        if hasattr(model, "roi_heads"):  # torchvision's two-stage detectors
+            found.insert(0, getattr(getattr(model.roi_heads.box_predictor, "cls_score", None), "out_features", None))
+        return next((each for each in found if isinstance(each, int)), None)
+
+
+class Detection(Task):
+    """The losses that the model itself gives in training; COCO's mean average precision."""
+
+    form = "a dictionary of boxes, labels and scores for every image"
+    counted = "classes, the background among them"
+    gives_tensor = False
+
+    config: DetectionConfig
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """map, map50, map75: in evaluation there is no loss."""
+        return (MAP, MAP50, MAP75)
+
+    def arguments(self, images: Tensor) -> Inputs:
+        """Return the images (N, C, H, W) as a list."""
+        return list(images.unbind())
+
+    def forward(self, model: Callable[..., Any], batch: Batch) -> Any:
+        """Return the losses of a model in training, which is handed the targets, else what it finds.
+
+        Raises:
+            InputError: a target has a class that the model cannot have, or the model takes no targets.
+        """
+        if not getattr(model, "training", False):
+            return super().forward(model, batch)
+        targets = [self._learnable(target) for target in batch.targets]
+        try:
+            return model(batch.inputs, targets)
+        except TypeError as error:
+            if "positional argument" not in str(error):
+                raise
+            raise InputError(f"model: in training it has to take images and targets; {error}") from error
+
+    def _learnable(self, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a target without the boxes around crowds, which count in evaluation alone."""
+        self.check_labels(target["labels"])
+        kept = {name: value for name, value in target.items() if name not in ("iscrowd", "area")}
+        if "iscrowd" in target:
+            single = ~target["iscrowd"].bool()
+            kept |= {name: value[single] for name, value in kept.items() if value.shape[:1] == single.shape}
+        return kept
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Raise InputError for a class that is the background, or that models of this task do not have."""
+        least, most = (int(labels.min()), int(labels.max())) if len(labels) else (1, 1)
+        if least < 1 or (self.num_outputs and most >= self.num_outputs):
+            allowed = f"1 to {self.num_outputs - 1}" if self.num_outputs else "1 and up"
+            raise InputError(
+                f"data: a box has the class {least if least < 1 else most}; allowed: {allowed} (0 is the background)"
+            )
+
+    def loss(self, outputs: Any, batch: Batch, model: nn.Module | None = None) -> Tensor:
+        """Return the sum of the model's losses, each with its weight.
+
+        Raises:
+            InputError: the model gave no losses, or none of a name that has a weight.
+        """
+        losses = outputs if isinstance(outputs, Mapping) else {}
+        if not losses or not all(isinstance(each, Tensor) and each.numel() == 1 for each in losses.values()):
+            raise InputError(
+                f"model: in training it returns {_told(outputs)}; task detection needs a dictionary of losses from "
+                "model(images, targets), as torchvision's detectors give it"
+            )
+        weights = self.config.loss_weights
+        if unknown := sorted(set(weights) - set(losses)):
+            raise InputError(
+                f"task.loss_weights.{unknown[0]}: the model has no such loss; allowed: {', '.join(losses)}"
+            )
+        return torch.stack([weights.get(name, 1.0) * each.reshape(()) for name, each in losses.items()]).sum()
+
+    def losing(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Run a block with the control flow of training: in evaluation detectors have no loss."""
+        return training_flow(model)
+
+    def tensor(self, outputs: Any) -> Tensor:
+        """Raise InputError: boxes of two models are no two tensors of one shape."""
+        raise InputError("task detection has no tensor that two models could be compared by")
+
+    def meter(self) -> Meter:
+        """Return what COCO's evaluation makes of the findings."""
+        return _Meter(self)
+
+
+class _Meter(Meter):
+    """COCO's mean average precision (0-100) through torchmetrics and pycocotools, of at most 100 boxes an image."""
+
+    def __init__(self, task: Detection) -> None:
+        from torchmetrics.detection import MeanAveragePrecision
+
+        self.task, self.wanted = task, 0
+        self.precision = MeanAveragePrecision(backend="pycocotools")
+        self.precision.warn_on_many_detections = False
+
+    def update(self, outputs: Any, batch: Batch) -> None:
+        """Take in a list of boxes, labels and scores, one of each image."""
+        if not _are_found(outputs) or len(outputs) != len(batch):
+            raise InputError(
+                f"the model returned {_told(outputs)} for {len(batch)} images; task detection needs {self.task.form}"
+            )
+        for found, target in zip(outputs, batch.targets, strict=True):
+            if not all(bool(torch.isfinite(found[name]).all()) for name in ("boxes", "scores")):
+                raise Diverged("the model's boxes or scores are NaN or infinite: its training diverged")
+            self.task.check_labels(target["labels"])
+            self.wanted += len(target["labels"])
+            self.precision.update([_on_cpu(found, FOUND)], [_on_cpu(target, ("boxes", "labels", "iscrowd", "area"))])
+
+    def compute(self) -> dict[str, float | None]:
+        """Return the metrics; no loss, which detectors do not give in evaluation.
+
+        Raises:
+            InputError: none of the images has a box.
+        """
+        if not self.wanted:
+            raise InputError("data: no image that the model is judged by has a box, so there is nothing to find")
+        figures = self.precision.compute()
+        names = {"map": "map", "map50": "map_50", "map75": "map_75"}
+        return {name: 100 * float(figures[theirs]) for name, theirs in names.items()} | {"loss": None}
+
+
+def _on_cpu(values: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the plain tensors of these names, those that are there."""
+    plain = {name: values[name].detach().as_subclass(Tensor).cpu() for name in names if name in values}
+    return {name: value.float() if value.is_floating_point() else value for name, value in plain.items()}
+
+
+def _are_found(outputs: Any) -> bool:
+    """Return whether `outputs` are boxes, labels and scores of images, as many of each."""
+    return isinstance(outputs, list | tuple) and all(
+        isinstance(each, Mapping)
+        and all(isinstance(each.get(name), Tensor) for name in FOUND)
+        and each["boxes"].shape == (len(each["scores"]), 4)
+        and each["labels"].shape == each["scores"].shape
+        for each in outputs
+    )
+
+
+def _told(outputs: Any) -> str:
+    """Return what a model gave, in words."""
+    if isinstance(outputs, Tensor):
+        return f"a tensor {tuple(outputs.shape)}"
+    keys = f" with the keys {', '.join(map(str, outputs))}" if isinstance(outputs, Mapping) else ""
+    return f"a {type(outputs).__name__}{keys}"
