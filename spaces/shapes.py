@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from compress.core.errors import InputError, is_out_of_memory, reason_of
-from compress.core.tensors import named_tensors
+from compress.core.tensors import called, named_tensors
 from evaluators.tasks import Task
 
 Shape = tuple[int, ...]
@@ -52,7 +52,7 @@ def check_forward(module: nn.Module, name: str, task: Task) -> int | None:
     """
     try:
         with torch.no_grad():
-            output: Any = module(torch.zeros(1, *task.input_size))
+            output: Any = called(module, task.arguments(torch.zeros(1, *task.input_size)))
     except (Exception, SystemExit) as error:  # the user's module may raise anything
         if is_out_of_memory(error):
             raise

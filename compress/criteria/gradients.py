@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
-from compress.core.modes import evaluating
 from compress.criteria.unit_criterion import matrices
 from compress.graph.graph import Group
 
@@ -26,14 +26,14 @@ def gradients(loss: Tensor, weights: Mapping[str, nn.Parameter]) -> dict[str, Te
 
 
 @contextlib.contextmanager
-def differentiable(model: nn.Module) -> Iterator[None]:
-    """Run the model in evaluation mode with gradients for every parameter; put both back afterwards."""
+def differentiable(model: nn.Module, mode: AbstractContextManager[None]) -> Iterator[None]:
+    """Run the model in a mode, such as `Task.losing`, with gradients for every parameter; put both back afterwards."""
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
         for parameter in wanted:
             parameter.requires_grad_(True)
-        with evaluating(model), torch.enable_grad():
+        with mode, torch.enable_grad():
             yield
     finally:
-        for parameter, mode in wanted.items():
-            parameter.requires_grad_(mode)
+        for parameter, before in wanted.items():
+            parameter.requires_grad_(before)

@@ -29,7 +29,7 @@ class HessianUnits(UnitCriterion):
         """
         weights = touched(model, groups)
         curvature = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
-        with differentiable(model):
+        with differentiable(model, data.task.losing(model)):
             for batch in data.draws("hessian"):
                 probe = data.task.drawn_loss(data.task.forward(model, batch), data.generator)
                 for name, slope in gradients(probe, weights).items():

@@ -103,7 +103,8 @@ class TrainedUnits(NniUnits):
                 optimizer.step()
 
         def loss(batch: Batch, wrapped: nn.Module) -> Tensor:
-            return data.task.loss(data.task.forward(wrapped, batch), batch)
+            with data.task.losing(wrapped):
+                return data.task.loss(data.task.forward(wrapped, batch), batch)
 
         optimizer = nni.trace(torch.optim.SGD)(model.parameters(), lr=self.lr)
         made = self._pruner(model, layers, evaluator=TorchEvaluator(updates, optimizer, loss), **self._duration())

@@ -29,7 +29,7 @@ class TaylorUnits(UnitCriterion):
         """
         weights = touched(model, groups)
         scores = {group.name: torch.zeros(group.size, dtype=torch.float64) for group in groups}
-        with differentiable(model):
+        with differentiable(model, data.task.losing(model)):
             for batch in data.draws("taylor"):
                 loss = data.task.loss(data.task.forward(model, batch), batch)
                 slopes = gradients(loss, weights)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from compress.core.errors import InputError
+from compress.core.tensors import called
 from evaluators.tasks import DEFAULT, Task
 from spaces.zoo import BuiltModel, ModelConfig, build_model
 
@@ -62,7 +63,8 @@ def _check_fit(built: BuiltModel, task: Task) -> None:
         assert asked == found, f"{where}: {what} {found}; asked for are {asked}"
     assert not built.module.training, f"{where} leaves the model in training mode"
     with torch.no_grad():
-        given = task.config.outputs_of(built.module(torch.zeros(1, *built.input_size)))
+        outputs = called(built.module, task.arguments(torch.zeros(1, *built.input_size)))
+    given = task.config.outputs_of(outputs) or task.config.width_of(built.module)
     assert given == task.num_outputs, f"{where}: the model has a head of {given}; asked for are {task.num_outputs}"
 
 

@@ -19,7 +19,8 @@ def check_task(task: Task, batch: Batch, outputs: Callable[[Batch], Any]) -> Non
     Args:
         task: bound to the sizes of `batch`.
         batch: inputs and targets, as the task's data sets give them.
-        outputs: what a model gives for a batch, or a part of one, with gradients; one sample by itself.
+        outputs: what a model gives for a batch, or a part of one, with gradients; one sample by itself. Where only
+            models in training have a loss, what they give in training while gradients are enabled.
 
     Raises:
         AssertionError: metrics are not told apart or not given, the loss is no finite scalar with a gradient, or the
@@ -33,9 +34,11 @@ def check_task(task: Task, batch: Batch, outputs: Callable[[Batch], Any]) -> Non
     loss = task.loss(found, batch)
     assert loss.shape == () and bool(torch.isfinite(loss)), f"task {task.name}: its loss is no finite scalar"
     assert loss.requires_grad, f"task {task.name}: its loss carries no gradient"
-    assert isinstance(task.tensor(found), Tensor), f"task {task.name}: `tensor` gives no tensor"
-    one = outputs(batch.part(0, 1))
-    assert task.config.outputs_of(one) == task.num_outputs, (
+    if task.gives_tensor:
+        assert isinstance(task.tensor(found), Tensor), f"task {task.name}: `tensor` gives no tensor"
+    with torch.no_grad():
+        one = outputs(batch.part(0, 1))
+    assert task.config.outputs_of(one) in (0, task.num_outputs), (
         f"task {task.name}: outputs_of gives {task.config.outputs_of(one)} for a model of {task.num_outputs} outputs"
     )
     with torch.no_grad():

@@ -11,7 +11,7 @@ import copy
 import math
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -78,7 +78,7 @@ def grad_norm(model: nn.Module, batch: Batch, task: Task) -> float:
     """
     weights = _weights(model)
     batch = batch.mapped(Tensor.clone)
-    with _batch_statistics(model):
+    with _batch_statistics(model, task.losing(model)):
         loss = task.loss(task.forward(model, batch), batch)
         gradients = torch.autograd.grad(loss, weights, allow_unused=True)
     return sum(float(gradient.norm()) for gradient in gradients if gradient is not None)
@@ -159,13 +159,13 @@ def _same(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _batch_statistics(model: nn.Module) -> Iterator[None]:
-    """Run `model` in eval mode, but batch norms on the batch's own statistics, which they do not remember."""
+def _batch_statistics(model: nn.Module, mode: AbstractContextManager[None] | None = None) -> Iterator[None]:
+    """Run `model` in eval mode or `mode`, but batch norms on the batch's own statistics, which they do not remember."""
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
     try:
-        with evaluating(model):
+        with mode or evaluating(model):
             for norm in norms:
                 norm.training, norm.momentum = True, 0.0
             yield

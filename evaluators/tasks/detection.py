@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,8 +23,12 @@ LOSS = Metric("loss", "minimize", "loss", "Loss", digits=4, worst=1e6)
 
 FOUND = ("boxes", "labels", "scores")
 """What a model finds in an image: float32 (M, 4), int64 (M,), float32 (M,), the best first."""
-Found = Mapping[str, Tensor]
-Targets = list[dict[str, Tensor]]
+_CLASSES = (
+    ("roi_heads.box_predictor.cls_score", "out_features"),
+    ("head.classification_head", "num_classes"),
+    ("head.classification_head", "num_columns"),
+)
+"""Layers of torchvision's detectors, and what of them says how many classes there are."""
 
 
 @tasks.register("detection")
@@ -50,10 +54,9 @@ class DetectionConfig(TaskConfig):
         return 0 if _are_found(outputs) else None
 
     def width_of(self, model: nn.Module) -> int | None:
-        """Return what the model, or the layer of it that tells the classes apart, calls `num_classes`."""
-        found = [getattr(module, "num_classes", None) for module in model.modules()]
-        if hasattr(model, "roi_heads"):  # torchvision's two-stage detectors
-            found.insert(0, getattr(getattr(model.roi_heads.box_predictor, "cls_score", None), "out_features", None))
+        """Return the `num_classes` of the model, or what the heads of torchvision's detectors have as that."""
+        places = ("", "num_classes"), *_CLASSES
+        found = (getattr(_at(model, layer), name, None) for layer, name in places)
         return next((each for each in found if isinstance(each, int)), None)
 
 
@@ -128,9 +131,12 @@ class Detection(Task):
             )
         return torch.stack([weights.get(name, 1.0) * each.reshape(()) for name, each in losses.items()]).sum()
 
-    def losing(self, model: nn.Module) -> AbstractContextManager[None]:
+    @contextmanager
+    def losing(self, model: nn.Module) -> Iterator[None]:
         """Run a block with the control flow of training: in evaluation detectors have no loss."""
-        return training_flow(model)
+        with training_flow(model):
+            model.training = True  # one without layers, too
+            yield
 
     def tensor(self, outputs: Any) -> Tensor:
         """Raise InputError: boxes of two models are no two tensors of one shape."""
@@ -161,7 +167,7 @@ class _Meter(Meter):
             if not all(bool(torch.isfinite(found[name]).all()) for name in ("boxes", "scores")):
                 raise Diverged("the model's boxes or scores are NaN or infinite: its training diverged")
             self.task.check_labels(target["labels"])
-            self.wanted += len(target["labels"])
+            self.wanted += int((~target.get("iscrowd", torch.zeros_like(target["labels"])).bool()).sum())
             self.precision.update([_on_cpu(found, FOUND)], [_on_cpu(target, ("boxes", "labels", "iscrowd", "area"))])
 
     def compute(self) -> dict[str, float | None]:
@@ -174,7 +180,16 @@ class _Meter(Meter):
             raise InputError("data: no image that the model is judged by has a box, so there is nothing to find")
         figures = self.precision.compute()
         names = {"map": "map", "map50": "map_50", "map75": "map_75"}
-        return {name: 100 * float(figures[theirs]) for name, theirs in names.items()} | {"loss": None}
+        found: dict[str, float | None] = {name: 100 * float(figures[theirs]) for name, theirs in names.items()}
+        return found | {"loss": None}
+
+
+def _at(model: nn.Module, layer: str) -> nn.Module | None:
+    """Return the layer of this name, None where there is none."""
+    try:
+        return model.get_submodule(layer)
+    except AttributeError:
+        return None
 
 
 def _on_cpu(values: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:

@@ -150,7 +150,7 @@ def test_memory_that_runs_out_is_no_fault_of_the_recipe(tmp_path: Path, monkeypa
 def test_lists_names() -> None:
     names = {source: sources.get(source)().names() for source in sources}
     assert "cifar_resnet110" in names["builtin"] and "vit_b_16" in names["torchvision"]
-    assert "fasterrcnn_resnet50_fpn" not in names["torchvision"]
+    assert "fcos_resnet50_fpn" in names["torchvision"] and "maskrcnn_resnet50_fpn" not in names["torchvision"]
     assert "swin_base_patch4_window7_224" in names["timm"] and not names["python"]
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from compress.core.errors import InputError, did_you_mean
-from compress.core.modes import evaluating
 from compress.core.tensors import Inputs
 from compress.graph.graph import Graph
 from compress.prune.peers.tracing import as_arguments, following, torch_pruning
@@ -96,7 +95,7 @@ def step(pruner: Any, importance: Importance, batches: Iterable[Batch], task: Ta
     model = pruner.model
     if importance in NEED_DATA:
         model.zero_grad()
-        with evaluating(model), torch.enable_grad():
+        with task.losing(model), torch.enable_grad():
             for batch in batches:
                 if importance == "hessian":
                     _squares(pruner.importance, model, batch, task)

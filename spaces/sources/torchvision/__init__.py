@@ -10,17 +10,18 @@ from evaluators.tasks import tasks as known_tasks
 from spaces.shapes import wished
 from spaces.sources.construct import reserved
 from spaces.sources.torchvision.classification import CLASSIFICATION
+from spaces.sources.torchvision.detection import DETECTION
 from spaces.sources.torchvision.kind import Kind
 from spaces.sources.torchvision.segmentation import SEGMENTATION
 from spaces.zoo import BuiltModel, ModelConfig, Source, agree, sources
 
-KINDS: dict[str, Kind] = {kind.task: kind for kind in (CLASSIFICATION, SEGMENTATION)}
+KINDS: dict[str, Kind] = {kind.task: kind for kind in (CLASSIFICATION, SEGMENTATION, DETECTION)}
 """Builders by the task that their models are for."""
 
 
 @sources.register("torchvision")
 class TorchvisionSource(Source):
-    """torchvision's classifiers and networks for segmentation; they take three channels."""
+    """torchvision's classifiers, networks for segmentation and detectors; they take three channels."""
 
     published = sized = True
 

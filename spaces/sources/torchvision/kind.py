@@ -25,11 +25,13 @@ class Kind:
         task: that their models are for.
         module: of torchvision that lists them.
         build: makes one of them, as `Source.build` does.
+        without: names in that list that are for something else.
     """
 
     task: str
     module: str
     build: Callable[[ModelConfig, Task], BuiltModel]
+    without: Sequence[str] = ()
 
     def names(self) -> Sequence[str]:
         """Return torchvision's list of them."""
@@ -37,16 +39,20 @@ class Kind:
 
         import torchvision
 
-        return list(torchvision.models.list_models(module=import_module(self.module)))
+        names = torchvision.models.list_models(module=import_module(self.module))
+        return [name for name in names if name not in self.without]
 
 
-def published(module: nn.Module, config: ModelConfig, leave_out: str = "") -> LoadReport | None:
+def published(
+    module: nn.Module, config: ModelConfig, leave_out: str = "", other_widths: tuple[str, ...] = ()
+) -> LoadReport | None:
     """Load the weights that torchvision publishes, where the recipe asks for them; None where it does not.
 
     Args:
         module: gets the weights.
         config: of the model.
         leave_out: where the names begin of what `module` may lack.
+        other_widths: where the names begin of what keeps its initial values if it has another shape in `module`.
     """
     if not config.pretrained:
         return None
@@ -58,6 +64,9 @@ def published(module: nn.Module, config: ModelConfig, leave_out: str = "") -> Lo
         )
     own = module.state_dict()
     kept: dict[str, Tensor] = {
-        name: value for name, value in state.items() if name in own or not leave_out or not name.startswith(leave_out)
+        name: value
+        for name, value in state.items()
+        if (name in own or not leave_out or not name.startswith(leave_out))
+        and not (name.startswith(other_widths) and name in own and own[name].shape != value.shape)
     }
     return load_weights(module, kept, f"torchvision {config.name}", "model.pretrained")
