@@ -75,6 +75,8 @@ class Space(ABC):
     """As registered; set by `spaces.registry.create`."""
     default_task: Task = task_of()
     """What networks are built for where the caller does not say."""
+    for_task: ClassVar[str | None] = None
+    """The one task that networks are for; None: any whose models give one vector for an image."""
     candidates: Sequence[Architecture] | None = None
     """All architectures, where they are a list rather than all combinations of choices (a table with missing rows)."""
 
@@ -301,7 +303,7 @@ class Space(ABC):
 
     def supernet(self, task: Task | None = None) -> Supernet:
         """Build the network that shares weights between all architectures; InputError for a space without one."""
-        return self._supernet(task or self.default_task)
+        return self._supernet(self._fitting(task))
 
     def draw(self, arch: Architecture | None = None, img_size: int | None = None) -> str:
         """Return an SVG picture of `arch`, or of the space where there is none."""
@@ -311,9 +313,15 @@ class Space(ABC):
 
     def _task_of(self, arch: Architecture, task: Task | None) -> Task:
         """Return `task`, or the space's own, at the size that `arch` works on."""
-        task = task or self.default_task
+        task = self._fitting(task)
         side = self.input_size(arch, task.img_size)
         return task if side == task.img_size else task.resized((task.in_chans, side, side))
+
+    def _fitting(self, task: Task | None) -> Task:
+        """Return `task`, or the space's own; InputError where networks are for another one."""
+        if task is not None and self.for_task not in (None, task.name):
+            raise InputError(f"task.name: networks of the space {self.name} are for {self.for_task}; got {task.name}")
+        return task or self.default_task
 
     def _walk(self, taken: Mapping[str, Choice]) -> Iterator[tuple[Decision, bool]]:
         """Yield each decision with whether it is taken; the caller enters its choice in `taken` before the next."""

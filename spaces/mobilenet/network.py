@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch.nn.functional as F
@@ -15,11 +15,8 @@ from spaces.mobilenet.tables import BlockRow, NetworkRows
 MakeBlock = Callable[[int, BlockRow], nn.Module]
 
 
-class Trunk(nn.Module):
-    """What a MobileNet computes before pooling: stem, stages of blocks, last 1x1 convolution.
-
-    `make` builds each block from its input channels and its row.
-    """
+class Stages(nn.Module):
+    """Stem and stages of blocks; `make` builds each block from its input channels and its row."""
 
     def __init__(self, rows: NetworkRows, in_chans: int = 3, make: MakeBlock = block) -> None:
         super().__init__()
@@ -30,9 +27,29 @@ class Trunk(nn.Module):
         stages = []
         channels = rows.stem
         for stage in rows.blocks:
-            stages.append(_stage(channels, stage, make))
+            stages.append(stage_of(channels, stage, make))
             channels = stage[-1].out if stage else channels
         self.stages = nn.ModuleList(stages)
+
+    def maps(self, images: Tensor, after: Sequence[int]) -> list[Tensor]:
+        """Return the maps after the stages numbered `after` (from 0, rising) for images (N, in_chans, H, W)."""
+        x, found = self._enter(images), []
+        for number, stage in enumerate(self.stages):
+            x = stage(x)
+            if number in after:
+                found.append(x)
+        return found
+
+    def _enter(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.stem_activation(self.stem_norm(self.stem(images))))
+
+
+class Trunk(Stages):
+    """What a MobileNet computes before pooling: stem, stages of blocks, last 1x1 convolution."""
+
+    def __init__(self, rows: NetworkRows, in_chans: int = 3, make: MakeBlock = block) -> None:
+        super().__init__(rows, in_chans, make)
+        channels = next((stage[-1].out for stage in reversed(rows.blocks) if stage), rows.stem)
         self.last = nn.Conv2d(channels, rows.last_conv, 1, bias=False)
         self.last_norm = nn.BatchNorm2d(rows.last_conv)
         self.last_activation = activation(rows.last_activation)
@@ -53,9 +70,6 @@ class Trunk(nn.Module):
                 if (position, layer) == at:
                     tap = x
         return self._leave(x), tap
-
-    def _enter(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.stem_activation(self.stem_norm(self.stem(images))))
 
     def _leave(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.last_activation(self.last_norm(self.last(x))))
@@ -82,7 +96,8 @@ class MobileNet(Trunk):
         return logits
 
 
-def _stage(in_channels: int, rows: tuple[BlockRow, ...], make: MakeBlock) -> nn.Sequential:
+def stage_of(in_channels: int, rows: tuple[BlockRow, ...], make: MakeBlock) -> nn.Sequential:
+    """Return blocks in a row, each built by `make` from its input channels and its row."""
     blocks = nn.Sequential()
     for row in rows:
         blocks.append(make(in_channels, row))

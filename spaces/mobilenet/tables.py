@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,7 +10,7 @@ from typing import Literal
 from evaluators.tasks import Task
 from spaces.layers import Layer, conv, halved, linear
 
-Activation = Literal["relu", "relu6", "hswish", "none"]
+Activation = Literal["relu", "relu6", "hswish", "silu", "none"]
 Skip = Literal["identity", "pool", "none"]
 
 
@@ -17,6 +18,11 @@ def round8(value: float) -> int:
     """Round to a multiple of 8, at least 8, losing at most a tenth (MobileNetV2's width rule)."""
     rounded = max(8, int(value + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * value else rounded
+
+
+def up8(value: float) -> int:
+    """Round up to a multiple of 8 (LeYOLO's width rule)."""
+    return 8 * math.ceil(value / 8)
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,12 @@ def mobilenet_v3_small(width: float = 1.0) -> NetworkRows:
 
 def layers(rows: NetworkRows, task: Task) -> list[Layer]:
     """Describe the whole network; `params` and `macs` add up to exactly those of `MobileNet(rows, task)`."""
+    found = stage_layers(rows, task)
+    return found + _top(rows, found[-1].out_channels, found[-1].size, task.num_outputs)
+
+
+def stage_layers(rows: NetworkRows, task: Task) -> list[Layer]:
+    """Describe stem and blocks; `params` and `macs` add up to exactly those of `Stages(rows, task.in_chans)`."""
     size = _after(task.img_size, rows.stem_stride)
     stem = conv(task.in_chans, rows.stem, 3, size)
     found = [Layer("stem", "conv k3", rows.stem, size, rows.stem_stride, stem.params, stem.macs)]
@@ -104,7 +116,7 @@ def layers(rows: NetworkRows, task: Task) -> list[Layer]:
     for name, row in named_blocks(rows):
         found.append(block_layer(name, channels, row, size))
         channels, size = row.out, found[-1].size
-    return found + _top(rows, channels, size, task.num_outputs)
+    return found
 
 
 def named_blocks(rows: NetworkRows) -> Iterator[tuple[str, BlockRow]]:

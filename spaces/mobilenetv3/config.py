@@ -17,7 +17,7 @@ _ordered = AfterValidator(lambda values: values and tuple(sorted(set(values))))
 class MobileNetV3Config(Config):
     """The skeleton and what may be chosen on it."""
 
-    skeleton: Literal["ofa", "large", "small", "v2", "tiny"] = Field(
+    skeleton: Literal["ofa", "large", "small", "v2", "leyolo", "tiny"] = Field(
         "ofa", description="stages, widths, strides, gates and activations; ofa is Once-for-All's"
     )
     dataset: Literal["imagenet", "cifar"] = Field(

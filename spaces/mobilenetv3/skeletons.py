@@ -40,6 +40,9 @@ class Skeleton:
         activation: of stem, last convolution and head.
         expands: expansion ratios to choose from, where the space's options name none.
         wide_last: whether the last convolution keeps its channels where the network is made narrower.
+        mix: whether a 1x1 convolution comes between stem and first block.
+        cap: most channels before the width multiplier, after which they are rounded up to a multiple of 8 (LeYOLO's
+            rule); None: no cap, and MobileNetV2's rule.
     """
 
     stem: int
@@ -51,6 +54,8 @@ class Skeleton:
     activation: Activation = "hswish"
     expands: tuple[int | float, ...] = (3, 4, 6)
     wide_last: bool = False
+    mix: bool = False
+    cap: int | None = None
 
     def strides(self) -> tuple[int, ...]:
         """Return the strides of the stem, of the first block and of each stage, as for images of 224 pixels."""
@@ -118,6 +123,22 @@ SKELETONS = {
         head=None,
         activation="relu6",
         wide_last=True,
+    ),
+    # Hollard et al. 2024 (LeYOLO): the backbone of a detector; a classifier on it has MobileNetV3-Small's top
+    "leyolo": Skeleton(
+        stem=16,
+        first=Stage(16, 2, "silu"),
+        stages=(
+            Stage(32, 2, "silu", depths=(1, 2, 3)),
+            Stage(64, 2, "silu", depths=(2, 3, 4, 5, 6)),
+            Stage(96, 2, "silu", depths=(2, 3, 4, 5)),
+        ),
+        last_conv=576,
+        head=1024,
+        activation="silu",
+        expands=(3, 6, 9),
+        mix=True,
+        cap=576,
     ),
     # for images of 32 pixels and searches on a CPU
     "tiny": Skeleton(

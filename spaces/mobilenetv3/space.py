@@ -12,7 +12,7 @@ from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision, where
 from spaces.layers import Layer
 from spaces.mobilenet.network import MobileNet
-from spaces.mobilenet.tables import BlockRow, NetworkRows, layers, round8
+from spaces.mobilenet.tables import BlockRow, NetworkRows, layers, round8, up8
 from spaces.mobilenetv3.codes import from_ofa, to_ofa
 from spaces.mobilenetv3.config import MobileNetV3Config, strides
 from spaces.mobilenetv3.network import settle_head
@@ -70,12 +70,14 @@ class MobileNetV3Space(Space):
     def rows(self, arch: Architecture) -> NetworkRows:
         """Return the table of a checked `arch`."""
         skeleton, width = self.skeleton, self.config.width
-        channels = stem = round8(skeleton.stem * width)
-        first = skeleton.first
-        row = self._row(3, channels, round8(first.width * width), self.strides[1], first.se, first)
-        blocks: list[tuple[BlockRow, ...]] = [(row,)]
+        stem = self.channels(skeleton.stem)
+        first, base = skeleton.first, float(skeleton.first.width)
+        row = self._row(3, stem, self.channels(base), self.strides[1], first.se, first)
+        mix = BlockRow(1, stem, stem, activation=skeleton.activation, operation="conv", skip="none")
+        blocks: list[tuple[BlockRow, ...]] = [(mix, row) if skeleton.mix else (row,)]
         for (name, stage), stride in zip(self._stages(), self.strides[2:], strict=True):
-            blocks.append(self._rows_of_stage(arch, name, stage, blocks[-1][-1].out, stride))
+            blocks.append(self._rows_of_stage(arch, name, stage, blocks[-1][-1].out, base, stride))
+            base = stage.width * self._multiplier(arch, name)
         kept = max(1.0, width)
         return NetworkRows(
             stem=stem,
@@ -89,23 +91,36 @@ class MobileNetV3Space(Space):
         )
 
     def _rows_of_stage(
-        self, arch: Architecture, name: str, stage: Stage, channels: int, stride: int
+        self, arch: Architecture, name: str, stage: Stage, channels: int, base: float, stride: int
     ) -> tuple[BlockRow, ...]:
-        out = self._width(stage, arch.get(f"{name}.width", self.config.widths[0]))
+        multiplier = self._multiplier(arch, name)
+        out = self._width(stage, multiplier)
         found = []
         for layer in range(1, arch.number(f"{name}.depth") + 1):
             block = f"{name}.layer{layer}"
-            hidden = round8(channels * float(arch[f"{block}.expand"]))
+            hidden = self._hidden(channels, base, arch[f"{block}.expand"])
             se = bool(arch.get(f"{block}.se", stage.se))
             found.append(self._row(arch.number(f"{block}.kernel"), hidden, out, stride, se, stage))
-            channels, stride = out, 1
+            channels, base, stride = out, stage.width * multiplier, 1
         return tuple(found)
 
     def _row(self, kernel: int, hidden: int, out: int, stride: int, se: bool, stage: Stage) -> BlockRow:
         return BlockRow(kernel, hidden, out, stride, round8(hidden / 4) if se else 0, stage.activation)
 
+    def channels(self, base: float) -> int:
+        """Return the channels that `base` of them become at the network's width, by the skeleton's rule."""
+        cap, width = self.skeleton.cap, self.config.width
+        return round8(base * width) if cap is None else up8(min(base, cap) * width)
+
+    def _hidden(self, channels: int, base: float, expand: Choice) -> int:
+        """Return a block's middle channels, for input `channels` that were `base` before the network's width."""
+        return round8(channels * float(expand)) if self.skeleton.cap is None else self.channels(base * float(expand))
+
     def _width(self, stage: Stage, multiplier: Choice) -> int:
-        return round8(stage.width * self.config.width * float(multiplier))
+        return self.channels(stage.width * float(multiplier))
+
+    def _multiplier(self, arch: Architecture, stage: str) -> float:
+        return float(arch.get(f"{stage}.width", self.config.widths[0]))
 
     def _stages(self) -> Iterator[tuple[str, Stage]]:
         """Yield the name of each searched stage and its part of the skeleton."""
@@ -140,14 +155,15 @@ class MobileNetV3Space(Space):
         """Return `arch` with each width and expansion replaced by the smallest that rounds to the same channels."""
         found = dict(arch)
         rows = self.rows(arch)
-        channels = rows.blocks[0][-1].out
+        channels, base = rows.blocks[0][-1].out, float(self.skeleton.first.width)
+        expands = self.config.expands or self.skeleton.expands
         for (name, stage), blocks in zip(self._stages(), rows.blocks[1:], strict=True):
-            if f"{name}.width" in found:
+            if f"{name}.width" in found and self.skeleton.cap is None:  # else the middle channels tell widths apart
                 found[f"{name}.width"] = next(w for w in self.config.widths if self._width(stage, w) == blocks[0].out)
             for layer, row in enumerate(blocks, 1):
-                expands = self.config.expands or self.skeleton.expands
-                found[f"{name}.layer{layer}.expand"] = next(e for e in expands if round8(channels * e) == row.hidden)
-                channels = row.out
+                same = (each for each in expands if self._hidden(channels, base, each) == row.hidden)
+                found[f"{name}.layer{layer}.expand"] = next(same)
+                channels, base = row.out, stage.width * self._multiplier(arch, name)
         return Architecture(found)
 
     # Once-for-All's codes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from evaluators.tasks import Task
 from spaces.architecture import Architecture
-from spaces.mobilenet.network import MobileNet
+from spaces.mobilenet.blocks import block as plain_block
+from spaces.mobilenet.network import MobileNet, Stages
 from spaces.mobilenet.sliced import conv, crop
 from spaces.mobilenet.tables import BlockRow, NetworkRows
 from spaces.mobilenetv3.elastic import ElasticBottleneck
@@ -28,23 +30,51 @@ class ElasticMobileNet(MobileNet):
     """
 
     def __init__(self, rows: NetworkRows, task: Task, kernels: Sequence[int]) -> None:
-        super().__init__(rows, task, lambda channels, row: ElasticBottleneck(channels, row, kernels))
+        super().__init__(rows, task, partial(elastic_block, kernels=kernels))
         self.active_rows = rows
 
     def features(self, images: Tensor) -> Tensor:
         """Map images (N, in_chans, H, W) to the active network's last map."""
-        x = self.stem_activation(self.stem_norm(self.stem(images)))
-        for _, block, row in self.blocks_of(self.active_rows):
-            x = block(x, row)
+        *_, x = elastic_maps(self, self.active_rows, images)
         features: Tensor = self.last_activation(self.last_norm(conv(self.last, x, self.last.out_channels)))
         return features
 
     def blocks_of(self, rows: NetworkRows) -> Iterator[tuple[str, ElasticBottleneck, BlockRow]]:
-        """Yield the name, the module and the row of each block that the network of `rows` uses."""
+        """Yield the name, the module and the row of each elastic block that the network of `rows` uses."""
         for number, stage in enumerate(rows.blocks):
             blocks = cast(nn.Sequential, self.stages[number])
-            for layer, row in enumerate(stage):
-                yield f"stages.{number}.{layer}", cast(ElasticBottleneck, blocks[layer]), row
+            yield from elastic_blocks(f"stages.{number}", blocks, stage)
+
+
+def elastic_block(in_channels: int, row: BlockRow, kernels: Sequence[int]) -> nn.Module:
+    """Return a block that can compute smaller ones; a plain convolution has none."""
+    return plain_block(in_channels, row) if row.operation == "conv" else ElasticBottleneck(in_channels, row, kernels)
+
+
+def elastic_blocks(
+    prefix: str, blocks: nn.Sequential, rows: Sequence[BlockRow]
+) -> Iterator[tuple[str, ElasticBottleneck, BlockRow]]:
+    """Yield the name, the module and the row of each elastic one of the first of `blocks`, as many as `rows`."""
+    for layer, row in enumerate(rows):
+        found = blocks[layer]
+        if isinstance(found, ElasticBottleneck):
+            yield f"{prefix}.{layer}", found, row
+
+
+def run_blocks(blocks: nn.Sequential, rows: Sequence[BlockRow], x: Tensor) -> Tensor:
+    """Return what the first of `blocks`, as the variants `rows`, make of maps (N, C, H, W)."""
+    for layer, row in enumerate(rows):
+        found = blocks[layer]
+        x = found(x, row) if isinstance(found, ElasticBottleneck) else found(x)
+    return x
+
+
+def elastic_maps(whole: Stages, rows: NetworkRows, images: Tensor) -> Iterator[Tensor]:
+    """Yield the map of the network of `rows` after each stage, for images (N, in_chans, H, W)."""
+    x = whole.stem_activation(whole.stem_norm(whole.stem(images)))
+    for blocks, stage in zip(whole.stages, rows.blocks, strict=True):
+        x = run_blocks(cast(nn.Sequential, blocks), stage, x)
+        yield x
 
 
 class MobileNetV3Supernet(Supernet):

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from compress.core.errors import InputError
-from evaluators.tasks import Task
-from spaces.registry import create, open_preset, read_architecture, spaces
+from evaluators.tasks import DEFAULT, Task, TaskConfig
+from spaces.registry import create, open_preset, read_architecture, space_class, spaces
 from spaces.shapes import as_argument, sides_of
 from spaces.sources.construct import resolved
 from spaces.zoo import BuiltModel, ModelConfig, Source, sources
@@ -33,6 +33,12 @@ class SpaceSource(Source):
             yield from super().problems(config)
         for key in sorted(set(config.kwargs) - {"preset", "arch", "options"}):
             yield f"kwargs.{key}", "a model of a space takes preset, arch and options"
+
+    def task_of(self, config: ModelConfig) -> TaskConfig:
+        """Return what the space's networks are for."""
+        if space_class(config.name).for_task is None:
+            return DEFAULT
+        return _architecture(config)[0].default_task.config
 
     def look(self, config: ModelConfig) -> None:
         """Read the architecture, unless the space has to build a model first to know its decisions."""

@@ -32,7 +32,7 @@ def on_meta(space: MobileNetV3Space, arch: Architecture) -> nn.Module:
         return space.build(arch)
 
 
-@pytest.mark.parametrize(("skeleton", "networks"), [("ofa", 20), ("large", 15), ("small", 15)])
+@pytest.mark.parametrize(("skeleton", "networks"), [("ofa", 20), ("large", 15), ("small", 15), ("leyolo", 5)])
 def test_predicted_cost_is_the_counted_one(skeleton: str, networks: int) -> None:
     space, generator = open_space(skeleton=skeleton, se="searched", **ELASTIC), random.Random(0)
     for _ in range(networks):

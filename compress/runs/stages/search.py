@@ -56,6 +56,9 @@ class Search(Stage[SearchConfig]):
             for problem in error.problems:
                 where, _, text = problem.partition(": ")
                 yield tuple(where.split(".")), text
+        task, wanted = sections.get("task", DEFAULT), space_class(config.space.name).for_task
+        if task is not None and wanted not in (None, task.name):
+            yield ("task", "name"), f"networks of the space {config.space.name} are for {wanted}; got {task.name!r}"
         train = getattr(config.evaluator, "train", None)
         given = sections.get("model", ...) is not None or "model" in space_class(config.space.name).Config.model_fields
         if train is not None and train.needs_teacher and not given:
