@@ -100,6 +100,12 @@ def is_frozen(dim: Dim) -> bool:
     return all(axis.frozen is not None for axis in axes_of(dim))
 
 
+def is_inner(dim: Dim) -> bool:
+    """Return whether `dim` is one axis that was the inner factor of another and may be repeated elsewhere."""
+    whole = expand(dim)
+    return len(whole) == 1 and len(whole[0]) == 1 and "inner" in whole[0][0].marks and whole[0][0].frozen is None
+
+
 def freeze(dim: Dim, reason: str) -> None:
     """Keep every axis of `dim` whole, for a reason that the report will show."""
     for axis in axes_of(dim):

@@ -80,6 +80,7 @@ class _Trials:
             while (fault := self.fault(self.lanes)) is not None:
                 if not self._adapted(fault):
                     self._give_way(fault)
+        self._shift = 0  # at which values are compared
         self._look_again()
         self._keep_needed_settings()
 
@@ -191,7 +192,7 @@ class _Trials:
         assert alone is not None
         if len(guilty) > 1 and self._tied(guilty):
             return
-        if len(guilty) == 1:
+        if len(guilty) == 1 and not alone.scaled:  # no other width makes up for a factor
             for partners in self.kin.partners(guilty[0], self.lanes, alone.groups):
                 if self._tied([guilty[0], *partners]):
                     return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import gcd, prod
 
 from compress.graph.axes import (
     MAX_REPEATS,
@@ -19,6 +19,8 @@ from compress.graph.axes import (
     segment_size,
     unify,
 )
+
+BLOCKS = "it numbers the blocks that groups across a concatenation are made of"
 
 
 def narrow(dim: Dim, start: int, length: int) -> Dim:
@@ -94,8 +96,28 @@ def split(dim: Dim, sizes: Sequence[int]) -> tuple[Dim, ...]:
         for chunk in chunks[1:]:
             unify(chunks[0], chunk)
         return (fresh(sizes[0], "it numbers the equal parts of a concatenation"), *split(chunks[0], sizes[1:]))
+    elif (blocks := _blocks(whole, inner)) is not None:
+        return (fresh(sizes[0], BLOCKS), *split(blocks, sizes[1:]))
     freeze(dim, "it is reshaped in a way that does not follow its grouping")
     return tuple(fresh(size, "it is reshaped in a way that does not follow its grouping") for size in sizes)
+
+
+def _blocks(whole: Dim, inner: int) -> Dim | None:
+    """Return what each part of size `inner` is made of where parts span the widths of a concatenation; None: nothing.
+
+    All widths are read as rows of blocks of one size, the largest that divides them and the parts. What a block holds
+    may become less, the same in all of them; how many there are stays.
+    """
+    most = gcd(inner, *(segment_size(segment) for segment in whole))
+    for size in (size for size in range(most, 1, -1) if most % size == 0):
+        halves = [_split_product(segment, segment_size(segment) // size) for segment in whole]
+        found = [half for half in halves if half is not None]
+        if len(found) == len(whole):
+            for numbers, block in found:
+                freeze(numbers, BLOCKS)
+                unify(found[0][1], block)
+            return flatten([fresh(inner // size, BLOCKS), found[0][1]])
+    return None
 
 
 def _split_product(segment: Segment, outer: int) -> tuple[Dim, Dim] | None:

@@ -19,7 +19,8 @@ class Fault:
     """Why a narrowed model is wrong.
 
     `step` counts the operations that agreed before; `module` is where the next one did not; `groups` are the widths
-    that this operation sees; `values` is true where it runs but computes something else.
+    that this operation sees; `values` is true where it runs but computes something else; `scaled` where that is right
+    but for one factor, as of a scale that the model takes from a width.
     """
 
     step: int
@@ -27,6 +28,7 @@ class Fault:
     reason: str
     groups: tuple[str, ...] = ()
     values: bool = False
+    scaled: bool = False
 
     def __str__(self) -> str:
         """Return the reason as part of a sentence."""
@@ -89,10 +91,12 @@ class Comparing(Following):
         for places in alike.values():
             found, expected = (torch.stack(rows) for rows in zip(*(pairs[place][1:] for place in places), strict=True))
             errors |= zip(places, _differences(found, expected).tolist(), strict=True)
-        for place, (step, _, _) in enumerate(pairs):
+        for place, (step, found, expected) in enumerate(pairs):
             if (error := errors[place]) > self.tolerance:
-                name = self.one.steps[step].name
-                self._disagree(f"{name} gives other values, off by {error:.1e}", step, values=True)
+                reason = f"{self.one.steps[step].name} gives other values, off by {error:.1e}"
+                if scaled := _one_factor(found, expected, self.tolerance):
+                    reason += ": all by one factor, as by a scale that follows the width"
+                self._disagree(reason, step, values=True, scaled=scaled)
 
     def earlier(self) -> Fault | None:
         """Return what was wrong before the present step."""
@@ -116,7 +120,7 @@ class Comparing(Following):
             if (error := float(_differences(tensor.reshape(1, -1), expected.reshape(1, -1)))) > self.tolerance:
                 self._disagree(f"the output is off by {error:.1e}", values=True)
 
-    def fault(self, reason: str, place: int | None = None, *, values: bool = False) -> Fault:
+    def fault(self, reason: str, place: int | None = None, *, values: bool = False, scaled: bool = False) -> Fault:
         """Return a fault at a step, else at the present one."""
         place = self.place if place is None else place
         steps = self.one.steps[place : place + 1]
@@ -130,11 +134,23 @@ class Comparing(Following):
             for axis in segment
             if axis in names
         )
-        return Fault(place, steps[0].module if steps else "", reason, tuple(dict.fromkeys(seen)), values)
+        return Fault(place, steps[0].module if steps else "", reason, tuple(dict.fromkeys(seen)), values, scaled)
 
-    def _disagree(self, reason: str, place: int | None = None, *, values: bool = False) -> None:
+    def _disagree(self, reason: str, place: int | None = None, *, values: bool = False, scaled: bool = False) -> None:
         self.judge()
-        raise Disagreement(self.fault(reason, place, values=values))
+        raise Disagreement(self.fault(reason, place, values=values, scaled=scaled))
+
+
+def _one_factor(found: Tensor, expected: Tensor, tolerance: float) -> bool:
+    """Return whether values that differ are multiples of those expected by one factor."""
+    if not (found.is_floating_point() and expected.isfinite().all() and found.isfinite().all()):
+        return False
+    found, expected = found.double(), expected.double()
+    largest = expected.abs().argmax()
+    if len(expected.unique()) < 3 or not expected[largest]:
+        return False  # of so few values anything is a multiple
+    factor = found[largest] / expected[largest]
+    return bool(factor) and float(_differences(found[None], (factor * expected)[None])) <= tolerance
 
 
 def _differences(found: Tensor, expected: Tensor) -> Tensor:

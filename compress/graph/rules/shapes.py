@@ -101,13 +101,21 @@ def _slice(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tenso
 def _split_with_sizes(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
     place = argument(args, kwargs, 2, "dim", 0)
     start, whole = 0, t.of(args[0])[place]
+    equal = len({part.shape[place] for part in out}) == 1
+    if equal and len(out) > 1 and axes.is_inner(whole):
+        number, inner = split(whole, (len(out), out[0].shape[place]))
+        axes.freeze(number, "it numbers the parts that it is split into")
+        for part in out:
+            t.set(part, [inner if other == place % part.dim() else dim for other, dim in enumerate(t.of(args[0]))])
+        return
     for part in out:
         dims = list(t.of(args[0]))
         length = part.shape[place]
         dims[place] = axes.fresh(length, SPATIAL) if axes.is_frozen(whole) else narrow(whole, start, length)
         start += length
         t.set(part, dims)
-    _tie_equal_parts(t, out, place)
+    if equal:
+        _tie_equal_parts(t, out, place)
 
 
 @rule("split", "chunk", "unsafe_chunk", "unsafe_split", "split_copy")
@@ -121,9 +129,8 @@ def _split(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Seque
 
 def _tie_equal_parts(t: Recording, parts: Sequence[Tensor], place: int) -> None:
     """Equal parts of a `chunk` must stay equal: the number of positions in each follows from the whole."""
-    if len({part.shape[place] for part in parts}) == 1:
-        for part in parts[1:]:
-            axes.unify(t.of(parts[0])[place], t.of(part)[place])
+    for part in parts[1:]:
+        axes.unify(t.of(parts[0])[place], t.of(part)[place])
 
 
 @rule("glu")
