@@ -22,10 +22,14 @@ class Check:
     expected: dict[str, Tensor]
 
     @property
+    def images(self) -> Tensor:
+        """The first input of four dimensions, else the first."""
+        return next((each for each in self.inputs.values() if each.ndim == 4), next(iter(self.inputs.values())))
+
+    @property
     def batch(self) -> int:
-        """Size of the first dimension of the images, which are the first input of four dimensions, else the first."""
-        images = next((each for each in self.inputs.values() if each.ndim == 4), next(iter(self.inputs.values())))
-        return len(images) if images.ndim else 1
+        """Size of the first dimension of the images."""
+        return len(self.images) if self.images.ndim else 1
 
 
 class Flat(nn.Module):

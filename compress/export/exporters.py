@@ -9,7 +9,7 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from compress.core.progress import say
 from compress.core.tensors import Inputs, mapped, tensors_in
 from compress.export.checks import Check, Flat, answered, like, needs_flat, shares_batch
 from compress.export.onnx_file import clean, place, read_opset, verify
+from compress.export.open_sizes import grown, of_inputs, of_outputs, other_sizes
 from compress.transforms.layers import folded
 from evaluators.latency.measure import LatencyConfig, compare
 from evaluators.tasks import UNSIZED, Task
@@ -43,6 +44,7 @@ class ExportConfig(Config):
     )
     opset: int | None = Field(20, ge=13, le=25, description="ONNX operator set; null for the exporter's own default")
     dynamic_batch: bool = Field(True, description="any batch size at run time")
+    dynamic_size: bool = Field(False, description="any height and width of images at run time")
     batch: int = Field(1, ge=1, description="the file's batch size where dynamic_batch is false")
 
 
@@ -51,7 +53,8 @@ class ExportResult:
     """The exported file and what is known of it.
 
     `tried` holds for each exporter {"error", "parity_max_rel", "bytes", "seconds", "relative_time"}: why it failed or
-    null, and its latency in terms of the kept file's where both were correct.
+    null, and its latency in terms of the kept file's where both were correct. `checked_sizes` are the heights and
+    widths of images where the file leaves them open.
     """
 
     path: Path
@@ -64,6 +67,7 @@ class ExportResult:
     seconds: float
     tried: dict[str, dict[str, Any]]
     notes: tuple[str, ...] = ()
+    checked_sizes: tuple[tuple[int, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON can hold it."""
@@ -103,26 +107,31 @@ def export(
 
     `example_inputs` is one tensor (N, ...), a tuple of positional or a dictionary of keyword arguments. The file calls
     one tensor in or out as `task` does (classification: `input` and `logits`), several by their keys, or input_0,
-    input_1, ... and output_0, output_1, ... The batch is dynamic where all inputs share their first dimension. The file
-    is compared with the module in eval mode on inputs of several batch sizes (each output: max|d| / max|y| <= 1e-4, and
-    no `Task.disagreement`, such as another winner of logits) and by the ONNX checker. The module is left as it was. A
-    file of more than 1.5 GB comes with its weights in `<path>.data`.
+    input_1, ... and output_0, output_1, ... The batch is dynamic where all inputs share their first dimension, height
+    and width of images where `dynamic_size` asks for it. The file is compared with the module in eval mode on inputs of
+    several batch sizes, and several image sizes (each output: max|d| / max|y| <= 1e-4, and no `Task.disagreement`, such
+    as another winner of logits), and by the ONNX checker. The module is left as it was. A file of more than 1.5 GB
+    comes with its weights in `<path>.data`.
 
     Raises:
-        InputError: `path` cannot be written, or `example_inputs` holds no tensor.
+        InputError: `path` cannot be written, `example_inputs` holds no tensor, or the model takes no images of another
+            size where `dynamic_size` asks for them.
         CompressError: no exporter made a correct file; the sentence names the cause of each.
     """
     config, path = config or ExportConfig(), Path(path)
     if not any(True for _ in tensors_in(example_inputs)):
         raise InputError("export: example_inputs holds no tensor, and a file without inputs computes nothing")
     started = time.perf_counter()
-    module = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    module = task.for_file(copy.deepcopy(model).cpu().eval().requires_grad_(False))
     example = mapped(example_inputs, lambda each: each.detach().cpu())
     notes = []
     if config.dynamic_batch and not shares_batch(example):
         config = config.model_copy(update={"dynamic_batch": False})
         notes.append("the inputs share no first dimension that could be a batch, so all sizes of the file are fixed")
-    checks = _checks(module, example, config, task)
+    larger = other_sizes(module, example) if config.dynamic_size else []
+    if len(larger) == 1:
+        notes.append("the model does not take images of any height and width, so neither does the file")
+    checks = _checks(module, example, config, task, larger)
     module = folded(module)  # the checks above are the answers of its own layers
     flat = Flat(module, example) if needs_flat(module, example) else module
     names = EXPORTERS if config.exporter == "auto" else (config.exporter,)
@@ -130,7 +139,7 @@ def export(
     with _folder_beside(path) as folder:
         traced = like(example, 2 if config.dynamic_batch else config.batch, seed=7)
         attempts = [_attempt(name, flat, traced, checks, folder / name, data_name, config, task) for name in names]
-        best = _fastest(attempts, path, batch=1 if config.dynamic_batch else checks[0].batch)
+        best = _fastest(attempts, path, 1 if config.dynamic_batch else checks[0].batch, checks[0].images.shape[1:])
         tried = {each.exporter: each.to_dict() for each in attempts}
         opset, size = read_opset(best.file), place(best.file, path, data_name)
     if not any(value.any() for check in checks for value in check.expected.values()):
@@ -143,7 +152,13 @@ def export(
         path=path, exporter=best.exporter, opset=opset, parity_max_rel=best.parity or 0.0, bytes=size,
         checked_batches=tuple(sorted({each.batch for each in checks})), denormals_zeroed=best.denormals,
         seconds=time.perf_counter() - started, tried=tried, notes=tuple(notes),
+        checked_sizes=tuple(sorted({_sides(each.images) for each in checks})) if config.dynamic_size else (),
     )  # fmt: skip
+
+
+def _sides(images: Tensor) -> tuple[int, int]:
+    height, width = images.shape[2:]
+    return height, width
 
 
 @contextlib.contextmanager
@@ -160,13 +175,19 @@ def _folder_beside(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def _checks(module: nn.Module, example: Inputs, config: ExportConfig, task: Task) -> list[Check]:
-    """Return the example and inputs like it at several batch sizes, each with the module's own answer."""
+def _checks(
+    module: nn.Module, example: Inputs, config: ExportConfig, task: Task, larger: Sequence[tuple[int, int]]
+) -> list[Check]:
+    """Return the example and inputs like it, each with the module's own answer.
+
+    They are of several batch sizes; images are, last, by `larger` (height, width) pixels larger as well.
+    """
     batches = CHECKED_BATCHES if config.dynamic_batch else (config.batch,) * 3
     inputs = [like(example, batch, seed) for seed, batch in enumerate(batches)]
     sizes = [[each.shape for each in tensors_in(one)] for one in (example, inputs[0])]
     if config.dynamic_batch or sizes[0] == sizes[1]:
         inputs.append(example)
+    inputs += [grown(like(example, batch, seed=8), by) for batch, by in zip(batches, larger, strict=False)]
     checks = [answered(module, each, task) for each in inputs]
     if len({tuple(each.expected) for each in checks}) > 1:
         raise CompressError("the model returns other outputs for other inputs; a file has the same ones always")
@@ -206,14 +227,15 @@ def _write(name: str, module: nn.Module, traced: Inputs, checks: list[Check], fi
     inputs, outputs = list(checks[0].inputs), list(checks[0].expected)
     tensors = tuple(mapped(list(tensors_in(traced)), Tensor.clone))  # tracing may change them
     args: tuple[Any, ...] = (tensors,) if isinstance(module, Flat) else tensors
+    axes = of_inputs(traced, config.dynamic_batch, config.dynamic_size)
     common: dict[str, Any] = {
         "opset_version": config.opset, "input_names": inputs, "output_names": outputs, "verbose": False,
     }  # fmt: skip
     if name == "dynamo":
         shapes: Any = None
-        if config.dynamic_batch:
-            batch = torch.export.Dim("batch")
-            each = tuple({0: batch} for _ in tensors)
+        if any(axes):
+            dims = {name: torch.export.Dim(name) for each in axes for name in each.values()}
+            each = tuple({axis: dims[open_name] for axis, open_name in named.items()} for named in axes)
             shapes = (each,) if isinstance(module, Flat) else each
         weights = [value for value in module.state_dict().values() if isinstance(value, Tensor)]
         size = sum(each.numel() * each.element_size() for each in weights)
@@ -221,13 +243,8 @@ def _write(name: str, module: nn.Module, traced: Inputs, checks: list[Check], fi
             module, args, file, dynamo=True, dynamic_shapes=shapes, external_data=size > 1_000_000_000, **common
         )
     else:
-        batched = [each for each in outputs if all(_has_batch(check.expected[each], check.batch) for check in checks)]
-        axes = {each: {0: "batch"} for each in [*inputs, *batched]} if config.dynamic_batch else None
-        torch.onnx.export(copy.deepcopy(module), args, str(file), dynamo=False, dynamic_axes=axes, **common)
-
-
-def _has_batch(output: Tensor, batch: int) -> bool:
-    return output.ndim > 0 and len(output) == batch
+        named = dict(zip(inputs, axes, strict=True)) | of_outputs(checks, axes) if any(axes) else None
+        torch.onnx.export(copy.deepcopy(module), args, str(file), dynamo=False, dynamic_axes=named, **common)
 
 
 @contextlib.contextmanager
@@ -260,8 +277,11 @@ def cause(error: BaseException) -> str:
     return line if isinstance(error, CompressError) else f"{type(error).__name__}: {line}"
 
 
-def _fastest(attempts: list[Attempt], path: Path, batch: int) -> Attempt:
-    """Return the attempt to keep: torchscript's only where it is clearly faster, so that reruns agree."""
+def _fastest(attempts: list[Attempt], path: Path, batch: int, size: Sequence[int]) -> Attempt:
+    """Return the attempt to keep: torchscript's only where it is clearly faster, so that reruns agree.
+
+    They are timed on images of `batch` and of `size` (channels, height, width), where the files leave these open.
+    """
     correct = [each for each in attempts if each.error is None]
     if not correct:
         causes = "; ".join(f"{each.exporter}: {each.error}" for each in attempts)
@@ -271,7 +291,9 @@ def _fastest(attempts: list[Attempt], path: Path, batch: int) -> Attempt:
         raise failure
     if len(correct) == 1:
         return correct[0]
-    quick = LatencyConfig(batch=batch, runs=3, seconds=0, max_seconds=20, precision=0.05)
+    quick = LatencyConfig(
+        batch=batch, input_size=tuple(size) or None, runs=3, seconds=0, max_seconds=20, precision=0.05
+    )
     dynamo, torchscript = correct
     ratio = compare(dynamo.file, torchscript.file, quick)
     best, other = dynamo, torchscript

@@ -78,18 +78,20 @@ def verify(path: Path, checks: list[Check], task: Task) -> float:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     taken = {each.name for each in session.get_inputs()}
-    worst = 0.0
+    worst, sizes = 0.0, len({each.images.shape[2:] for each in checks})
     for check in checks:
+        sides = "x".join(map(str, check.images.shape[2:]))
+        when = f"at batch {check.batch}" + (f" of images of {sides}" if sizes > 1 else "")
         feed = {name: value.numpy() for name, value in check.inputs.items() if name in taken}  # one may go unused
         outputs = session.run(list(check.expected), feed)
         for name, output in zip(check.expected, outputs, strict=True):
-            worst = max(worst, _difference(name, torch.from_numpy(output), check, task))
+            worst = max(worst, _difference(name, torch.from_numpy(output), check, when, task))
     return worst
 
 
-def _difference(name: str, output: Tensor, check: Check, task: Task) -> float:
+def _difference(name: str, output: Tensor, check: Check, when: str, task: Task) -> float:
     """Return max|d| / max|y| of one output; CompressError if too large, of another shape, or not the task's same."""
-    expected, when = check.expected[name], f"at batch {check.batch}"
+    expected = check.expected[name]
     what = f"{when} its output " + ("" if len(check.expected) == 1 else f"{name!r} ")
     if output.shape != expected.shape:
         raise CompressError(f"{what}has shape {tuple(output.shape)} instead of {tuple(expected.shape)}")

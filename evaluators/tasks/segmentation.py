@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
@@ -126,6 +128,16 @@ class Segmentation(Task):
             sizes = [f"{each.shape[2]}x{each.shape[3]}" for each in (teacher, student)]
             raise InputError(f"the teacher gives class maps of {sizes[0]}, the model of {sizes[1]}")
 
+    def for_file(self, model: nn.Module, post_processing: bool = True) -> nn.Module:
+        """Return the model as one that gives logits alone where it gives torchvision's dictionary, with `aux` or not.
+
+        Heads for training only are no part of a file. The layers keep their names.
+        """
+        twin = copy.copy(model)
+        twin._forward_hooks = OrderedDict(model._forward_hooks)
+        twin.register_forward_hook(lambda module, inputs, outputs: _alone(outputs))
+        return twin
+
     def outputs_in(self, names: Sequence[str]) -> Sequence[str]:
         """Return the output that is called logits or out, else the first."""
         return [next((name for name in (self.output_name, *MAIN_KEYS) if name in names), names[0])]
@@ -225,6 +237,13 @@ def _first(outputs: Any) -> Any:
     if isinstance(outputs, Mapping):
         return next((outputs[key] for key in MAIN_KEYS if key in outputs), None)
     return outputs[0] if isinstance(outputs, tuple | list) and outputs else outputs
+
+
+def _alone(outputs: Any) -> Any:
+    """Return the logits of a dictionary that holds nothing else that is of use; any other outputs as they are."""
+    if not isinstance(outputs, Mapping) or not {*outputs} - {"aux"} <= {*MAIN_KEYS}:
+        return outputs
+    return _first(outputs)
 
 
 def _others(outputs: Any) -> list[Tensor]:

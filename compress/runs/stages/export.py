@@ -9,6 +9,7 @@ from compress.bundle import Bundle
 from compress.core.atomic import replacing
 from compress.core.onnx_parts import parts
 from compress.export.exporters import ExportConfig
+from compress.export.open_sizes import other_sizes
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.measure import exported
@@ -25,6 +26,11 @@ class Export(Stage[ExportConfig]):
     Config = ExportConfig
     description = "writing ONNX files and checking them"
     changes_model = False
+
+    def check_model(self, config: ExportConfig, bundle: Bundle) -> None:
+        """Raise InputError where the file is to take images of any size, and the model does not."""
+        if config.dynamic_size:
+            other_sizes(bundle.model, bundle.example_inputs())
 
     def run(self, artifact: Artifact, config: ExportConfig, context: Context) -> Artifact:
         """Write the model to the run's model.onnx; where the baseline's file is of this very model, take that."""
