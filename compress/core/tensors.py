@@ -47,6 +47,12 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
         yield tensor
 
 
+def computed(value: Any) -> None:
+    """Wait until the tensors in `value` are computed: a GPU may still be at it."""
+    for tensor in tensors_in(value):
+        tensor.sum().item()
+
+
 def named_tensors(value: Any, whole: str, part: str) -> dict[str, Tensor]:
     """Return the tensors in `value` by name: keys, fields and positions joined by `_`.
 

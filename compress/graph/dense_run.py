@@ -44,6 +44,12 @@ class _Observing(Following):
         self.one.draws[self.place] = [each for each in taken if each is not None]
         return len(self.one.draws[self.place]) == len(taken)
 
+    def ranked(self, step: Step, values: Tensor, dim: int, outputs: list[Tensor]) -> None:
+        """Keep the places."""
+        places, dims = outputs[1], step.outputs[1]
+        if len(dims) == places.dim() and (taken := self._taken(places, dims)) is not None:
+            self.one.ranks[self.place] = taken
+
     def _taken(self, tensor: Tensor, dims: tuple[Dim, ...]) -> Tensor | None:
         """Return the positions of a tensor that stay."""
         for place, dim in enumerate(dims):

@@ -21,6 +21,8 @@ from compress.graph.kept_positions import Positions
 from compress.graph.trace import LAYOUT, Step
 
 _UNINITIALISED = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
+RANKING = frozenset(("topk", "sort"))
+"""Operations that give values and their places by rank: rounding decides in which order those come that are equal."""
 OVER_A_WIDTH = frozenset(("native_layer_norm", "_fused_rms_norm", "rms_norm", "native_group_norm"))
 
 
@@ -34,6 +36,7 @@ class Pass:
     outputs: list[Tensor] = field(default_factory=list)
     whole: bool = True  # the dense model did what it did when it was traced
     draws: dict[int, list[Tensor]] = field(default_factory=dict)  # by step: what was drawn at random, narrowed
+    ranks: dict[int, Tensor] = field(default_factory=dict)  # by step: the places that a ranking named, narrowed
     random: bool = False  # something was drawn that cannot be drawn again: values differ, shapes must not
 
 
@@ -61,6 +64,8 @@ class Following(TorchDispatchMode):
         found = [out] if isinstance(out, Tensor) else list(tensors_in(out))
         if draws and not self.drawn(step, found):
             self.one.random = True
+        if step is not None and name in RANKING:
+            self.ranked(step, args[0], _dim(name, args, kwargs), found)
         if step is not None:
             self.seen(step, found[:1] if step.name in OVER_A_WIDTH else found)  # their statistics are no one's input
             self.place += self.aligned
@@ -78,9 +83,19 @@ class Following(TorchDispatchMode):
         """Let both models draw the same; return whether that is so."""
         raise NotImplementedError
 
+    def ranked(self, step: Step, values: Tensor, dim: int, outputs: list[Tensor]) -> None:
+        """Let both models rank `values`, which are as good as equal, in the same order along `dim`."""
+        raise NotImplementedError
+
     def seen(self, step: Step, outputs: list[Tensor]) -> None:
         """Look at what `step` gave."""
         raise NotImplementedError
+
+
+def _dim(name: str, args: Any, kwargs: Any) -> int:
+    """Return along which dimension an operation of `RANKING` goes."""
+    given = args[2:3] if name == "topk" else [each for each in args[1:] if type(each) is int]
+    return int(given[0] if given else kwargs.get("dim", -1))
 
 
 @cache

@@ -70,6 +70,17 @@ class Comparing(Following):
             tensor.copy_(value)
         return True
 
+    def ranked(self, step: Step, values: Tensor, dim: int, outputs: list[Tensor]) -> None:
+        """Take the order of the dense model, where it is as good as this one's."""
+        expected, (sorted_, places) = self.one.ranks.get(self.place), outputs
+        if expected is None or places.shape != expected.shape or not values.dim() or torch.equal(places, expected):
+            return
+        if places.numel() and int(expected.max()) < values.shape[dim]:
+            theirs = values.gather(dim, expected)
+            if float(_differences(theirs.reshape(1, -1), sorted_.reshape(1, -1))) <= self.tolerance:
+                sorted_.copy_(theirs)
+                places.copy_(expected)
+
     def seen(self, step: Step, outputs: list[Tensor]) -> None:
         """Compare shapes, and samples where the pass holds some."""
         values = self.one.values[self.place] if self.one.values else [None] * len(outputs)

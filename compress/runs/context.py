@@ -13,6 +13,7 @@ import torch
 
 from compress.bundle import Bundle
 from compress.core.environment import on_device
+from compress.core.tensors import computed
 from evaluators.datasets import Data
 
 if TYPE_CHECKING:
@@ -94,5 +95,5 @@ class Outlook:
         with on_device(model, self.device), torch.no_grad():
             task.forward(model, batch.part(0, 8))
             started = time.perf_counter()
-            task.tensor(task.forward(model, batch)).sum().item()
+            computed(task.forward(model, batch))
         return (time.perf_counter() - started) * len(self.data.test)

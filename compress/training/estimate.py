@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.modes import modes_kept
+from compress.core.tensors import computed
 from compress.training.config import FitConfig, TrainerConfig
 from compress.training.isolation import isolated
 from compress.training.step import StepContext, TrainingStep
@@ -82,7 +83,7 @@ def _timed_forward(updater: Updater, task: Task, test: Loader) -> float:
     model = updater.result.eval()
     start = time.perf_counter()
     batch = next(iter(test.batches())).to(updater.engine.device)
-    task.tensor(task.forward(model, batch)).sum().item()
+    computed(task.forward(model, batch))
     return time.perf_counter() - start
 
 
