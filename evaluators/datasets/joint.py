@@ -48,12 +48,13 @@ class JointTransform:
     """Makes of an image and its mask or boxes what a model gets and what is wanted of it.
 
     The image is scaled until it just fits the model's input, its shape kept, and lies in the middle; what is left over
-    is filled with the mean colour, of a mask with `IGNORED`. With an `augmentation` it is scaled by another factor, and
+    is filled with the mean colour, of a mask with `IGNORED`, which becomes `ignored` in the end. With an `augmentation` it is scaled by another factor, and
     cut or filled up at a random place. Boxes are cut at the edges, and of those none of less than a pixel is left.
     """
 
     preprocessing: Preprocessing
     augmentation: Augmentation | None = None
+    ignored: int = IGNORED
 
     def resized(self, size: int) -> JointTransform:
         """Return the transform to `size` pixels a side."""
@@ -79,6 +80,7 @@ class JointTransform:
             pixels, target = steps(pixels, target)
         if isinstance(target, tv_tensors.Mask):
             target = target.as_subclass(Tensor).long()
+            target[target == IGNORED] = self.ignored
         elif isinstance(target, Mapping):
             target = self._within(target)
         normalised: Tensor = self._normalise(pixels).as_subclass(Tensor)

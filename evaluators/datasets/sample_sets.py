@@ -11,7 +11,7 @@ from pydantic import Field
 
 from evaluators.datasets.image_files import limited
 from evaluators.datasets.images import Images, Positive, Unit
-from evaluators.datasets.joint import Augmentation, JointTransform
+from evaluators.datasets.joint import IGNORED, Augmentation, JointTransform
 from evaluators.datasets.loaders import Data
 from evaluators.datasets.preprocessing import Statistics, choose
 from evaluators.datasets.samples import SampleLoader, Samples
@@ -70,8 +70,9 @@ class SampleImages(Images):
         side = self.image_size or image_size
         sides = (side, side) if side else tuple(hint["input_size"][1:]) if hint.get("input_size") else (224, 224)
         preprocessing = choose(self, hint, sides, 3, measured=found.statistics, crop_pct=1.0)
-        evaluation = JointTransform(preprocessing)
-        augmented = JointTransform(preprocessing, Augmentation(self.flip, self.scale, self.color_jitter))
+        drawn = Augmentation(self.flip, self.scale, self.color_jitter)
+        ignored = getattr(task, "ignore_index", IGNORED)
+        evaluation, augmented = (JointTransform(preprocessing, each, ignored) for each in (None, drawn))
         train, test = (
             None
             if split is None

@@ -30,6 +30,7 @@ class EmbeddingConfig(TaskConfig):
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (RECALL1, RECALL5, LOSS)
+    targets: ClassVar[str | None] = "classes"
     name: Literal["embedding"] = Field("embedding", description="what the model is for")
     width: int | None = Field(
         None, ge=2, description="numbers in an embedding, for which models are built; null: the model's own"

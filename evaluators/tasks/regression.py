@@ -31,6 +31,7 @@ class RegressionConfig(TaskConfig):
     """Numbers near wanted ones: models give tensors (N, ...), targets are float32 of the same shape."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (MAE, PSNR, SSIM, LOSS)
+    targets: ClassVar[str | None] = "values"
     name: Literal["regression"] = Field("regression", description="what the model is for")
     loss: Literal["l1", "l2", "charbonnier"] = Field(
         "l2", description="mean absolute difference, mean square, or mean of sqrt(difference² + 0.001²)"

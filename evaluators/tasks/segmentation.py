@@ -31,6 +31,7 @@ class SegmentationConfig(TaskConfig):
     """One class of several for every pixel: models give logits (N, classes, h, w), targets are masks (N, H, W)."""
 
     metrics: ClassVar[tuple[Metric, ...]] = (MIOU, PIXEL_ACCURACY, LOSS)
+    targets: ClassVar[str | None] = "masks"
     name: Literal["segmentation"] = Field("segmentation", description="what the model is for")
     ignore_index: int = Field(255, ge=-1, le=65535, description="number in masks of pixels that do not count")
     dice: float = Field(0.0, ge=0, description="weight of the Dice loss beside the cross entropy")
