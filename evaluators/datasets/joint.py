@@ -48,8 +48,9 @@ class JointTransform:
     """Makes of an image and its mask or boxes what a model gets and what is wanted of it.
 
     The image is scaled until it just fits the model's input, its shape kept, and lies in the middle; what is left over
-    is filled with the mean colour, of a mask with `IGNORED`, which becomes `ignored` in the end. With an `augmentation` it is scaled by another factor, and
-    cut or filled up at a random place. Boxes are cut at the edges, and of those none of less than a pixel is left.
+    is filled with the mean colour, in a mask with `IGNORED`, which becomes `ignored` in the end. With an `augmentation`
+    the image is scaled by another factor, and cut or filled up at a random place. Boxes are cut at the edges; then
+    none of less than a pixel is left.
     """
 
     preprocessing: Preprocessing
@@ -143,6 +144,10 @@ class _Scale(v2.Transform):  # type: ignore[misc] # torchvision has no types
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Return a part of the sample at its new size."""
+        if isinstance(inpt, tv_tensors.Mask):  # torchvision takes the pixel before the nearest one
+            pixels = inpt.as_subclass(Tensor).unsqueeze(0)
+            nearest = F.resize_image(pixels, params["size"], interpolation=v2.InterpolationMode.NEAREST_EXACT)
+            return tv_tensors.Mask(nearest.squeeze(0))
         return self._call_kernel(F.resize, inpt, size=params["size"], interpolation=self.mode, antialias=True)
 
 
