@@ -13,7 +13,7 @@ What holds for a group is tried on those of the same place in other blocks next.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
 from math import gcd
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.tensors import Inputs
-from compress.graph.attribute_setting import AttributeSetting, key_of
+from compress.graph.attribute_setting import AttributeSetting, Key, key_of
 from compress.graph.conflict import conflict
 from compress.graph.cost_model import CostModel
 from compress.graph.exactness import Exactness, Fault, Reference
@@ -158,20 +158,38 @@ class _Trials:
     def _adapted(self, fault: Fault) -> bool:
         """Find values for the attributes around a fault with which the model gets further."""
         mark = fault.module, fault.step
-        near = [c for c in self.graph.candidates if _related(c.module, fault.module)]
-        if not near or mark in self._hopeless:
+        if mark in self._hopeless:
             return False
         before = dict(self.setting.labels)
-        labels = {key_of(c): [*c.options, None] for c in reversed(near)}
-        for chosen in islice(product(*labels.values()), MOST_SETTINGS):
-            self.setting.labels |= dict(zip(labels, chosen, strict=True))
-            if self.setting.labels == before:
+        for labels in self._settings(fault):
+            self.setting.labels = labels
+            if labels == before:
                 continue
             found = self.fault(self.lanes)
             if found is None or found.step > fault.step:
                 return True
         self.setting.labels = before
         self._hopeless.add(mark)
+        return False
+
+    def _settings(self, fault: Fault) -> Iterator[dict[Key, str | None]]:
+        """Yield choices for all attributes of the classes at fault: some need two of theirs changed."""
+        kinds = {c.kind for c in self.graph.candidates if _related(c.module, fault.module)}
+        labels = {key_of(c): [*c.options, None] for c in reversed(self.graph.candidates) if c.kind in kinds}
+        if labels:
+            for chosen in islice(product(*labels.values()), MOST_SETTINGS):
+                yield {**self.setting.labels, **dict(zip(labels, chosen, strict=True))}
+
+    def _excused(self, lane: Lane, fault: Fault) -> bool:
+        """Return whether a lane by itself is right with some values of the attributes around a fault."""
+        before = dict(self.setting.labels)
+        try:
+            for labels in self._settings(fault):
+                self.setting.labels = labels
+                if self.fault([lane]) is None:
+                    return True
+        finally:
+            self.setting.labels = before
         return False
 
     def _keep_needed_settings(self) -> None:
@@ -188,6 +206,12 @@ class _Trials:
         suspects = [lane for lane in self.lanes if not set(lane).isdisjoint(fault.groups)]
         pool = suspects if suspects and self.fault(suspects) is not None else self.lanes
         guilty = conflict(pool, lambda lanes: self.fault(lanes) is not None)
+        if len(guilty) == 1 and self._excused(guilty[0], fault):  # attributes are at the service of another one
+            near = self.kin.near(guilty[0], self.lanes)
+            worse = [lane for lane in near if not self._excused(lane, fault)]
+            if worse and self.fault(worse[:1]) is not None:
+                guilty = worse[:1]
+                self._hopeless.clear()
         alone = self.fault(guilty)
         assert alone is not None
         if len(guilty) > 1 and self._tied(guilty):

@@ -35,6 +35,11 @@ class Kin:
         sets = [*([other] for other in first), seen, alike, both, *through, *later, single]
         return [some for place, some in enumerate(sets) if some and some not in sets[:place]]
 
+    def near(self, lane: Lane, lanes: Sequence[Lane]) -> list[Lane]:
+        """Return the other lanes that meet this one in a module."""
+        around = self._modules(lane)
+        return [other for other in lanes if other != lane and not around.isdisjoint(self._modules(other))]
+
     def _alike(self, lane: Lane, lanes: Sequence[Lane]) -> list[Lane]:
         """Return the lanes of the same width, by itself or times heads, that meet this one or one that does so."""
         widths, met, around = self._widths(lane), [lane], self._modules(lane)
@@ -47,8 +52,7 @@ class Kin:
 
     def _multiples(self, lane: Lane, lanes: Sequence[Lane]) -> list[Lane]:
         """Return the lanes that meet this one in a module and whose width is a multiple or a part of its own."""
-        width, around = self.groups[lane[0]].size, self._modules(lane)
-        near = [other for other in lanes if other != lane and not around.isdisjoint(self._modules(other))]
+        width, near = self.groups[lane[0]].size, self.near(lane, lanes)
         sizes = {other: self.groups[other[0]].size for other in near}
         return [other for other in near if sizes[other] % width == 0 or width % sizes[other] == 0]
 

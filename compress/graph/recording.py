@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from compress.core.tensors import tensors_in
 from compress.graph import axes
+from compress.graph.parts import Parts
 from compress.graph.trace import Dims, Step, Trace
 
 
@@ -17,11 +18,12 @@ class Recording:
     """The dimensions of every live tensor, and which parameters it was computed from where no activation took part.
 
     `operation` is what just ran, in the module `module`; `activation` says that it was fed with parameters alone and
-    gives an activation nevertheless. `result` is the trace that comes of it.
+    gives an activation nevertheless. `parts` are tensors cut off others. `result` is the trace that comes of it.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, rejoined: Collection[int] = ()) -> None:
         self.model = model
+        self.parts = Parts(rejoined)
         self.result = Trace()
         self.steps = self.result.steps
         self.dims = WeakTensorKeyDictionary()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +55,19 @@ def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None
     Raises:
         InputError: the forward pass fails, or takes longer or more memory than `limits` allow; the layer is named.
     """
-    seen = Recording(model)
-    tracer = _Tracer(seen, limits or Limits())
+    seen = _traced(model, example_inputs, limits or Limits())
+    if rejoined := seen.parts.rejoined:
+        seen = _traced(model, example_inputs, limits or Limits(), rejoined)
+    for name in seen.unused():
+        for dim in seen.result.tensors[name]:
+            axes.freeze(dim, "no forward pass reached it, so whether it still fits what feeds it is not known")
+    return seen.result
+
+
+def _traced(model: nn.Module, example_inputs: Inputs, limits: Limits, rejoined: Collection[int] = ()) -> Recording:
+    """Run `model` once or twice, see `trace`; `rejoined` are operations whose parts come together again."""
+    seen = Recording(model, rejoined)
+    tracer = _Tracer(seen, limits)
     with watched(model), attribute_reads(model, seen.result.attributes_read):
         try:
             _pass(model, example_inputs, tracer, evaluating)
@@ -77,10 +88,7 @@ def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None
                     raise
                 seen.result.training_steps.clear()
             seen.result.operations = counted  # MACs are those of inference
-    for name in seen.unused():
-        for dim in seen.result.tensors[name]:
-            axes.freeze(dim, "no forward pass reached it, so whether it still fits what feeds it is not known")
-    return seen.result
+    return seen
 
 
 def _pass(
@@ -94,6 +102,7 @@ def _pass(
     seen.begin(tensors_in(own))
     with mode(model), running_modules(seen), AttentionScale(seen), tracer:
         output = call(model, own)
+    seen.parts.consume("", tensors_in(output))
     for tensor in tensors_in(output):
         for dim in seen.of(tensor):
             axes.freeze(dim, "it is an output of the model")
@@ -125,6 +134,7 @@ class _Tracer(TorchDispatchMode):
         out = func(*args, **kwargs)
         self._check_limits()
         seen.operation, seen.activation = func.overloadpacket.__name__, False
+        seen.parts.operation += 1
         rule: Callable[..., None] | None = RULES.get(seen.operation)
         if rule is None and torch.Tag.pointwise in func.tags:
             rule = POINTWISE
@@ -141,6 +151,7 @@ class _Tracer(TorchDispatchMode):
                 raise
             seen.unknown(seen.operation, args, kwargs, out)
         operands = [*tensors_in(args), *tensors_in(kwargs)]
+        seen.parts.consume(seen.operation, operands)
         masked = any(tensor.dtype in (torch.bool, torch.uint8) for tensor in operands)
         dynamic = seen.operation == "nms" or (
             torch.Tag.dynamic_output_shape in func.tags and (masked or not seen.operation.startswith("index"))

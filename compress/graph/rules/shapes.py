@@ -67,9 +67,13 @@ def _repeat(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tens
 
 @rule("select")
 def _select(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
-    dims = list(t.of(args[0]))
-    axes.freeze(dims.pop(args[1]), "single positions of it are picked out")
+    dims, place = list(t.of(args[0])), args[1] % args[0].dim()
+    source, size = t.parts.selecting(args[0], place), args[0].shape[place]
+    numbers = dims.pop(place)
+    if source not in t.parts.followed:
+        axes.freeze(numbers, "single positions of it are picked out")
     t.set(out, dims)
+    t.parts.note_one(out, source, args[2] % size, size, numbers)
 
 
 @rule("diagonal")
@@ -102,11 +106,14 @@ def _split_with_sizes(t: Recording, args: Sequence[Any], kwargs: dict[str, Any],
     place = argument(args, kwargs, 2, "dim", 0)
     start, whole = 0, t.of(args[0])[place]
     equal = len({part.shape[place] for part in out}) == 1
-    if equal and len(out) > 1 and axes.is_inner(whole):
-        number, inner = split(whole, (len(out), out[0].shape[place]))
-        axes.freeze(number, "it numbers the parts that it is split into")
+    followed = t.parts.operation in t.parts.followed
+    if followed or (equal and len(out) > 1 and axes.is_inner(whole)):
+        numbers, inner = split(whole, (len(out), out[0].shape[place]))
+        if not followed:
+            axes.freeze(numbers, "it numbers the parts that it is split into")
         for part in out:
             t.set(part, [inner if other == place % part.dim() else dim for other, dim in enumerate(t.of(args[0]))])
+        t.parts.note(out, numbers)
         return
     for part in out:
         dims = list(t.of(args[0]))
@@ -131,6 +138,7 @@ def _tie_equal_parts(t: Recording, parts: Sequence[Tensor], place: int) -> None:
     """Equal parts of a `chunk` must stay equal: the number of positions in each follows from the whole."""
     for part in parts[1:]:
         axes.unify(t.of(parts[0])[place], t.of(part)[place])
+    t.parts.note(parts, None)
 
 
 @rule("glu")
@@ -147,9 +155,12 @@ def _gated(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tenso
 @rule("unbind")
 def _unbind(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
     dims = list(t.of(args[0]))
-    axes.freeze(dims.pop(argument(args, kwargs, 1, "dim", 0)), "it is taken apart position by position")
+    numbers = dims.pop(argument(args, kwargs, 1, "dim", 0))
+    if t.parts.operation not in t.parts.followed:
+        axes.freeze(numbers, "it is taken apart position by position")
     for part in out:
         t.set(part, list(dims))
+    t.parts.note(out, numbers)
 
 
 @rule("cat", "concat")
@@ -165,7 +176,11 @@ def _cat(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor)
         for other, (a, b) in enumerate(zip(dims, t.of(part), strict=True)):
             if other != place:
                 axes.unify(a, b)
-    dims[place] = concatenate([t.of(part)[place] for part in parts])
+    numbers = t.parts.numbers(parts)
+    if numbers is None:
+        dims[place] = concatenate([t.of(part)[place] for part in parts])
+    else:
+        dims[place] = flatten([numbers, dims[place]])
     t.set(out, dims)
 
 
@@ -173,7 +188,8 @@ def _cat(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor)
 def _stack(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
     parts, place = args[0], argument(args, kwargs, 1, "dim", 0)
     dims = broadcast([t.of(part) for part in parts], parts[0].dim())
-    dims.insert(place + out.dim() if place < 0 else place, axes.fresh(len(parts), "it numbers stacked tensors"))
+    numbers = t.parts.numbers(parts) or axes.fresh(len(parts), "it numbers stacked tensors")
+    dims.insert(place + out.dim() if place < 0 else place, numbers)
     t.set(out, dims)
 
 
