@@ -80,9 +80,7 @@ class ECAPA(nn.Module):
     def __init__(self, bands=80, widths=(32, 48, 48), last=96, embedding=24):
         super().__init__()
         self.first = TDNN(bands, widths[0], 5)
-        self.blocks = nn.ModuleList(
-            Block(inner, outer, 2 + i) for i, (inner, outer) in enumerate(pairwise(widths))
-        )
+        self.blocks = nn.ModuleList(Block(inner, outer, 2 + i) for i, (inner, outer) in enumerate(pairwise(widths)))
         self.mfa = TDNN(sum(widths[1:]), last)
         self.asp, self.asp_norm = AttentiveStatisticsPooling(last), nn.BatchNorm1d(2 * last)
         self.fc = nn.Conv1d(2 * last, embedding, 1)

@@ -26,8 +26,9 @@ class HopfieldCore(nn.Module):
             weights = torch.softmax(torch.bmm(self.beta * q, k.transpose(1, 2)), dim=-1)
             if step < self.steps:
                 q = torch.bmm(weights, k)
-        read = torch.bmm(weights, v).unflatten(0, (-1, self.heads)).transpose(1, 2)
-        return self.out(read.reshape(*read.shape[:2], self.heads * self.head_dim))
+        batch, states, _ = state.shape
+        read = torch.bmm(weights, v).view(batch, self.heads, states, self.head_dim).transpose(1, 2)
+        return self.out(read.reshape(batch, states, self.heads * self.head_dim))
 
 
 class Hopfield(nn.Module):

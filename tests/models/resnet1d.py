@@ -1,79 +1,53 @@
-"""A residual network over time for electrocardiograms (Hannun et al. 2019; Hong's resnet1d), (batch, leads, samples).
+"""The residual network of Ribeiro et al. (2020) for electrocardiograms (batch, leads, samples), as their code has it.
 
-Convolutions that pad themselves to their stride, norm and activation before them, max pools on the shortcuts, which
-grow by channels of zeros.
+Long convolutions, two streams (before and after norm and activation), shortcuts of max pools and convolutions of one,
+and a linear layer over channels times samples.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 
-def padded(x, kernel, stride):
-    total = max(0, (-(-x.shape[-1] // stride) - 1) * stride + kernel - x.shape[-1])
-    return F.pad(x, (total // 2, total - total // 2), "constant", 0)
-
-
-class SameConv(nn.Module):
-    def __init__(self, inner, outer, kernel, stride=1, groups=1):
-        super().__init__()
-        self.kernel, self.stride = kernel, stride
-        self.conv = nn.Conv1d(inner, outer, kernel, stride, groups=groups)
-
-    def forward(self, x):
-        return self.conv(padded(x, self.kernel, self.stride))
-
-
-class SamePool(nn.Module):
-    def __init__(self, kernel):
-        super().__init__()
-        self.kernel, self.pool = kernel, nn.MaxPool1d(kernel)
-
-    def forward(self, x):
-        return self.pool(padded(x, self.kernel, 1))
-
-
 class Block(nn.Module):
-    def __init__(self, inner, outer, kernel, groups, downsample, first):
+    def __init__(self, inner, outer, downsample, kernel, dropout=0.2):
         super().__init__()
-        self.in_channels, self.out_channels, self.downsample, self.first = inner, outer, downsample, first
-        stride = 2 if downsample else 1
-        self.bn1, self.do1, self.conv1 = nn.BatchNorm1d(inner), nn.Dropout(), SameConv(inner, outer, kernel, stride)
-        self.bn2, self.do2 = nn.BatchNorm1d(outer), nn.Dropout()
-        self.conv2 = SameConv(outer, outer, kernel, 1, groups)
-        self.pool = SamePool(2)
+        self.conv1 = nn.Conv1d(inner, outer, kernel, padding=kernel // 2, bias=False)
+        self.bn1, self.relu, self.dropout1 = nn.BatchNorm1d(outer), nn.ReLU(), nn.Dropout(dropout)
+        self.conv2 = nn.Conv1d(outer, outer, kernel, downsample, (kernel - 1) // 2, bias=False)
+        skip = [nn.MaxPool1d(downsample, stride=downsample)] if downsample > 1 else []
+        skip += [nn.Conv1d(inner, outer, 1, bias=False)] if inner != outer else []
+        self.skip_connection = nn.Sequential(*skip) if skip else None
+        self.bn2, self.dropout2 = nn.BatchNorm1d(outer), nn.Dropout(dropout)
 
-    def forward(self, x):
-        identity = x
-        if not self.first:
-            x = self.do1(F.relu(self.bn1(x)))
-        x = self.conv2(self.do2(F.relu(self.bn2(self.conv1(x)))))
-        if self.downsample:
-            identity = self.pool(identity)
-        if self.out_channels != self.in_channels:
-            identity = identity.transpose(-1, -2)
-            before = (self.out_channels - self.in_channels) // 2
-            after = self.out_channels - self.in_channels - before
-            identity = F.pad(identity, (before, after), "constant", 0).transpose(-1, -2)
-        return x + identity
+    def forward(self, x, y):
+        if self.skip_connection is not None:
+            y = self.skip_connection(y)
+        x = self.dropout1(self.relu(self.bn1(self.conv1(x))))
+        x = self.conv2(x)
+        x += y
+        y = x
+        return self.dropout2(self.relu(self.bn2(x))), y
 
 
 class ResNet1D(nn.Module):
-    def __init__(self, leads=2, base=24, kernel=9, blocks=6, classes=4):
+    def __init__(self, leads=4, samples=128, widths=(24, 32, 32, 40, 48), kernel=9, classes=6):
         super().__init__()
-        self.first, self.first_bn = SameConv(leads, base, kernel), nn.BatchNorm1d(base)
-        self.blocks, inner = nn.ModuleList(), base
-        for i in range(blocks):
-            outer = base * 2 ** (i // 4)
-            self.blocks.append(Block(inner, outer, kernel, 1, i % 2 == 1, i == 0))
-            inner = outer
-        self.final_bn, self.head = nn.BatchNorm1d(inner), nn.Linear(inner, classes)
+        self.conv1, self.bn1 = (
+            nn.Conv1d(leads, widths[0], kernel, 2, kernel // 2, bias=False),
+            nn.BatchNorm1d(widths[0]),
+        )
+        self.blocks = nn.ModuleList(
+            Block(inner, outer, 1 + i % 2, kernel)
+            for i, (inner, outer) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+        )
+        self.lin = nn.Linear(widths[-1] * samples // 8, classes)
 
     def forward(self, x):
-        x = F.relu(self.first_bn(self.first(x)))
+        x = self.bn1(self.conv1(x))
+        y = x
         for block in self.blocks:
-            x = block(x)
-        return self.head(F.relu(self.final_bn(x)).mean(-1))
+            x, y = block(x, y)
+        return self.lin(x.view(x.size(0), -1))
 
 
 def make():
@@ -83,4 +57,4 @@ def make():
 
 def inputs():
     """Return its inputs."""
-    return (torch.randn(1, 2, 128),)
+    return (torch.randn(1, 4, 128),)
