@@ -32,15 +32,6 @@ class MAB(nn.Module):
         return O if getattr(self, "ln1", None) is None else self.ln1(O)
 
 
-class SAB(nn.Module):
-    def __init__(self, dim_in, dim_out, num_heads, ln=False):
-        super().__init__()
-        self.mab = MAB(dim_in, dim_in, dim_out, num_heads, ln)
-
-    def forward(self, X):
-        return self.mab(X, X)
-
-
 class ISAB(nn.Module):
     def __init__(self, dim_in, dim_out, num_heads, num_inds, ln=False):
         super().__init__()
@@ -63,17 +54,18 @@ class PMA(nn.Module):
 
 
 class SetTransformer(nn.Module):
-    def __init__(self, dim_in=3, outputs=2, dim_out=5, inducing=6, width=64, heads=8):
+    def __init__(self, dim_in=3, outputs=2, dim_out=5, inducing=6, width=48, heads=6):
         super().__init__()
         self.enc = nn.Sequential(
             ISAB(dim_in, width, heads, inducing, ln=True), ISAB(width, width, heads, inducing, ln=True)
         )
-        self.dec = nn.Sequential(
-            PMA(width, heads, outputs, ln=True), SAB(width, width, heads, ln=True), nn.Linear(width, dim_out)
-        )
+        self.dec = nn.Sequential(PMA(width, heads, outputs, ln=True), nn.Linear(width, dim_out))
 
     def forward(self, X):
         return self.dec(self.enc(X))
+
+
+EXPORT = {"dynamic_batch": False}  # the batch says how many parts there are
 
 
 def make():
@@ -83,4 +75,4 @@ def make():
 
 def inputs():
     """Return its inputs."""
-    return (torch.randn(1, 11, 3),)
+    return (torch.randn(1, 11, 3, generator=torch.Generator().manual_seed(1)),)
