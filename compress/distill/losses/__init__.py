@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import AfterValidator
@@ -24,6 +24,25 @@ from compress.core.sections import OneOf, one_or_many
 from compress.distill.layers import Seen, Watched
 from evaluators.datasets.batch import Batch
 from evaluators.tasks import Task
+
+
+Compared = Literal["tensors", "scores", "scores of samples", "layers"]
+"""What a loss looks at: the task's tensor of outputs; scores of classes in it, (N, classes, ...); those of whole
+samples, (N, classes); or layers of the models."""
+
+_SAID: Mapping[str, str] = {
+    "tensors": "tensors of outputs",
+    "scores": "probabilities of classes",
+    "scores of samples": "probabilities of classes for whole images",
+    "layers": "layers",
+}
+
+
+def gives(task: Task, compared: Compared) -> bool:
+    """Return whether models for `task` give what a loss compares."""
+    if compared == "scores":
+        return task.scored != "nothing"
+    return task.scored == "samples" if compared == "scores of samples" else compared == "layers" or task.gives_tensor
 
 
 @dataclass(frozen=True)
@@ -142,7 +161,17 @@ class DistillLoss(nn.Module):
 class LossConfig(Config):
     """The base of every distillation loss: its settings, and what it adds to the training loss."""
 
+    compares: ClassVar[Compared] = "tensors"
+    """What of student and teachers it looks at."""
     loss: str
+
+    def unfit(self, task: Task) -> str | None:
+        """Return why it cannot be used with `task`: models for that do not give what it compares."""
+        if gives(task, self.compares):
+            return None
+        allowed = [name for name in losses if gives(task, losses.get(name).compares)]
+        named = f"; allowed: {', '.join(allowed)}" if allowed else ""
+        return f"{self.loss} compares {_SAID[self.compares]}, and task {task.name} gives none; got {self.loss}{named}"
 
     @property
     def label_share(self) -> float:

@@ -56,6 +56,7 @@ def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
 class DkdConfig(LossConfig):
     """Decoupled distillation: alpha · (right class or not) + beta · (among the others), added to the labels' loss."""
 
+    compares = "scores of samples"
     loss: Literal["dkd"] = Field("dkd", description="decoupled logit distillation of Zhao et al.")
     alpha: float = Field(1.0, ge=0, description="weight of what the teacher says of the right class against the others")
     beta: float = Field(

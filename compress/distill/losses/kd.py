@@ -28,6 +28,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 class KdConfig(LossConfig):
     """Hinton's logit distillation: weight · T² · KL(teacher ‖ student) + (1 - weight) · loss on the labels."""
 
+    compares = "scores"
     loss: Literal["kd"] = Field("kd", description="logit distillation of Hinton et al.")
     temperature: float = Field(4.0, gt=0, description="softens both models' probabilities; 1 leaves them as they are")
     weight: float = Field(0.9, ge=0, le=1, description="share of the teacher in the loss; the labels get the rest")

@@ -46,6 +46,7 @@ class MealV2Config(LossConfig):
     published with weight_decay: 0.
     """
 
+    compares = "scores of samples"
     loss: Literal["meal_v2"] = Field("meal_v2", description="mean probabilities of several teachers, no labels")
     discriminator: Mode = Field(
         "repo",
