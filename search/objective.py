@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.core.problems import validated
-from evaluators.tasks import TaskConfig
+from evaluators.tasks import Task, TaskConfig
 
 Direction = Literal["maximize", "minimize"]
 
@@ -74,6 +74,12 @@ class ObjectiveConfig(Config):
         if self.reward is not None and (not one or self.minimize or self.weights):
             raise ValueError("reward needs exactly one metric in maximize, none in minimize and no weights")
         return self
+
+    def unfit(self, task: Task) -> str | None:
+        """Return that the task leaves open what is searched for."""
+        if self.maximize is not None or self.weights or self.minimize or task.metrics:
+            return None
+        return f"task {task.name} has no metric to search for; name what is, in maximize or minimize"
 
     def for_task(self, task: TaskConfig) -> ObjectiveConfig:
         """Return the objective with the main metric of `task` where `maximize` is left out.

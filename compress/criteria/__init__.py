@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from compress.core.registry import Registry
 from compress.criteria.exact_selection import keep_largest
 from compress.criteria.unit_criterion import UnitCriterion
+from evaluators.tasks import Task
 
 Allocation = Literal["module", "global", "uniform"]
 
@@ -41,3 +42,8 @@ class WeightCriterion(ABC):
 
 weight_criteria: Registry[type[WeightCriterion]] = Registry("weight criterion", "compress.criteria", WeightCriterion)
 unit_criteria: Registry[type[UnitCriterion]] = Registry("unit criterion", "compress.criteria", UnitCriterion)
+
+
+def criterion_unfit(name: str, task: Task) -> str | None:
+    """Return why the unit criterion `name`, with its defaults, cannot be used with `task`; None where it can."""
+    return unit_criteria.get(name)().unfit(task)

@@ -11,11 +11,20 @@ from compress.criteria import unit_criteria
 from compress.criteria.gradients import differentiable, gradients, touched
 from compress.criteria.unit_criterion import ScoringData, UnitCriterion, UnitSums, matrices, mean_normalised, per_cost
 from compress.graph.graph import Group
+from evaluators.tasks import Task
 
 
 @unit_criteria.register("hessian")
 class HessianUnits(UnitCriterion):
     """What a unit's removal adds to the loss, to second order."""
+
+    needs_loss = True
+
+    def unfit(self, task: Task) -> str | None:
+        """Return that the task has no loss of drawn targets."""
+        if type(task).drawn_loss is Task.drawn_loss and task.has_loss:
+            return f"task {task.name} says not how its targets are distributed, as hessian needs; allowed: taylor, obs"
+        return super().unfit(task)
 
     def scores(self, model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
         """Return the sum of h_w x w^2 over a unit's weights (h: Gauss-Newton diagonal), over group's mean and cost.

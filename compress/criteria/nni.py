@@ -82,6 +82,8 @@ class NniUnits(UnitCriterion):
 class TrainedUnits(NniUnits):
     """A pruner of NNI's that measures while it trains."""
 
+    needs_loss = True
+
     steps: int = Field(32, ge=1, description="training updates, on a few samples each")
     lr: float = Field(0.001, ge=0, description="learning rate of the weights in these (plain SGD)")
 

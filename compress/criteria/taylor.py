@@ -17,6 +17,8 @@ from compress.graph.graph import Group
 class TaylorUnits(UnitCriterion):
     """The first-order change of the loss when a unit's weights go to zero."""
 
+    needs_loss = True
+
     def scores(self, model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:
         """Return the first-order change of the loss when a unit's weights go to zero, over group's mean and cost.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,6 +18,7 @@ from evaluators.datasets.batch import Batch
 from evaluators.tasks import UNSIZED, Task
 
 Batches = Callable[[], Iterable[Batch]]
+_DATA_FREE = "bn_scale, dimap, fpgm, lamp, magnitude, random"
 DRAW = 8  # images per gradient: its square is one draw of a random value, so many small draws tell more than few large
 
 
@@ -46,7 +47,7 @@ class ScoringData:
         if self.batches is None:
             raise InputError(
                 f"prune.criterion: {criterion!r} needs data to score on, and the recipe has none (data.name: none); "
-                "allowed without data: bn_scale, dimap, fpgm, lamp, magnitude, random"
+                f"allowed without data: {_DATA_FREE}"
             )
         for batch in self.batches():
             yield from batch.to(self.device, copy=True).split(DRAW)  # a copy: a model may change it in place
@@ -58,8 +59,17 @@ class UnitCriterion(Config):
     The fields of a subclass are what the recipe may say beside `criterion`, in `options`.
     """
 
+    needs_loss: ClassVar[bool] = False
+    """Whether it looks at gradients of the task's loss."""
+
     def check(self) -> None:
         """Raise InputError where a package that it needs is not installed."""
+
+    def unfit(self, task: Task) -> str | None:
+        """Return that the task has no loss, where one is needed."""
+        if task.has_loss or not self.needs_loss:
+            return None
+        return f"the criterion goes by gradients of a loss, and task {task.name} has none; allowed: {_DATA_FREE}, obs"
 
     @abstractmethod
     def scores(self, model: nn.Module, groups: Sequence[Group], data: ScoringData) -> dict[str, Tensor]:

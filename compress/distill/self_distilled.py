@@ -20,6 +20,7 @@ from compress.training.trainer import training_split
 from compress.transforms.paths import PathEnsemble, ensemble_of
 from compress.transforms.pre_norm import rows_of
 from evaluators.datasets.batch import Batch, tensors_in
+from evaluators.tasks import Task
 
 
 class SelfDistilled(Supervised):
@@ -90,6 +91,12 @@ class SelfDistilledConfig(StepConfig):
     weight: float = Field(0.5, ge=0, description="of the distance of the short sums, beside the loss on the labels")
     temperature: float = Field(2.0, gt=0, description="softens both predictions")
     depths: list[float] = Field([0.5, 0.75], min_length=1, description="shares of the blocks whose sums learn")
+
+    def unfit(self, task: Task) -> str | None:
+        """Return that the task gives no probabilities of classes, if so."""
+        if task.scored != "nothing":
+            return None
+        return f"path_ensemble compares probabilities of classes, and task {task.name} gives none; got {self.name}"
 
     @field_validator("depths")
     @classmethod

@@ -19,6 +19,7 @@ from spaces.zoo import ModelConfig, build_model
 
 if TYPE_CHECKING:
     from evaluators.datasets import Data
+    from evaluators.tasks import Task
 
 
 class TeacherConfig(Config):
@@ -40,6 +41,12 @@ class TeacherConfig(Config):
         description="per channel, for pixels in 0..1, as it was trained; null: as published with it, else the model's",
     )
     std: tuple[Positive, ...] | None = Field(None, min_length=1, description="the same; null: as for mean")
+
+    def unfit(self, task: Task) -> str | None:
+        """Return that the task gives no tensor of outputs that could be kept, where they are to be."""
+        if self.cache is None or task.gives_tensor:
+            return None
+        return f"cache holds one tensor of outputs for each image, and task {task.name} gives none; leave it out"
 
     @model_validator(mode="after")
     def _trained(self) -> Self:

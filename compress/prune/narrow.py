@@ -109,7 +109,7 @@ def _sensitivity(
     main = task.main_metric
 
     def judge(module: nn.Module) -> float:
-        return float(evaluate(module, test, task, around.device)[main.name] or 0)
+        return main.of(evaluate(module, test, task, around.device))
 
     rows = scan(model, *scored, judge, larger_is_better=main.direction == "maximize")
     return {"sensitivity": [asdict(row) for row in rows]}, scored

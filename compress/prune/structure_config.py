@@ -14,6 +14,7 @@ from compress.criteria.dimap import DimapUnits
 from compress.criteria.unit_criterion import UnitCriterion
 from compress.graph.scope import Unit
 from compress.prune.budget import BudgetConfig
+from evaluators.tasks import Task
 
 LATENCY_STEP = 0.05
 """Share of the latency that each of several steps takes away at least: one is met within 3 %."""
@@ -106,6 +107,17 @@ class StructureConfig(Config):
                 f"than can be met; allowed steps up to {most}"
             )
         return self
+
+    def unfit(self, task: Task) -> str | None:
+        """Return what is asked for that the task does not have."""
+        if self.latencies and not task.gives_tensor:
+            return (
+                "a latency is met with the least change of one tensor of outputs, and task "
+                f"{task.name} gives none; allowed in budget: macs, params"
+            )
+        if self.sensitivity and not task.metrics:
+            return f"sensitivity tells what a metric loses, and task {task.name} has none; allowed false"
+        return None
 
     @property
     def latencies(self) -> tuple[BudgetConfig, ...]:

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from compress.core.config import Config
+from evaluators.tasks import Task
 
 CALIBRATING = ("calibration", "calibrate")
 
@@ -33,6 +34,10 @@ class QuantizeConfig(Config):
         description="of the main metric there; null: 0.5 points of one in percent, others need a number",
     )
     exclude: tuple[str, ...] = Field((), description="layers that stay float: their names, * for any characters")
+
+    def unfit(self, task: Task) -> str | None:
+        """Return that the task has no metric to judge files by."""
+        return None if task.metrics else f"files are judged by a metric, and task {task.name} has none; leave it out"
 
     @model_validator(mode="after")
     def _of_integers(self) -> Self:

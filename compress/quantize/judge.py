@@ -18,20 +18,26 @@ from evaluators.tasks.evaluation import evaluate
 
 @dataclass(frozen=True)
 class Judgement:
-    """The task's metrics over some images, and the outputs (N, ...) that they are of."""
+    """The task's metrics over some images, and the outputs (N, ...) that they are of; None: no tensor stands for them.
+
+    `scored` says whether these are scores of classes along dimension 1.
+    """
 
     metrics: dict[str, float | None]
-    outputs: Tensor
+    outputs: Tensor | None
+    scored: bool
 
     def agreement(self, other: Judgement) -> float | None:
-        """Return the percentage of images with the same winner among (N, C) outputs; None for other outputs."""
-        if self.outputs.ndim != 2 or self.outputs.shape[1] < 2:
+        """Return the percentage of images, or of pixels, for which the same class wins; None without classes."""
+        if not self.scored or self.outputs is None or other.outputs is None or self.outputs.shape[1] < 2:
             return None
         same = self.outputs.argmax(1) == other.outputs.argmax(1)
         return 100 * same.double().mean().item()
 
-    def error(self, other: Judgement) -> float:
+    def error(self, other: Judgement) -> float | None:
         """Return the mean square of the outputs' difference over that of the other's: a noise ratio, no accuracy."""
+        if self.outputs is None or other.outputs is None:
+            return None
         difference = (self.outputs.double() - other.outputs.double()).square().mean()
         return (difference / other.outputs.double().square().mean().clamp_min(1e-30)).item()
 
@@ -48,7 +54,8 @@ def judge(file: Path, images: Loader, task: Task) -> Judgement:
 
     def noted(batch: Tensor) -> Any:
         given = model(batch)
-        outputs.append(task.tensor(given))
+        if task.gives_tensor:
+            outputs.append(task.tensor(given))
         return given
 
     metrics = evaluate(noted, images, task)
@@ -57,7 +64,7 @@ def judge(file: Path, images: Loader, task: Task) -> Judgement:
             f"quantize: task {task.name} has no {task.main_metric.label} here, so what is lost cannot be judged; leave "
             "the section out"
         )
-    return Judgement(metrics, torch.cat(outputs))
+    return Judgement(metrics, torch.cat(outputs) if outputs else None, task.scored != "nothing")
 
 
 def drop(task: Task, before: Judgement, after: Judgement) -> float:

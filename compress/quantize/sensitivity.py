@@ -9,7 +9,7 @@ from typing import Any
 
 from compress.core.progress import track
 from compress.quantize.float_file import FloatFile
-from compress.quantize.judge import Judgement, judge
+from compress.quantize.judge import Judgement, drop, judge
 from compress.quantize.writer import COMPUTING, Way, write
 from evaluators.datasets import Loader
 from evaluators.tasks import Task
@@ -17,7 +17,10 @@ from evaluators.tasks import Task
 
 @dataclass(frozen=True)
 class Sensitive:
-    """A layer alone in integers: the mean square error of the outputs that it makes, over their mean square."""
+    """A layer alone in integers: the mean square error of the outputs that it makes, over their mean square.
+
+    Of a task without a tensor of outputs it is what the main metric loses.
+    """
 
     node: str
     name: str
@@ -53,7 +56,9 @@ def scan(
     errors = []
     for node in track(nodes, "sensitivity"):
         write(way, source, file, found, only=[node])
-        errors.append(Sensitive(node, names.get(node, node), judge(file, images, task).error(reference)))
+        judged = judge(file, images, task)
+        error = judged.error(reference)
+        errors.append(Sensitive(node, names.get(node, node), drop(task, reference, judged) if error is None else error))
     file.unlink(missing_ok=True)
     return sorted(errors, key=lambda each: each.error, reverse=True)
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from compress.core.formatting import MISSING, arrow_with_prefix, file_size, signed, times
 from compress.report.details import QuantizedDetails
 from compress.report.schema import Report
+
+if TYPE_CHECKING:
+    from evaluators.tasks import Metric
 
 SHOWN = 12
 """Nodes of a sensitivity scan that a page lists: those with the largest error."""
@@ -40,17 +44,18 @@ def quantized_part(found: QuantizedDetails, report: Report) -> QuantizedPart:
         rows.append((each.way if each.problem is None else f"{each.way}: {each.problem}", texts))
     columns = ["as fast", f"{main.label}, change", "same answer", "integer layers", "file"]
     nodes = [(each.name, f"{each.error:.1e}") for each in found.sensitivity[:SHOWN]]
-    return QuantizedPart(f"{found.shown} files", list(_facts(found)), columns, rows, nodes)
+    return QuantizedPart(f"{found.shown} files", list(_facts(found, main)), columns, rows, nodes)
 
 
-def _facts(found: QuantizedDetails) -> Iterator[tuple[str, str]]:
+def _facts(found: QuantizedDetails, main: Metric) -> Iterator[tuple[str, str]]:
     yield "Kept", found.way if found.kept else "the float file"
     before, after = found.bytes
     if found.kept and before is not None and after is not None:
         yield "File", f"{arrow_with_prefix(before, after)}B; the float file is model.float.onnx"
-    if found.test is not None:
+    if found.test is not None and found.test.agreement is not None:
         yield "Same answer as the float file", f"{_percent(found.test.agreement)} of {found.test.images} test images"
-    yield "Judged on", f"{found.judged.images} held-out training images; allowed to lose {found.max_drop:g}"
+    lost = " ".join(filter(None, (f"{found.max_drop:g}", main.change_unit, "of", main.label)))
+    yield "Judged on", f"{found.judged.images} held-out training images; allowed to lose {lost}"
     if found.calibration is not None:
         yield "Ranges", f"{found.calibration['method']} of {found.calibration['images']} other training images"
     if found.left_float:

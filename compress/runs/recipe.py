@@ -24,6 +24,7 @@ from compress.runs.recipe_file import Finding, read
 from compress.runs.stage import Stage, all_stages, as_list
 from evaluators.datasets import DataConfig
 from evaluators.tasks import DEFAULT, TaskSection, tasks
+from evaluators.tasks.demands import unfit_parts
 from spaces.zoo import ModelConfig
 
 
@@ -200,6 +201,8 @@ def check_sections(sections: dict[str, Any]) -> Iterator[Finding]:
         for index, config in enumerate(as_list(section)):
             key = (stage.name, index) if isinstance(section, list) else (stage.name,)
             yield from stage.check(config, key, sections)
+        if "task" in sections:
+            yield from unfit_parts(section, sections["task"].bind(0, ()), (stage.name,))
 
 
 def check_model(model: ModelConfig, key: Path_ = ("model",)) -> Iterator[Finding]:

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from compress.core.sections import NameOf
-from compress.criteria import unit_criteria
+from compress.criteria import criterion_unfit, unit_criteria
 from compress.distill.losses import OutputDistillConfig
 from compress.graph.scope import Unit
 from compress.sorted.sampling import SamplingSection, Sandwich, Uniform
 from compress.sorted.step import Spend
 from compress.training.config import LearningConfig
+from evaluators.tasks import Task
 from spaces.channels.choices import By
 from spaces.channels.space import ChannelsConfig
 
@@ -104,6 +105,12 @@ class SortConfig(LearningConfig):
         if patience:
             raise ValueError("needs the accuracy of one network, and a family is many; allowed: null")
         return patience
+
+    def unfit(self, task: Task) -> str | None:
+        """Return what the task lacks: a loss, or one tensor of outputs, by which cut members are checked."""
+        if not task.gives_tensor and task.has_loss:
+            return f"members are held against what is cut out by one tensor of outputs, and task {task.name} gives none"
+        return super().unfit(task) or criterion_unfit(self.order, task)
 
     @property
     def spend(self) -> Spend:

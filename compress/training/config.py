@@ -9,9 +9,10 @@ from pydantic import Field, field_validator, model_validator
 from timm.optim import list_optimizers
 
 from compress.core.config import Config
-from compress.core.errors import did_you_mean
+from compress.core.errors import InputError, did_you_mean
 from compress.training.step import StepConfig, StepContext, StepSection, TrainingStep
 from compress.training.supervised import SupervisedConfig
+from evaluators.tasks import Task
 
 # bnb* and fused* are other packages' kernels, kron* needs a C++ compiler, adahessian second derivatives.
 OPTIMIZERS = list_optimizers(exclude_filters=["bnb*", "fused*", "kron*", "adahessian"])
@@ -91,6 +92,16 @@ class LearningConfig(TrainerConfig):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability spread over all classes")
     mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0 is off")
     cutmix: float = Field(0.0, ge=0, description="alpha of cutmix; 0 is off, with mixup one of both is drawn per batch")
+
+    def unfit(self, task: Task) -> str | None:
+        """Return that nothing can be trained for a task without a loss, or what settings it does not have."""
+        if not task.has_loss:
+            return f"task {task.name} has no loss to train by; leave the section out, or name what the model is for"
+        try:
+            task.learning(self)
+        except InputError as error:
+            return str(error)
+        return None
 
 
 class FitConfig(LearningConfig):

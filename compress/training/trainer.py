@@ -209,8 +209,7 @@ class Trainer:
     def _evaluate(self, test: Loader, epoch: int) -> dict[str, Any]:
         here, model = self.position, self.updater.result
         metrics = evaluate(model, test, self.task, self.updater.engine.device)
-        value = metrics[self.task.main_metric.name]
-        assert value is not None
+        value = self.task.main_metric.of(metrics)
         if self.task.main_metric.better(value, here.best):
             here.best, here.best_epoch = value, epoch
             if self.config.keep == "best":

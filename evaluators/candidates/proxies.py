@@ -45,6 +45,12 @@ class ProxyConfig(EvaluatorBase):
     reference: int = Field(100, ge=2, description="architectures, drawn with the seed, that proxy ranks against")
     batch: int = Field(64, ge=2, description="training images that jacov, naswot and grad_norm look at")
 
+    def unfit(self, task: Task) -> str | None:
+        """Return that the task has no loss, where a score is its gradient."""
+        if task.has_loss or "grad_norm" not in self.scores:
+            return None
+        return f"the score grad_norm is of a loss, and task {task.name} has none; allowed: the other scores"
+
     def make(self, context: EvaluatorContext) -> Evaluator:
         """Return the evaluator; raises InputError where a score needs images and there are none."""
         return ProxyEvaluator(self, context)

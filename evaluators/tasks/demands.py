@@ -18,7 +18,9 @@ class Demanding(Protocol):
         """Return why it cannot be used with `task`, whose sizes are not known, and what can; None where it can."""
 
 
-def unfit_parts(section: Any, task: Task, key: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def unfit_parts(
+    section: Any, task: Task, key: tuple[str | int, ...] = ()
+) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield (key, sentence) of a section and of every part of it that asks for what `task` does not have.
 
     Of a section that is refused as a whole, the parts are not told.

@@ -66,6 +66,7 @@ class Segmentation(Task):
     form = "logits (N, classes, height, width)"
     counted = "classes"
     output_name = "logits"
+    scored = "positions"
 
     def loss(self, outputs: Any, batch: Batch, model: nn.Module | None = None) -> Tensor:
         """Return the loss of the logits, and of those of auxiliary heads with their weight where a `model` is given."""

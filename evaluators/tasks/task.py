@@ -7,7 +7,7 @@ A new task is one new file in this package, or in a package of your own: a `Task
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -54,6 +54,11 @@ class Metric:
     def better(self, value: float, other: float | None) -> bool:
         """Return whether `value` is better than `other`; anything is better than None."""
         return other is None or (value > other if self.direction == "maximize" else value < other)
+
+    def of(self, metrics: Mapping[str, float | None]) -> float:
+        """Return its value among those of one model; the worst where it could not be told."""
+        value = metrics.get(self.name)
+        return self.worst if value is None else float(value)
 
     def show(self, value: float) -> str:
         """Return a value as tables have it, such as `83.47 %`."""

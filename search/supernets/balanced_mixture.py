@@ -177,6 +177,17 @@ class BalancedMixture(SupernetMethod):
         "mean", description="what an architecture is worth: the models' mean, the best, or the most probable model's"
     )
 
+    def unfit(self, task: Task) -> str | None:
+        """Return that the task is judged by no accuracy."""
+        main = task.main_metric
+        if main.direction == "maximize" and task.metrics:
+            return None
+        by = f"goes by {main.name}, which is minimised" if task.metrics else "has no metric"
+        return (
+            f"balanced_mixture goes by an accuracy, and task {task.name} {by}; allowed: tasks whose main metric is "
+            "maximised"
+        )
+
     def make(self, space: Space, task: Task) -> MixtureSupernet:
         """Return the supernets with initial weights; raises InputError for a space too large to score one by one."""
         count = space.count()

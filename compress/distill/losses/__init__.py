@@ -25,7 +25,6 @@ from compress.distill.layers import Seen, Watched
 from evaluators.datasets.batch import Batch
 from evaluators.tasks import Task
 
-
 Compared = Literal["tensors", "scores", "scores of samples", "layers"]
 """What a loss looks at: the task's tensor of outputs; scores of classes in it, (N, classes, ...); those of whole
 samples, (N, classes); or layers of the models."""

@@ -17,6 +17,7 @@ from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
 from compress.transforms.paths import PathEnsemble, Paths, Scale, number_of_paths
 from compress.transforms.pre_norm import rows_of
 from compress.transforms.tokens import TokenStages
+from evaluators.tasks import Task
 from evaluators.tasks.evaluation import evaluate
 
 
@@ -35,6 +36,12 @@ class PathsConfig(PruneBase):
     )
     scale: Scale = Field("channel", description="learnt factors of what stays: none, one a path, or one a channel")
     separate: bool = Field(True, description="attention and MLP of a block are two paths, not one")
+
+    def unfit(self, task: Task) -> str | None:
+        """Return that the task has no metric to judge by, where one is needed."""
+        if task.metrics or self.drop != "auto":
+            return None
+        return f"drop: auto goes by a metric, and task {task.name} has none; allowed: a number"
 
     def check(self, bundle: Bundle) -> None:
         """Raise where the model is no pre-norm transformer, or has not that many paths."""
@@ -88,7 +95,7 @@ class PathsConfig(PruneBase):
                 inside = PathEnsemble(list(row.blocks), row.width, range(shortest), "none", self.separate)
                 holder._modules[child] = inside.eval()
                 with on_device(bundle.model, around.device):
-                    value = float(evaluate(bundle.model, test, task, around.device)[main.name] or 0)
+                    value = main.of(evaluate(bundle.model, test, task, around.device))
                 best = rows[-1]["value"] if rows else None
                 fine = best is None or value == best or main.better(value, best)
                 rows.append({"shortest": shortest, "value": value, "kept_out": fine})

@@ -25,6 +25,7 @@ from compress.prune.peers.pruner import NEED_DATA, Importance, Pruner, excluded,
 from compress.prune.peers.tracing import torch_pruning
 from compress.prune.repair import renew_norms, repaired
 from evaluators.datasets.batch import Batch
+from evaluators.tasks import Task
 
 
 @prune_kinds.register("torch_pruning")
@@ -66,6 +67,13 @@ class TorchPruning(PruneBase):
         if self.isomorphic and not self.global_pruning:
             raise ValueError("isomorphic is a kind of global_pruning: set that to true, too")
         return self
+
+    def unfit(self, task: Task) -> str | None:
+        """Return that the task has no loss, where one is needed."""
+        if task.has_loss or not (self.sparse_updates or self.importance in NEED_DATA):
+            return None
+        what = "sparse_updates train" if self.sparse_updates else f"importance {self.importance} goes"
+        return f"{what} by a loss, and task {task.name} has none"
 
     def check(self, bundle: Bundle) -> None:
         """Raise where torch-pruning cannot follow the model, a glob matches nothing, or masks would be trained over."""

@@ -82,4 +82,4 @@ def _worth(model: nn.Module, judged: Loader, task: Task, device: str) -> dict[st
     with on_device(model, device):
         found = evaluate(model, judged, task, device)
     main = task.main_metric
-    return {main.name: main.worst if found[main.name] is None else float(found[main.name] or 0.0)}
+    return {main.name: main.of(found)}

@@ -14,7 +14,7 @@ from compress.core.environment import on_device
 from compress.core.errors import InputError
 from compress.core.sections import NameOf
 from compress.core.tensors import moved
-from compress.criteria import unit_criteria
+from compress.criteria import criterion_unfit, unit_criteria
 from compress.prune.narrow import first_batches
 from compress.prune.side import side_plan
 from compress.prune.structure import Setting
@@ -26,6 +26,7 @@ from compress.runs.stage import Act, Seconds, Stage, stages
 from compress.transforms.ladder import Ladder as LadderNet
 from compress.transforms.ladder import LadderTransform
 from evaluators.datasets import Data
+from evaluators.tasks import Task
 
 
 class LadderConfig(Config):
@@ -36,6 +37,10 @@ class LadderConfig(Config):
         "magnitude", description="which of the model's units the network beside it starts with; hessian: Fisher"
     )
     calibration_batches: int = Field(4, ge=1, description="training batches for criteria that need data")
+
+    def unfit(self, task: Task) -> str | None:
+        """Return that the criterion needs what the task does not have."""
+        return criterion_unfit(self.criterion, task)
 
 
 @stages.register("ladder")
