@@ -12,9 +12,8 @@ import torch.nn.functional as F
 
 from compress.core.errors import InputError
 from evaluators.datasets.batch import Batch
-from evaluators.datasets.joint import JointTransform
 from evaluators.datasets.loaders import ArrayLoader, Data, Loader
-from evaluators.datasets.samples import SampleLoader
+from evaluators.datasets.samples import SampleLoader, Sized
 
 
 def with_holdout(data: Data, fraction: float, seed: int) -> Data:
@@ -122,10 +121,10 @@ def _part(loader: Loader, places: list[int], eval_batch_size: int | None = None)
 
 
 def _resized(loader: Loader, size: int, interpolation: str) -> Loader:
-    if isinstance(loader, SampleLoader) and isinstance(loader.evaluation, JointTransform):
+    if isinstance(loader, SampleLoader) and isinstance(loader.evaluation, Sized):
         again = copy.copy(loader)
         again.evaluation = loader.evaluation.resized(size)
-        if isinstance(loader.training, JointTransform):
+        if isinstance(loader.training, Sized):
             again.training = loader.training.resized(size)
         return again
     if not isinstance(loader, ArrayLoader):

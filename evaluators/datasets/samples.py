@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +20,17 @@ from evaluators.datasets.loaders import seed_of, shuffled
 
 Joint = Callable[[Any, Any], tuple[Any, Any]]
 """Makes of what was read of a sample, image and target, what a model gets and what is wanted of it."""
+
+
+@runtime_checkable
+class Sized(Protocol):
+    """A `Joint` that can be had for other sizes of images."""
+
+    def resized(self, size: int) -> Any:
+        """Return the same transform to `size` pixels a side."""
+
+    def __call__(self, image: Any, target: Any) -> tuple[Any, Any]:
+        """Return what a model gets and what is wanted of it."""
 
 
 @dataclass(frozen=True)
