@@ -27,6 +27,7 @@ from compress.bundle_files import (
 )
 from compress.core.config import Config
 from compress.core.errors import InputError, NotWritten, reason_of
+from compress.core.inputs import ModelInputs
 from compress.core.problems import validated
 from compress.core.tensors import Inputs
 from compress.graph.known import Known
@@ -72,11 +73,22 @@ class Bundle:
     known: Known = field(default_factory=Known, repr=False)
 
     def example_inputs(self, batch: int = 1) -> Inputs:
-        """Return what the model is called with: normal noise (batch, *input_size), float32, always the same.
+        """Return what the model is called with, always the same: such as the recipe says in `model.inputs`.
 
-        As the task hands it on: detectors, for one, take a list of images.
+        Else normal noise (batch, *input_size), float32, as the task hands it on: detectors take a list of images.
         """
-        return self.task.arguments(_noise(self.preprocessing, batch))
+        return _example(self.base, self.task, self.preprocessing, batch)
+
+    @property
+    def inputs(self) -> ModelInputs | None:
+        """What the model takes, where its recipe says it."""
+        return self.base.described
+
+    @property
+    def takes(self) -> str:
+        """Names, types and sizes of what the model takes for one sample, in words."""
+        several = self.inputs is not None and len(self.inputs.named()) > 1
+        return f"input{'s' if several else ''} {self.inputs or shown(self.preprocessing.input_size)}"
 
     def costs(self) -> dict[str, int]:
         """Return params, nonzero_params, macs and nonzero_macs; one image, counted once while the structure lasts."""
@@ -142,7 +154,8 @@ class Bundle:
         wide = manifest.num_outputs if manifest.base.from_source.headless else None
         module = build_model(manifest.base, manifest.task.of_model(wide, ())).module
         transforms = history.read(root, manifest.parts, key)
-        module = history.redo(transforms, module, task.arguments(_noise(preprocessing, 1)), f"{key}: in {str(root)!r}")
+        example = _example(manifest.base, task, preprocessing, 1)
+        module = history.redo(transforms, module, example, f"{key}: in {str(root)!r}")
         state = read_safetensors(root / WEIGHTS, key)
         refuse_infinite(module, state, str(root / WEIGHTS), key)
         try:
@@ -200,7 +213,7 @@ def open_model(
     _takes_images(facts, built.input_size)
     found = data.load(task, built.pretrained_cfg, seed=seed) if data is not None else None
     preprocessing = found.preprocessing if found else Preprocessing.of_model(built.pretrained_cfg, built.input_size)
-    if preprocessing.input_size != built.input_size:
+    if preprocessing.input_size != built.input_size and built.config.inputs is None:
         check_forward(built.module, model.name, built.task.resized(preprocessing.input_size))
     fitted = built.task.resized(preprocessing.input_size)
     if isinstance(built, _Reopened):
@@ -233,7 +246,7 @@ class BundleSource(Source):
         """Yield what is wrong with the directory, and keys that a bundle leaves no room for."""
         if not any((Path(config.name) / part / MANIFEST).is_file() for part in ("", "bundle")):
             yield "name", f"{config.name!r} holds no {MANIFEST}; a bundle or a run directory is needed"
-        for name in ("pretrained", "kwargs", "input_size"):
+        for name in ("pretrained", "kwargs", "input_size", "inputs"):
             if getattr(config, name):
                 yield name, "a bundle brings its own architecture; leave it out"
 
@@ -248,8 +261,10 @@ class BundleSource(Source):
         if sides is not None and len(own) != 3:
             raise InputError(f"data.image_size: the bundle takes {shown(own)}, no images; leave it out")
         asked = task.config.of_model(None, (task.in_chans or own[0], *(sides or own[1:])))
+        if bundle.inputs is not None and asked.input_size != own:
+            raise InputError(f"data.image_size: the bundle takes {bundle.inputs}; leave it out")
         if asked.input_size != own or asked.config != bundle.task.config:
-            found = check_forward(bundle.model, config.name, asked) or 0
+            found = check_forward(bundle.model, config.name, asked, bundle.inputs) or 0
         if task.num_outputs not in (0, found):
             has = f"has {found} {task.counted}" if found else f"does not give {task.form}"
             other = f"; it is for task {bundle.task.name}" if task.name != bundle.task.name else ""
@@ -284,6 +299,9 @@ def _read_manifest(root: Path, key: str) -> tuple[_Manifest, Preprocessing]:
         raise InputError(f"{key}: {str(root / MANIFEST)!r} is not a bundle's: {'; '.join(error.problems)}") from error
 
 
-def _noise(preprocessing: Preprocessing, batch: int) -> Tensor:
+def _example(base: ModelConfig, task: Task, preprocessing: Preprocessing, batch: int) -> Inputs:
+    """Return what a model is called with for `batch` samples."""
+    if base.described is not None:
+        return base.described.draw(batch)
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(batch, *preprocessing.input_size, generator=generator)
+    return task.arguments(torch.randn(batch, *preprocessing.input_size, generator=generator))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from compress.core.errors import InputError, is_out_of_memory, reason_of
-from compress.core.tensors import called, named_tensors
+from compress.core.errors import InputError, did_you_mean, is_out_of_memory, reason_of
+from compress.core.inputs import ModelInputs
+from compress.core.tensors import call, called, named_tensors
 from evaluators.tasks import Task
 
 Shape = tuple[int, ...]
@@ -44,22 +47,31 @@ def sides_of(task: Task) -> Shape | None:
     return sides if task.input_size and all(sides) else None
 
 
-def check_forward(module: nn.Module, name: str, task: Task) -> int | None:
+def check_forward(module: nn.Module, name: str, task: Task, described: ModelInputs | None = None) -> int | None:
     """Return the width of the head of `module`, in eval mode, by one input of `task`; None if it gives other outputs.
+
+    Where the recipe describes the inputs, it is run on such.
 
     Raises InputError, naming the model `name`, when it fails, when it returns no tensor, or when it does not give the
     outputs that `task` asks for.
     """
-    try:
-        with torch.no_grad():
-            output: Any = called(module, task.arguments(torch.zeros(1, *task.input_size)))
-    except (Exception, SystemExit) as error:  # the user's module may raise anything
-        if is_out_of_memory(error):
-            raise
-        raise InputError(
-            f"model.name: {name!r} fails on an input of {_sizes(task.input_size)}: {reason_of(error)}; "
-            "give data.image_size or model.input_size if it takes another"
-        ) from error
+    if described is not None:
+        check_names(module, name, described)
+    given = task.arguments(torch.zeros(1, *task.input_size)) if described is None else described.draw(1)
+    with running_layers(module) as running:
+        try:
+            with torch.no_grad():
+                output: Any = call(module, given)
+        except (Exception, SystemExit) as error:  # the user's module may raise anything
+            if is_out_of_memory(error):
+                raise
+            layer = f" in layer {running[-1]!r}" if any(running) else ""
+            if described is not None:
+                raise InputError(f"model.inputs: {name!r} fails{layer} on {described}: {reason_of(error)}") from error
+            raise InputError(
+                f"model.name: {name!r} fails{layer} on an input of {_sizes(task.input_size)}: {reason_of(error)}; "
+                "give data.image_size or model.input_size if it takes another, or model.inputs if it takes several"
+            ) from error
     tensors = named_tensors(output, task.output_name, "output")
     if not tensors:
         raise InputError(f"model.name: {name!r} returned {type(output).__name__} without any tensor for one input")
@@ -79,6 +91,43 @@ def check_forward(module: nn.Module, name: str, task: Task) -> int | None:
         f"model.name: {name!r} returned {what} for one input; the data has {task.num_outputs} {task.counted}, so "
         f"{task.form} are needed; leave the data out with data.name: none"
     )
+
+
+def check_names(module: nn.Module, name: str, described: ModelInputs) -> None:
+    """Raise InputError where the forward pass of the model `name` takes no such arguments, or needs others."""
+    try:
+        taken = inspect.signature(module.forward)
+    except (TypeError, ValueError):
+        return
+    try:
+        called(taken.bind, described.arguments)
+    except TypeError as error:
+        known = list(taken.parameters)
+        unknown = [each for each in described.keywords if each not in known]
+        hint = did_you_mean(unknown[0], known) if unknown else ""
+        takes = ", ".join(map(str, taken.parameters.values())) or "nothing"
+        raise InputError(f"model.inputs: {error}; the forward pass of {name!r} takes {takes}{hint}") from None
+
+
+@contextmanager
+def running_layers(module: nn.Module) -> Iterator[list[str]]:
+    """Yield the names of the layers that are running, the innermost last; where one fails, up to that one."""
+    names, running = {each: name for name, each in module.named_modules()}, list[str]()
+
+    def enter(layer: nn.Module, args: Any) -> None:
+        running.append(names[layer])
+
+    def leave(layer: nn.Module, args: Any, output: Any) -> None:
+        running.pop()
+
+    hooks = [
+        hook for each in names for hook in (each.register_forward_pre_hook(enter), each.register_forward_hook(leave))
+    ]
+    try:
+        yield running
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _sizes(shape: Shape) -> str:

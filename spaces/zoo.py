@@ -13,6 +13,7 @@ from torch import nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean
+from compress.core.inputs import Description, ModelInputs
 from compress.core.registry import Registry
 from compress.core.sections import NameOf
 from evaluators.tasks import DEFAULT, Task, TaskConfig
@@ -91,9 +92,19 @@ class ModelConfig(Config):
         description="channels, height, width (a python model without images takes any sizes after the batch); null: "
         "the model's own or the data's",
     )
+    inputs: Description | None = Field(
+        None,
+        description="what the forward pass takes, where that is more, or other, than one tensor of normal noise: "
+        "keyword arguments by name, such as {x: {shape: [3, 64, 64]}, step: {shape: [], dtype: int64, high: 1000}}, or "
+        "a list of positional ones",
+    )
 
     @model_validator(mode="after")
     def _images(self) -> Self:
+        if self.inputs is not None and self.input_size is not None:
+            raise ValueError("input_size: inputs say the sizes, too; leave it out")
+        if self.described is not None and len(self.described.main.shape) != 3 and sources.get(self.source).images:
+            raise ValueError(f"inputs: {self.source} models take channels, height, width; got {self.described}")
         if self.input_size is not None and len(self.input_size) != 3 and sources.get(self.source).images:
             raise ValueError(f"input_size: {self.source} models take channels, height, width; got {self.input_size}")
         return self
@@ -102,6 +113,11 @@ class ModelConfig(Config):
     def from_source(self) -> Source:
         """The source that builds it."""
         return sources.get(self.source)()
+
+    @property
+    def described(self) -> ModelInputs | None:
+        """The inputs of the model, where the recipe says them."""
+        return None if self.inputs is None else ModelInputs.of(self.inputs)
 
     @property
     def has_weights(self) -> bool:
@@ -158,12 +174,16 @@ def build_model(config: ModelConfig, task: Task | TaskConfig | None = None, seed
         agree("model.input_size", channels, wished(task.in_chans), "data.channels")
         agree("model.input_size", sides, as_argument(sides_of(task)), "pixels a side: data.image_size")
         task = task.resized(config.input_size)
+    described = config.described
+    if described is not None:
+        task = task.resized(described.main.shape or (1,))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         built = source.build(config, task)
     if not source.checked and (sides_of(task) is not None or task.num_outputs or not built.task.num_outputs):
         asked = task.resized(built.input_size)
-        built.task = task.config.of_model(check_forward(built.module.eval(), config.name, asked), built.input_size)
+        found = check_forward(built.module.eval(), config.name, asked, described)
+        built.task = task.config.of_model(found, built.input_size)
     if config.checkpoint is not None:
         built.load_report = load_checkpoint(built.module, config.checkpoint)
     built.module.eval()

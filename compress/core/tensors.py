@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+K = TypeVar("K")
 
 Inputs = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 """What a module is called with: one argument (a tensor, or a list of them, as detectors take images), a tuple of
@@ -43,7 +45,7 @@ def flat(outputs: Any) -> Tensor:
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in `value`, in the order in which it holds them."""
-    for _, tensor in _leaves(value, ()):
+    for _, tensor in _leaves(value, (), Tensor):
         yield tensor
 
 
@@ -60,33 +62,38 @@ def named_tensors(value: Any, whole: str, part: str) -> dict[str, Tensor]:
     `{"boxes": [a, b], "masks": c}` gives boxes_0, boxes_1 and masks, and `(a, b)` gives output_0 and output_1 with
     `part="output"`.
     """
-    found: dict[str, Tensor] = {}
-    for place, tensor in _leaves(value, ()):
+    return named_leaves(value, whole, part, Tensor)
+
+
+def named_leaves(value: Any, whole: str, part: str, kind: type[K]) -> dict[str, K]:
+    """Return what is of `kind` in `value` by name; see `named_tensors`."""
+    found: dict[str, K] = {}
+    for place, leaf in _leaves(value, (), kind):
         words = [part, *place] if place and isinstance(place[0], int) else list(place)
         name = "_".join(map(str, words)) or whole
         while name in found:  # {"a": [x], "a_0": y}
             name += "_"
-        found[name] = tensor
+        found[name] = leaf
     return found
 
 
-def mapped(value: Any, function: Callable[[Tensor], Any]) -> Any:
-    """Return `value` with `function` applied to every tensor in its tuples, lists and dictionaries."""
-    if isinstance(value, Tensor):
+def mapped(value: Any, function: Callable[[Any], Any], kind: type[Any] = Tensor) -> Any:
+    """Return `value` with `function` applied to every tensor (or `kind`) in its tuples, lists and dictionaries."""
+    if isinstance(value, kind):
         return function(value)
     if isinstance(value, Mapping):
-        return {key: mapped(each, function) for key, each in value.items()}
+        return {key: mapped(each, function, kind) for key, each in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(each, function) for each in value))
+        return type(value)(*(mapped(each, function, kind) for each in value))
     if isinstance(value, (tuple, list)):
-        return type(value)(mapped(each, function) for each in value)
+        return type(value)(mapped(each, function, kind) for each in value)
     return value
 
 
-def _leaves(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Tensor]]:
-    """Yield every tensor in `value` with its place: the keys, fields and positions that lead to it."""
+def _leaves(value: Any, place: tuple[Any, ...], kind: type[K]) -> Iterator[tuple[tuple[Any, ...], K]]:
+    """Yield every `kind` in `value` with its place: the keys, fields and positions that lead to it."""
     parts: Any = ()
-    if isinstance(value, Tensor):
+    if isinstance(value, kind):
         yield place, value
     elif isinstance(value, Mapping):
         parts = value.items()
@@ -97,4 +104,4 @@ def _leaves(value: Any, place: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         parts = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
     for key, part in parts:
-        yield from _leaves(part, (*place, key))
+        yield from _leaves(part, (*place, key), kind)

@@ -14,7 +14,6 @@ from compress.prune.details import whole_lines
 from compress.runs.estimate import estimate, look_ahead, sentence
 from compress.runs.recipe import Recipe
 from compress.runs.stage import acts_of, sections_of
-from spaces.shapes import shown
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,7 @@ def _dry_run(recipe: Recipe, device: str) -> DryRun:
 def _start(opened: Opened) -> str:
     """Return the model, its input and its weights, and the data, as one line."""
     bundle, data = opened.bundle, opened.data
-    told = [f"{bundle.base.name}  input {shown(bundle.preprocessing.input_size)}"]
+    told = [f"{bundle.base.name}  {bundle.takes}"]
     if data is not None:
         numbers = [f"{data.train.num_samples} to train"] if data.train is not None else []
         numbers += [f"{data.test.num_samples} to test"] if data.test is not None else []

@@ -22,7 +22,6 @@ from evaluators.datasets import DataConfig
 from evaluators.latency.measure import LatencyConfig
 from evaluators.latency.width_multiple import width_multiple
 from evaluators.tasks import TaskConfig
-from spaces.shapes import shown
 from spaces.zoo import ModelConfig, sources
 
 ALIGNED_KINDS = ("channels", "mlp")
@@ -43,10 +42,11 @@ class GroupRow:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The prunable parts of a model; MACs are those of one image of `input_size`."""
+    """The prunable parts of a model; MACs are those of one sample, of which `takes` tells all sizes."""
 
     model: str
     input_size: tuple[int, ...]
+    takes: str
     params: int
     macs: int
     width_multiple: int
@@ -66,7 +66,7 @@ class Inspection:
 
     def print(self) -> None:
         """Print the inspection as a table."""
-        print(f"{self.model}  input {shown(self.input_size)}  params {count(self.params)}  MACs {count(self.macs)}")
+        print(f"{self.model}  {self.takes}  params {count(self.params)}  MACs {count(self.macs)}")
         print(_table(self.groups))
         print(f"widths run fastest here in multiples of {self.width_multiple}")
         for tie in self.ties:
@@ -97,6 +97,7 @@ def inspect_model(name: str, overrides: Mapping[str, Any] | None = None, timed: 
     return Inspection(
         model=model.name,
         input_size=bundle.preprocessing.input_size,
+        takes=bundle.takes,
         params=costs["params"],
         macs=costs["macs"],
         width_multiple=multiple,

@@ -54,8 +54,8 @@ class PythonSource(Source):
         except InputError as error:
             raise InputError(f"model.name: {config.name!r}: {error}") from error
         shape = (task.in_chans or 3, *((224, 224) if sides is None else sides))
-        cfg = {"input_size": shape, "fixed_input_size": config.input_size is not None}
-        sized = config.model_copy(update={"input_size": shape})
+        cfg = {"input_size": shape, "fixed_input_size": config.input_size is not None or config.inputs is not None}
+        sized = config if config.inputs is not None else config.model_copy(update={"input_size": shape})
         return resolved(sized, kwargs, module, task.config.of_model(None, shape), None, cfg)
 
 

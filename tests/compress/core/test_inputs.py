@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from compress.core.config import Config
+from compress.core.errors import InputError
+from compress.core.inputs import Description, ModelInputs
+from compress.core.problems import validated
+from compress.core.tensors import tensors_in
+
+
+class Section(Config):
+    inputs: Description | None = None
+
+
+def described(value):
+    return ModelInputs.of(validated(Section, {"inputs": value}).inputs)
+
+
+IMAGE = {"shape": [3, 8, 6], "dynamic": {2: "height", 3: "width"}}
+STEP = {"shape": [], "dtype": "int64", "low": 5, "high": 7}
+
+
+def test_keyword_arguments_are_drawn_by_name_and_the_same_each_time():
+    inputs = described({"x": IMAGE, "t": STEP, "table": {"shape": [4, 2], "low": 2, "high": 3, "batched": False}})
+    first, again, other = inputs.draw(4), inputs.draw(4), inputs.draw(4, seed=1)
+    assert {name: tuple(each.shape) for name, each in first.items()} == {"x": (4, 3, 8, 6), "t": (4,), "table": (4, 2)}
+    assert [each.dtype for each in first.values()] == [torch.float32, torch.int64, torch.float32]
+    assert all(torch.equal(first[name], again[name]) for name in first) and not torch.equal(first["x"], other["x"])
+    steps = inputs.draw(200)["t"]
+    assert set(steps.tolist()) == {5, 6} and 2 <= first["table"].min() < first["table"].max() <= 3
+    larger = inputs.draw(1, open_sizes={"height": 16})
+    assert tuple(larger["x"].shape) == (1, 3, 16, 6) and inputs.open_sizes == {"height": 8, "width": 6}
+    assert str(inputs) == "x 3x8x6, t int64 one number, table 4x2 (no batch)"
+
+
+def test_positional_arguments_and_lists_of_tensors():
+    two = described([{"shape": [2, 5]}, {"shape": [7], "dtype": "bool"}])
+    assert isinstance(two.draw(1), tuple) and list(two.named()) == ["input_0", "input_1"]
+    assert set(two.draw(50)[1].flatten().tolist()) == {False, True}
+    one = described([{"shape": [2, 5]}])
+    assert isinstance(one.draw(1), torch.Tensor) and list(one.named("images")) == ["images"]
+    pyramid = described({"levels": [{"shape": [2, 8, 8]}, {"shape": [2, 4, 4]}]})
+    assert list(pyramid.named()) == ["levels_0", "levels_1"] and isinstance(pyramid.draw(1)["levels"], list)
+    alone = described([[{"shape": [2, 8, 8]}, {"shape": [2, 4, 4]}]])
+    assert isinstance(alone.draw(1), list) and len(list(tensors_in(alone.draw(1)))) == 2
+
+
+@pytest.mark.parametrize(("kind", "least", "most"), [("uint8", 0, 255), ("int8", -128, 127), ("bool", 0, 1)])
+def test_small_types_need_no_range(kind, least, most):
+    values = described([{"shape": [4000], "dtype": kind}]).draw(1).long()
+    assert (int(values.min()), int(values.max())) == (least, most)
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ({"x": {"shape": [3], "dtype": "int65"}}, 'x.dtype: unknown value; got "int65"; allowed float32, .* did you'),
+        ({"x": {"shape": [3], "dtype": "int64"}}, "x: high: int64 needs the first number that is too large"),
+        ({"x": {"shape": [3], "low": 2, "high": 1}}, "x: low must be below high; got 2 and 1"),
+        ({"x": {"shape": [3], "low": 2}}, "x: low and high belong together"),
+        (
+            {"x": {"shape": [3], "dtype": "int8", "high": 1.5}},
+            "low and high of int8 are whole numbers; got None and 1",
+        ),
+        (
+            {"x": {"shape": [3], "dynamic": {2: "width"}}},
+            "dynamic: there is no dimension 2; allowed: 1 to 1 .0 is",
+        ),
+        ({"x": {"shape": [3], "dynamic": {1: "batch"}}}, "batch is what files call the first dimension"),
+        ({"x": {"shape": [3], "dynamic": {1: "a b"}}}, "x.dynamic"),
+        ({"x": {"shape": [3, 4], "dynamic": {1: "a", 2: "a"}}}, "dynamic: a is 3 in one place and 4 in another"),
+        ({"shape": [3]}, r"one input is a list of one, \[{shape: ...}\], or has its name"),
+        ({"x": {"dtype": "int8"}}, "x.shape: missing|x.shape"),
+        ([], "inputs"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(value, sentence):
+    with pytest.raises(InputError, match=sentence) as error:
+        described(value)
+    assert len(error.value.problems) == 1
