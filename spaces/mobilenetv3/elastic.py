@@ -38,7 +38,8 @@ class ElasticBottleneck(Bottleneck):
         if row.hidden != channels and self.expand is not None and self.expand_norm is not None:
             out = self.activation(norm(self.expand_norm, conv(self.expand, out, row.hidden)))
         weight = self.kernel(row.hidden, row.kernel)
-        out = F.conv2d(out, weight, None, row.stride, row.kernel // 2, 1, row.hidden)
+        padding = row.dilation * (row.kernel // 2)
+        out = F.conv2d(out, weight, None, row.stride, padding, row.dilation, row.hidden)
         out = self.activation(norm(self.depthwise_norm, out))
         if row.se and self.squeeze is not None:
             out = squeeze_excite(self.squeeze, out, row.se)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import gzip
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ import torchvision
 from torch import Tensor, nn
 
 from evaluators.cost import count_macs, count_params
-from spaces.mobilenet.lraspp import lraspp
 from spaces.mobilenet.network import MobileNet
 from spaces.mobilenet.tables import NetworkRows, layers, mobilenet_v2, mobilenet_v3_large, mobilenet_v3_small
 from spaces.registry import create, open_preset
@@ -120,12 +120,18 @@ def test_mobilenets_compute_what_torchvision_does(rows: NetworkRows, name: str) 
 def test_lraspp_computes_what_torchvision_does() -> None:
     # section 6.4 and figure 10; torchvision's network has 3,221,538 parameters, the head by itself 249,586
     theirs = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None)
-    ours = lraspp(mobilenet_v3_large(), 21)
-    assert count_params(ours)[0] == count_params(theirs)[0] == 3_221_538
+    space, arch = open_preset("lraspp", "large")
+    assert arch is not None
+    ours = space.build(arch)
+    images = torch.empty(1, 3, 520, 520, device="meta")
+    theirs_macs = count_macs(copy.deepcopy(theirs).to("meta"), images)
+    assert space.cost(arch) == {"params": count_params(theirs)[0], "macs": theirs_macs}
+    assert space.cost(arch)["params"] == count_params(ours)[0] == 3_221_538
     assert count_params(ours.head)[0] == 249_586
-    order = ("trunk", "head.project", "head.gate", "head.low", "head.high")  # theirs has low before high
+    assert round(theirs_macs / 1e9, 2) == 2.09  # as torchvision's page has it
+    order = ("head.project", "head.gate", "head.low", "head.high")  # theirs has low before high
     names = sorted(
-        ours.state_dict(), key=lambda name: next(at for at, part in enumerate(order) if name.startswith(part))
+        ours.state_dict(), key=lambda name: next((at for at, part in enumerate(order) if name.startswith(part)), -1)
     )
     agree(ours, theirs, names)
 

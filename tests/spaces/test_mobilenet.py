@@ -8,10 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.core.errors import InputError
 from evaluators.cost import count_macs, count_params
 from spaces.mobilenet.blocks import Bottleneck, ConvBlock, SqueezeExcite, activation, block, same_conv
-from spaces.mobilenet.lraspp import dilated, halved_tail, lraspp
 from spaces.mobilenet.network import MobileNet
 from spaces.mobilenet.sliced import bottleneck, conv_block, crop
 from spaces.mobilenet.tables import BlockRow, NetworkRows, layers, mobilenet_v2, mobilenet_v3_small, round8
@@ -139,41 +137,3 @@ def test_sliced_blocks_equal_small_ones_with_the_cropped_weights(row: BlockRow) 
 
 def test_spatial_convolution_keeps_the_size_under_dilation() -> None:
     assert same_conv(4, 4, BlockRow(5, 4, 4, dilation=2), groups=4)(images(1, 4, 9, 9)).shape[-1] == 9
-
-
-def test_dilation_stops_the_halving_at_stride_16() -> None:
-    rows = [row for stage in dilated(mobilenet_v2()).blocks for row in stage]
-    assert 2 * torch.tensor([row.stride for row in rows]).prod() == 16
-    assert [row.dilation for row in rows] == [1] * 13 + [2] * 4
-    assert [row.dilation for stage in dilated(mobilenet_v2(), 8).blocks for row in stage] == [1] * 6 + [2] * 7 + [4] * 4
-
-
-def test_lraspp_answers_at_the_size_of_the_image() -> None:
-    network = lraspp(mobilenet_v3_small(0.35), 5, in_chans=1, features=16).eval()
-    high, low = network.trunk.tapped(images(2, 1, 65, 97), network.low)
-    assert (high.shape[-2:], low.shape[-2:]) == ((5, 7), (9, 13))
-    assert network(images(2, 1, 65, 97)).shape == (2, 5, 65, 97)
-
-
-def test_lraspp_starts_from_the_weights_of_a_classifier() -> None:
-    classifier = MobileNet(mobilenet_v3_small(0.35), task_of(10, 1, 64)).eval()
-    network = lraspp(classifier, 3).eval()
-    assert torch.equal(network.trunk.last.weight, classifier.last.weight)
-    assert network.trunk.last.weight.data_ptr() != classifier.last.weight.data_ptr()
-    x = images(1, 1, 64, 64)
-    assert torch.equal(network.trunk.tapped(x, network.low)[1], classifier.tapped(x, network.low)[1])
-
-
-def test_half_tail_halves_the_last_stage() -> None:
-    before, after = mobilenet_v3_small(), halved_tail(mobilenet_v3_small())
-    assert after.blocks[:-1] == before.blocks[:-1]
-    assert [(row.hidden, row.out, row.se) for row in after.blocks[-1]] == [(288, 48, 72), (288, 48, 72), (288, 48, 72)]
-    assert after.last_conv == 288
-
-
-def test_lraspp_refuses_what_it_cannot_use() -> None:
-    with pytest.raises(InputError, match="half_tail changes widths"):
-        lraspp(MobileNet(SMALL, task_of(10, 3, 32)), 3, half_tail=True)
-    flat = replace(SMALL, blocks=SMALL.blocks[:2])
-    with pytest.raises(InputError, match="a map of stride 8; this one reaches 4"):
-        lraspp(flat, 3)
