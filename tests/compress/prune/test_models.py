@@ -16,6 +16,8 @@ from torch import nn
 import compress
 from compress.core.tensors import call, tensors_in
 from compress.graph.graph import inside
+from compress.prune.structure import plan_structure, prunable
+from compress.prune.structure_config import StructureConfig
 from compress.testing.spaces import enliven
 from evaluators.cost import count_macs, parameter_macs
 
@@ -64,10 +66,12 @@ def load(name):
 
 @functools.cache
 def pruned(name):
-    """Return the model, its inputs, the plan and the smaller model."""
+    """Return the model, its inputs, what of it may be narrowed, the plan and the smaller model."""
     model, inputs = load(name)
-    plan = compress.plan(model, inputs, "random", {"macs": 0.5}, align=1)
-    return model, inputs, plan, compress.apply(plan, model)
+    config = StructureConfig(kind="structure", criterion="random", budget={"macs": 0.5}, align=1)
+    graph = prunable(model, inputs, config)
+    plan = plan_structure(model, graph, inputs, config)
+    return model, inputs, graph, plan, compress.apply(plan, model)
 
 
 class NormOverKept(nn.Module):
@@ -116,7 +120,7 @@ def whole_share(model, inputs, plan):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_half_of_the_macs_computes_what_the_dense_model_does_without_the_removed_units(name):
-    model, inputs, plan, small = pruned(name)
+    model, inputs, _, plan, small = pruned(name)
     assert plan.macs == (count_macs(model, inputs), count_macs(small, inputs))
     assert 0.47 <= plan.macs[1] / plan.macs[0] <= 0.52
     with torch.no_grad():
@@ -129,13 +133,12 @@ def test_half_of_the_macs_computes_what_the_dense_model_does_without_the_removed
 
 @pytest.mark.parametrize("name", MODELS)
 def test_little_stays_whole_and_it_is_named(name):
-    model, inputs, plan, _ = pruned(name)
+    model, inputs, graph, plan, _ = pruned(name)
     assert whole_share(model, inputs, plan) <= WHOLE.get(name, 0.05), {s.layer: s.reason for s in plan.skipped}
-    for layer, module in model.named_modules():
-        if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-            outputs = int(getattr(module, "transposed", False))
-            narrowed = outputs in plan.kept.get(f"{layer}.weight", {})
-            assert narrowed or layer in {skip.layer.partition(":")[0] for skip in plan.skipped}, layer
+    told = {layer for group in graph.groups for layer in group.layers}
+    told |= {skip.layer.partition(":")[0] for skip in plan.skipped}
+    kinds = nn.Linear, nn.modules.conv._ConvNd
+    assert {layer for layer, module in model.named_modules() if isinstance(module, kinds)} <= told
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +146,7 @@ def reloaded(tmp_path_factory):
     """Open all of them in one new process; what it found, by name, and what it complained of."""
     root = tmp_path_factory.mktemp("models")
     for name in MODELS:
-        _, inputs, plan, small = pruned(name)
+        _, inputs, _, plan, small = pruned(name)
         (root / name).mkdir()
         (root / name / "plan.json").write_text(json.dumps(plan.to_dict()))
         save_file(
