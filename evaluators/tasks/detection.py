@@ -40,6 +40,7 @@ class DetectionConfig(TaskConfig):
     """
 
     metrics: ClassVar[tuple[Metric, ...]] = (MAP, MAP50, MAP75, LOSS)
+    targets: ClassVar[str | None] = "boxes"
     name: Literal["detection"] = Field("detection", description="what the model is for")
     loss_weights: dict[str, NonNegativeFloat] = Field(
         default_factory=dict, description="how much each loss of the model counts, by its name; 1 where none is given"
