@@ -276,7 +276,7 @@ class BundleSource(Source):
 
 
 def _takes_images(facts: DataFacts, shape: Shape) -> None:
-    if facts.num_outputs is not None and len(shape) != 3:
+    if facts.images and facts.num_outputs is not None and len(shape) != 3:
         raise InputError(
             f"model.input_size: the data holds images (channels, height, width), the model takes {shown(shape)}; "
             "leave the images out with data.name: none"

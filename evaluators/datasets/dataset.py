@@ -30,11 +30,13 @@ class DataFacts:
         num_outputs: how many things the targets tell apart, such as classes; see `TaskConfig.bind`.
         image_size: pixels a side.
         channels: of an image.
+        images: whether models take images at all.
     """
 
     num_outputs: int | None
     image_size: int | None
     channels: int | None
+    images: bool = True
 
 
 class Dataset(Config):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from compress.core.errors import InputError
 from evaluators.datasets.batch import Batch
 from evaluators.datasets.loaders import ArrayLoader, Data, Loader
+from evaluators.datasets.named_arrays import as_read
 from evaluators.datasets.samples import SampleLoader, Sized
 
 
@@ -127,6 +128,8 @@ def _resized(loader: Loader, size: int, interpolation: str) -> Loader:
         if isinstance(loader.training, Sized):
             again.training = loader.training.resized(size)
         return again
+    if isinstance(loader, SampleLoader) and loader.evaluation is as_read:
+        raise InputError(f"data.inputs: arrays are taken as they are, and not at {size} pixels a side")
     if not isinstance(loader, ArrayLoader):
         return ResizedLoader(loader, size, interpolation)
     part = copy.copy(loader)

@@ -3,29 +3,110 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from compress.core.errors import InputError
 from evaluators.datasets.arrays import Arrays, ArraySet
-from evaluators.datasets.dataset import datasets
+from evaluators.datasets.dataset import DataFacts, datasets
 from evaluators.datasets.decoding import reason
+from evaluators.datasets.image_files import limited
+from evaluators.datasets.loaders import Data
+from evaluators.datasets.named_arrays import NamedArrays, array_names, as_read, read_named, samples
+from evaluators.datasets.preprocessing import Preprocessing
+from evaluators.datasets.samples import SampleLoader
+
+if TYPE_CHECKING:
+    from evaluators.tasks.task import TaskConfig
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 @datasets.register("npz")
 class NpzConfig(Arrays):
-    """A NumPy archive with x_train, y_train, x_test, y_test; images uint8, (N, H, W, C) or (N, H, W)."""
+    """A NumPy archive with x_train, y_train, x_test, y_test; images uint8, (N, H, W, C) or (N, H, W).
+
+    With `inputs`, models take arrays of any number, type and shape, as they are: `inputs: [image, step], targets: y`
+    reads image_train, step_train, y_train and the same for test. Floats become float32, bytes float32 from 0 to 1,
+    other integers int64. Targets are integers (N,) for classes, integers (N, H, W) for masks (255 does not count), or
+    floats of any shape for values.
+    """
 
     name: Literal["npz"]
     path: str = Field(min_length=1, description="the .npz file")
+    inputs: list[str] | dict[str, str] | None = Field(
+        None,
+        min_length=1,
+        description="names of the arrays that the model takes, in the order of its arguments, or as argument: array; "
+        "null: images x",
+    )
+    targets: str | None = Field(None, min_length=1, description="name of the targets' arrays; null: y")
     num_classes: int | None = Field(None, ge=2, description="classes; null: counted from the labels")
+
+    @model_validator(mode="after")
+    def _as_they_are(self) -> NpzConfig:
+        if self.inputs is None and self.targets is not None:
+            raise ValueError("targets: only used with inputs; images x have labels y")
+        fields = type(self).model_fields
+        for key in ("image_size", "channels", "mean", "std", "interpolation", "augment") if self.inputs else ():
+            if getattr(self, key) != fields[key].default:
+                raise ValueError(f"{key}: not used with inputs, whose arrays are taken as they are; leave it out")
+        return self
+
+    def kinds(self) -> tuple[str, ...]:
+        """Return classes for images; what named arrays hold is seen when they are read."""
+        return ("classes",) if self.inputs is None else ("classes", "masks", "values")
+
+    def describe(self) -> DataFacts:
+        """Return the set's facts; of named arrays how many outputs there are."""
+        if self.inputs is None:
+            return super().describe()
+        return DataFacts(self._named().outputs, None, None, images=False)
+
+    def load(
+        self,
+        task: TaskConfig,
+        preprocessing_hint: Mapping[str, Any] | None = None,
+        image_size: int | None = None,
+        seed: int = 0,
+    ) -> Data:
+        """Return loaders of images in memory, or of the named arrays."""
+        if self.inputs is None:
+            return super().load(task, preprocessing_hint, image_size, seed)
+        found = self._named()
+        if task.targets not in (None, found.kind):
+            raise InputError(
+                f"data.targets: {self.path!r} holds {found.kind} as {self.targets or 'y'}, and task {task.name} learns "
+                f"from {task.targets}"
+            )
+        inputs = self.inputs
+        train, test = (
+            SampleLoader(
+                limited(samples(split, inputs, found.kind), limit),
+                evaluation=as_read,
+                training=training,
+                batch_size=batch_size,
+                workers=0,
+                seed=seed,
+            )
+            for split, limit, training, batch_size in (
+                (found.train, self.limit_train, as_read, self.batch_size),
+                (found.test, self.limit_test, None, self.eval_batch_size),
+            )
+        )
+        first = found.main_shape[0]
+        preprocessing = Preprocessing(found.main_shape, (0.0,) * first, (1.0,) * first)
+        return Data(task.bind(found.outputs, found.main_shape), preprocessing, train, test, found.class_names)
+
+    def _named(self) -> NamedArrays:
+        assert self.inputs is not None
+        path, names = self._file(), tuple(array_names(self.inputs))
+        return read_named(str(path), path.stat().st_mtime_ns, names, self.targets or "y", self.num_classes)
 
     def paths(self) -> Iterator[tuple[str, str]]:
         """Yield the file."""
@@ -33,10 +114,14 @@ class NpzConfig(Arrays):
 
     def open(self) -> ArraySet:
         """Read the archive and check it."""
+        path = self._file()
+        return _npz(str(path), path.stat().st_mtime_ns, self.num_classes)
+
+    def _file(self) -> Path:
         path = Path(self.path).expanduser()
         if not path.is_file():
             raise InputError(f"data.path: there is no file {self.path!r}; an .npz with {', '.join(KEYS)} is needed")
-        return _npz(str(path), path.stat().st_mtime_ns, self.num_classes)
+        return path
 
 
 @functools.lru_cache(maxsize=1)
