@@ -40,23 +40,28 @@ def detection_losses(
     bins = side_logits.shape[2] // 4
     predicted = boxes_around(points, expected_distances(side_logits, bins) * strides[:, None])
     scores = class_logits.detach().sigmoid()
-    wanted, total = torch.zeros_like(class_logits), class_logits.new_zeros(())
-    boxes, distances = class_logits.new_zeros(()), class_logits.new_zeros(())
+    wanted = torch.zeros_like(class_logits)
+    images, places, truths, weights = [], [], [], []
     for image, target in enumerate(targets):
         truth, classes = target["boxes"].float(), target["labels"] - 1
         found = assign(scores[image], predicted[image].detach(), points, truth, classes)
         where = (found.taken >= 0).nonzero()[:, 0]
-        taken, weights = found.taken[where], found.weights[where]
-        wanted[image, where, classes[taken]] = weights
-        total = total + weights.sum()
-        apart = complete_box_iou_loss(predicted[image, where], truth[taken], reduction="none")
-        boxes = boxes + (apart * weights).sum()
-        sides = distances_to(points[where], truth[taken]) / strides[where, None]
-        apart = distribution_focal_loss(side_logits[image, where].unflatten(1, (4, bins)), sides)
-        distances = distances + (apart.mean(1) * weights).sum()
-    classes_lost = F.binary_cross_entropy_with_logits(class_logits, wanted, reduction="sum")
-    found_losses = {"classes": classes_lost, "boxes": boxes, "distances": distances}
-    return {name: GAINS[name] * loss / total.clamp(min=1.0) for name, loss in found_losses.items()}
+        taken = found.taken[where]
+        wanted[image, where, classes[taken]] = found.weights[where]
+        images.append(torch.full_like(where, image))
+        places.append(where)
+        truths.append(truth[taken])
+        weights.append(found.weights[where])
+    image, where, truth, weight = torch.cat(images), torch.cat(places), torch.cat(truths), torch.cat(weights)
+    apart = complete_box_iou_loss(predicted[image, where], truth, reduction="none")
+    sides = distances_to(points[where], truth) / strides[where, None]
+    unlike = distribution_focal_loss(side_logits[image, where].unflatten(1, (4, bins)), sides).mean(1)
+    losses = {
+        "classes": F.binary_cross_entropy_with_logits(class_logits, wanted, reduction="sum"),
+        "boxes": (apart * weight).sum(),
+        "distances": (unlike * weight).sum(),
+    }
+    return {name: GAINS[name] * loss / weight.sum().clamp(min=1.0) for name, loss in losses.items()}
 
 
 def distribution_focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
