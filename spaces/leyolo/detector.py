@@ -115,12 +115,20 @@ class Detector(nn.Module):
         self._settle(task.img_size, real)
 
     def _settle(self, side: int, classes: int) -> None:
-        """Let scores begin as if an image of `side` pixels held five objects on every level, as in YOLOv8."""
-        for name, parameter in self.named_parameters():
-            if name.endswith("leave.bias"):
-                stride = self.strides[int(name.split(".")[1])]
-                likely = math.log(5 / classes / (side / stride) ** 2)
-                nn.init.constant_(parameter, 1.0 if name.startswith("side_heads") else likely)
+        """Let every anchor point begin with a box around it of about six strides a side, and with a small score.
+
+        Scores are as if an image of `side` pixels held five objects on every level, as in YOLOv8. There every distance
+        begins as likely as any other, so that boxes span 15 strides, more than the image on coarse maps.
+        """
+        near = -0.3 * torch.arange(self.bins, dtype=torch.float32)
+        for level, stride in enumerate(self.strides):
+            likely = math.log(5 / classes / (side / stride) ** 2)
+            for heads, bias in ((self.side_heads, near.repeat(4)), (self.class_heads, torch.full((classes,), likely))):
+                leave = heads.get_submodule(f"{level}.leave")
+                assert isinstance(leave, nn.Conv2d) and leave.bias is not None
+                nn.init.normal_(leave.weight, std=0.01)
+                with torch.no_grad():
+                    leave.bias.copy_(bias)
 
     def forward(self, images: Tensor | Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None) -> Any:
         """Return losses in training, what is found in evaluation.
