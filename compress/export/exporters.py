@@ -46,6 +46,9 @@ class ExportConfig(Config):
     dynamic_batch: bool = Field(True, description="any batch size at run time")
     dynamic_size: bool = Field(False, description="any height and width of images at run time")
     batch: int = Field(1, ge=1, description="the file's batch size where dynamic_batch is false")
+    post_processing: bool = Field(
+        True, description="of detectors: boxes, labels and scores; false: what their heads give, without suppression"
+    )
 
 
 @dataclass(frozen=True)
@@ -122,27 +125,42 @@ def export(
     if not any(True for _ in tensors_in(example_inputs)):
         raise InputError("export: example_inputs holds no tensor, and a file without inputs computes nothing")
     started = time.perf_counter()
-    module = task.for_file(copy.deepcopy(model).cpu().eval().requires_grad_(False))
-    example = mapped(example_inputs, lambda each: each.detach().cpu())
+    own = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    module = task.for_file(own, config.post_processing)
+    example = mapped(task.file_inputs(example_inputs), lambda each: each.detach().cpu())
     notes = []
-    if config.dynamic_batch and not shares_batch(example):
+    if config.dynamic_batch and task.fixed_batch:
+        config = config.model_copy(update={"dynamic_batch": False})
+        images = "one image" if config.batch == 1 else f"{config.batch} images"
+        notes.append(f"the file takes {images} at a time, of fixed size, as files of task {task.name} do")
+    elif config.dynamic_batch and not shares_batch(example):
         config = config.model_copy(update={"dynamic_batch": False})
         notes.append("the inputs share no first dimension that could be a batch, so all sizes of the file are fixed")
     larger = other_sizes(module, example) if config.dynamic_size else []
     if len(larger) == 1:
         notes.append("the model does not take images of any height and width, so neither does the file")
     checks = _checks(module, example, config, task, larger)
+    others = [
+        (Flat(folded(each), example), _checks(each, example, config, task, larger))
+        for each in task.substitutes(own, [check.expected for check in checks])
+    ]
+    if others:
+        notes.append(
+            "what the model gives for the images that its file is compared on says little (it finds nothing, or scores "
+            "are alike), so files of what its heads give, or of lower thresholds, were compared as well"
+        )
     module = folded(module)  # the checks above are the answers of its own layers
     flat = Flat(module, example) if needs_flat(module, example) else module
     names = EXPORTERS if config.exporter == "auto" else (config.exporter,)
     data_name = f"{path.name}.data"
     with _folder_beside(path) as folder:
         traced = like(example, 2 if config.dynamic_batch else config.batch, seed=7)
-        attempts = [_attempt(name, flat, traced, checks, folder / name, data_name, config, task) for name in names]
+        every = [(flat, checks), *others]
+        attempts = [_attempt(name, every, traced, folder / name, data_name, config, task) for name in names]
         best = _fastest(attempts, path, 1 if config.dynamic_batch else checks[0].batch, checks[0].images.shape[1:])
         tried = {each.exporter: each.to_dict() for each in attempts}
         opset, size = read_opset(best.file), place(best.file, path, data_name)
-    if not any(value.any() for check in checks for value in check.expected.values()):
+    if not others and not any(value.any() for check in checks for value in check.expected.values()):
         notes.append("the model answers 0 to every input (an untrained head?), so agreement with it proves nothing")
     if config.opset not in (None, opset):
         notes.append(f"opset {config.opset} was asked for; the {best.exporter} exporter wrote opset {opset}")
@@ -196,24 +214,29 @@ def _checks(
 
 def _attempt(
     name: str,
-    module: nn.Module,
+    every: Sequence[tuple[nn.Module, list[Check]]],
     traced: Inputs,
-    checks: list[Check],
     folder: Path,
     data_name: str,
     config: ExportConfig,
     task: Task,
 ) -> Attempt:
-    """Export with one exporter into `folder`, clean and verify the file; a failure is recorded, not raised."""
+    """Export with one exporter into `folder`, clean and verify the file; a failure is recorded, not raised.
+
+    Of `every` module with its checks the first is kept, the others are only verified.
+    """
     say(f"exporting with torch's {name} exporter")
     attempt, started = Attempt(name, folder / f"{name}.onnx"), time.perf_counter()
     folder.mkdir()
     with tempfile.TemporaryDirectory(dir=folder.parent) as raw:
         try:
             with quiet() as chatter:
-                _write(name, module, traced, checks, Path(raw) / "raw.onnx", config)
-                attempt.denormals = clean(Path(raw) / "raw.onnx", attempt.file, data_name)
-                attempt.parity = verify(attempt.file, checks, task)
+                for place, (module, checks) in enumerate(every):
+                    _write(name, module, traced, checks, Path(raw) / "raw.onnx", config)
+                    if place == 0:
+                        attempt.denormals = clean(Path(raw) / "raw.onnx", attempt.file, data_name)
+                    file = attempt.file if place == 0 else Path(raw) / "raw.onnx"
+                    attempt.parity = max(attempt.parity or 0.0, verify(file, checks, task))
         except Exception as error:  # exporters raise anything; the other one may still do
             if is_out_of_memory(error):
                 raise

@@ -84,15 +84,19 @@ def verify(path: Path, checks: list[Check], task: Task) -> float:
         when = f"at batch {check.batch}" + (f" of images of {sides}" if sizes > 1 else "")
         feed = {name: value.numpy() for name, value in check.inputs.items() if name in taken}  # one may go unused
         outputs = session.run(list(check.expected), feed)
-        for name, output in zip(check.expected, outputs, strict=True):
-            worst = max(worst, _difference(name, torch.from_numpy(output), check, when, task))
+        try:
+            found = {name: torch.from_numpy(output) for name, output in zip(check.expected, outputs, strict=True)}
+            given, expected = task.paired(found, check.expected)
+        except CompressError as error:
+            raise CompressError(f"{when} {error}") from error
+        for name, value in expected.items():
+            worst = max(worst, _difference(name, given[name], value, when, task, alone=len(expected) == 1))
     return worst
 
 
-def _difference(name: str, output: Tensor, check: Check, when: str, task: Task) -> float:
+def _difference(name: str, output: Tensor, expected: Tensor, when: str, task: Task, *, alone: bool) -> float:
     """Return max|d| / max|y| of one output; CompressError if too large, of another shape, or not the task's same."""
-    expected = check.expected[name]
-    what = f"{when} its output " + ("" if len(check.expected) == 1 else f"{name!r} ")
+    what = f"{when} its output " + ("" if alone else f"{name!r} ")
     if output.shape != expected.shape:
         raise CompressError(f"{what}has shape {tuple(output.shape)} instead of {tuple(expected.shape)}")
     if not expected.numel():

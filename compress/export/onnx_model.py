@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from compress.core.errors import InputError, is_out_of_memory, reason_of
 from compress.core.onnx_parts import together
+from evaluators.datasets.batch import joined_values
 from evaluators.tasks import Task
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
@@ -55,34 +55,47 @@ class OnnxModel:
         own = self.entry.shape[1:]
         return tuple(one if isinstance(one, int) else other for one, other in zip(own, shape, strict=True))
 
-    def __call__(self, images: Tensor) -> Any:
-        """Return the outputs for images (N, C, H, W); InputError where they are not of the task."""
-        values = images.numpy().astype(FLOATS[self.entry.type])
+    def __call__(self, images: Tensor | list[Tensor]) -> Any:
+        """Return the outputs for images (N, C, H, W), or a list of them; InputError where they are not of the task."""
+        if isinstance(images, list) and len({image.shape for image in images}) > 1:
+            raise InputError(f"{self.path}: a file takes images of one size; those of the data have several")
+        tensor = torch.stack(images) if isinstance(images, list) else images
+        values = tensor.numpy().astype(FLOATS[self.entry.type])
         batch = self.entry.shape[0] if isinstance(self.entry.shape[0], int) else len(values)
         pieces = []
         for start in range(0, len(values), batch):
             piece = values[start : start + batch]
             filled = np.concatenate([piece, np.repeat(piece[-1:], batch - len(piece), axis=0)])
-            pieces.append([output[: len(piece)] for output in self._run(filled)])
-        return self._as_model([np.concatenate(parts) for parts in zip(*pieces, strict=True)])
+            pieces.append(self._run(filled, len(piece)))
+        return joined_values(pieces)
 
-    def _as_model(self, given: Sequence[np.ndarray[Any, Any]]) -> Any:
-        found = [torch.from_numpy(each) for each in given]
-        return found[0] if len(found) == 1 else dict(zip(self.outputs, found, strict=True))
-
-    def _run(self, values: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        """Return the outputs for a batch."""
+    def _run(self, values: np.ndarray[Any, Any], samples: int) -> Any:
+        """Return the outputs for the first samples of a batch."""
         try:
             given = [np.asarray(each) for each in self.session.run(self.outputs, {self.entry.name: values})]
         except Exception as error:  # see above
             if is_out_of_memory(error):
                 raise
             raise InputError(f"{self.path} does not run on images {values.shape}: {reason_of(error)}") from error
-        fits = all(each.dtype.kind in "fiub" and each.shape[:1] == values.shape[:1] for each in given)
-        if not fits or self.task.config.outputs_of(self._as_model([each[:1] for each in given])) is None:
+        named = {name: torch.from_numpy(each) for name, each in zip(self.outputs, given, strict=True) if _fits(each)}
+        sized = self.task.fixed_batch or all(each.shape[:1] == values.shape[:1] for each in given)
+        if not sized or len(named) < len(given) or self.task.config.outputs_of(self._one(named, values)) is None:
             told = ", ".join(
                 f"{name!r} is {each.dtype} of shape {each.shape}"
                 for name, each in zip(self.outputs, given, strict=True)
             )
             raise InputError(f"{self.path}: its output {told} for {len(values)} images; {self.task.form} are needed")
-        return given
+        return self.task.of_file(named, samples)
+
+    def _one(self, named: dict[str, Tensor], values: np.ndarray[Any, Any]) -> Any:
+        """Return the outputs for one image as models give them; they do not fit the task where they cannot be."""
+        if not self.task.fixed_batch:
+            return self.task.of_file(named, 1)
+        try:
+            return self.task.of_file(named, len(values))
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from error
+
+
+def _fits(output: np.ndarray[Any, Any]) -> bool:
+    return output.dtype.kind in "fiub"

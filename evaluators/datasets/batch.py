@@ -84,7 +84,7 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 def joined(batches: Sequence[Batch]) -> Batch:
     """Return the samples of all `batches` as one; index is left out."""
-    return Batch(_joined([each.inputs for each in batches]), _joined([each.targets for each in batches]))
+    return Batch(joined_values([each.inputs for each in batches]), joined_values([each.targets for each in batches]))
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
@@ -98,12 +98,13 @@ def _to(device: torch.device) -> Callable[[Tensor], Tensor]:
     return lambda tensor: moved(tensor, device)
 
 
-def _joined(values: Sequence[Any]) -> Any:
+def joined_values(values: Sequence[Any]) -> Any:
+    """Return tensors, and lists of samples, one after the other, in whichever tuples and dictionaries they are."""
     first = values[0]
     if isinstance(first, dict):
-        return {name: _joined([each[name] for each in values]) for name in first}
+        return {name: joined_values([each[name] for each in values]) for name in first}
     if isinstance(first, tuple):
-        return tuple(_joined(each) for each in zip(*values, strict=True))
+        return tuple(joined_values(each) for each in zip(*values, strict=True))
     return torch.cat(list(values)) if isinstance(first, Tensor) else [sample for each in values for sample in each]
 
 

@@ -14,6 +14,14 @@ from compress.core.errors import Diverged, InputError
 from compress.core.modes import training_flow
 from compress.core.tensors import Inputs
 from evaluators.datasets.batch import Batch
+from evaluators.tasks.detection_file import (
+    FOUND,
+    WithPostProcessing,
+    as_found,
+    of_heads,
+    paired,
+    substitutes,
+)
 from evaluators.tasks.task import Meter, Metric, Shape, Task, TaskConfig, tasks
 
 MAP = Metric("map", "maximize", "mAP", "Mean average precision", "%", "points")
@@ -21,8 +29,6 @@ MAP50 = Metric("map50", "maximize", "mAP50", "mAP at an IoU of 0.50", "%", "poin
 MAP75 = Metric("map75", "maximize", "mAP75", "mAP at an IoU of 0.75", "%", "points")
 LOSS = Metric("loss", "minimize", "loss", "Loss", digits=4, worst=1e6)
 
-FOUND = ("boxes", "labels", "scores")
-"""What a model finds in an image: float32 (M, 4), int64 (M,), float32 (M,), the best first."""
 _CLASSES = (
     ("roi_heads.box_predictor.cls_score", "out_features"),
     ("head.classification_head", "num_classes"),
@@ -66,7 +72,9 @@ class Detection(Task):
 
     form = "a dictionary of boxes, labels and scores for every image"
     counted = "classes, the background among them"
+    input_name = "images"
     gives_tensor = False
+    fixed_batch = True
 
     config: DetectionConfig
 
@@ -142,6 +150,32 @@ class Detection(Task):
     def tensor(self, outputs: Any) -> Tensor:
         """Raise InputError: boxes of two models are no two tensors of one shape."""
         raise InputError("task detection has no tensor that two models could be compared by")
+
+    def for_file(self, model: nn.Module, post_processing: bool = True) -> nn.Module:
+        """Return the detector from images (N, C, H, W) to what it finds, or to what its heads give."""
+        return WithPostProcessing(model) if post_processing else of_heads(model)
+
+    def file_inputs(self, inputs: Inputs) -> Inputs:
+        """Return a list of images as one tensor (N, C, H, W)."""
+        return torch.stack(inputs) if isinstance(inputs, list) else inputs
+
+    def substitutes(self, model: nn.Module, expected: Sequence[Mapping[str, Tensor]]) -> list[nn.Module]:
+        """Return the heads, and the detector without a threshold, where nothing is found or all scores are alike."""
+        return substitutes(model, expected)
+
+    def paired(
+        self, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Return boxes of a file and of the model, each at the place of its partner."""
+        return paired(given, expected)
+
+    def outputs_in(self, names: Sequence[str]) -> Sequence[str]:
+        """Return all of them."""
+        return names
+
+    def of_file(self, outputs: Mapping[str, Tensor], samples: int) -> Any:
+        """Return boxes, labels and scores of each image."""
+        return as_found(outputs, samples)
 
     def meter(self) -> Meter:
         """Return what COCO's evaluation makes of the findings."""

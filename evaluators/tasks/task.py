@@ -159,6 +159,8 @@ class Task(ABC):
     """What a file calls the output of models that give one tensor."""
     gives_tensor: ClassVar[bool] = True
     """Whether `tensor` can be asked for: whether one tensor stands for what models give."""
+    fixed_batch: ClassVar[bool] = False
+    """Whether files take as many samples at a time as they were written for, since outputs have no batch dimension."""
     scored: ClassVar[Literal["nothing", "samples", "positions"]] = "nothing"
     """What that tensor has a score of every class for, along dimension 1: their softmax are probabilities."""
     has_loss: ClassVar[bool] = True
@@ -282,6 +284,42 @@ class Task(ABC):
             InputError: it cannot be told what the heads give.
         """
         return model
+
+    def file_inputs(self, inputs: Inputs) -> Inputs:
+        """Return what `for_file` is called with, for what the model is."""
+        return inputs
+
+    def substitutes(self, model: nn.Module, expected: Sequence[Mapping[str, Tensor]]) -> list[nn.Module]:
+        """Return modules whose files are compared as well, where what the model gives says too little of its file.
+
+        Args:
+            model: in evaluation mode.
+            expected: what `for_file` of it gives for each of several inputs, by name.
+        """
+        return []
+
+    def paired(
+        self, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
+        """Return what a file and the model give, so that what belongs together lies at the same place.
+
+        Raises:
+            CompressError: much of one has no part that belongs to it in the other.
+        """
+        return given, expected
+
+    def of_file(self, outputs: Mapping[str, Tensor], samples: int) -> Any:
+        """Return what a file gives for a batch as models give it, for the first `samples` of it.
+
+        Args:
+            outputs: those that `outputs_in` names.
+            samples: in the batch, without those that fill it up.
+
+        Raises:
+            InputError: the outputs are not of the task.
+        """
+        part = {name: value[:samples] for name, value in outputs.items()}
+        return next(iter(part.values())) if len(part) == 1 else part
 
     def outputs_in(self, names: Sequence[str]) -> Sequence[str]:
         """Return which of a file's outputs are what models give: one stands for a tensor, several for a dictionary."""
