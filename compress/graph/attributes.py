@@ -37,6 +37,9 @@ def layer_attributes(found: Trace, model: nn.Module, names: Mapping[Axis, str]) 
             if f"{prefix}{leaf}" in found.tensors
         }
         result[name] = dict(_of_layer(module, sizes)) or _of_plain_norm(found, name, module, names)
+        if isinstance(module, nn.Transformer):
+            outputs = (tensor for tensor in found.tensors if tensor.startswith(prefix) and "out_proj.weight" in tensor)
+            result[name] = {"d_model": formula(found.tensors[next(outputs)][0], names)}
     for (name, attribute), dim in found.counts.items():
         result[name][attribute] = formula(dim, names)
     return {name: attributes for name, attributes in result.items() if attributes}

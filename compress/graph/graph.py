@@ -63,8 +63,8 @@ class Group:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Layers whose outputs become narrower, in the order of the model."""
-        return tuple(dict.fromkeys(part.layer for part in self.slices if part.role == "out"))
+        """Layers whose outputs become narrower, in the order of the model; parameters of the model's own by name."""
+        return tuple(dict.fromkeys(part.layer or part.tensor for part in self.slices if part.role == "out"))
 
     @property
     def stage(self) -> str:

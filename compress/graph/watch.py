@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from compress.graph.attention import NarrowAttention
 def watched(model: nn.Module) -> Iterator[None]:
     """Run `model` without gradients and without kernels that hide what an attention computes; draws leave no trace.
 
-    torch's attention layers are traced in the form that they have once they are narrowed.
+    torch's attention layers are traced in the form that they have once they are narrowed, its LSTMs step by step.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
     fused = [module for module in model.modules() if holds_scale(module) and module.fused_attn]
@@ -27,6 +28,7 @@ def watched(model: nn.Module) -> Iterator[None]:
         with (
             torch.random.fork_rng(devices=[]),
             NarrowAttention.standing_in(model.modules()),
+            _step_by_step(model),
             torch.no_grad(),
             sdpa_kernel(SDPBackend.MATH),
         ):
@@ -35,6 +37,29 @@ def watched(model: nn.Module) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast_path)
         for module in fused:
             module.fused_attn = True  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def _step_by_step(model: nn.Module) -> Iterator[None]:
+    """Let LSTMs on the CPU compute by elementary operations, as torch's other recurrent layers do by themselves."""
+    fused: list[bool] = []
+
+    def enter(*_: Any) -> None:
+        fused.append(torch.backends.mkldnn.enabled)  # type: ignore[arg-type]
+        torch.backends.mkldnn.enabled = False  # type: ignore[assignment]
+
+    def leave(*_: Any) -> None:
+        torch.backends.mkldnn.enabled = fused.pop()  # type: ignore[assignment]
+
+    handles = []
+    for module in model.modules():
+        if isinstance(module, nn.LSTM):
+            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def holds_scale(module: nn.Module) -> bool:

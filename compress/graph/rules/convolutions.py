@@ -99,4 +99,7 @@ def _deformed_convolution(t: Recording, args: Sequence[Any], kwargs: dict[str, A
         axes.freeze(dims[1], "a deformed convolution in groups is kept whole")
     if bias is not None:
         axes.unify(kernel[0], t.of(bias)[0])
-    t.set(out, [dims[0], kernel[0], *positions(out.shape[2:])])
+    spatial = positions(out.shape[2:])
+    t.set(out, [dims[0], kernel[0], *spatial])
+    windows = [dims[0], *spatial]
+    t.result.operations.append(Operation(t.module, weight.shape[2:].numel(), (kernel[0], kernel[1], *windows)))

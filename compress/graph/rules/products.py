@@ -69,11 +69,18 @@ def _recurrence_follows(t: Recording) -> None:
     """Let the sizes of a recurrent layer follow its axes: one input size, one hidden size for all its directions."""
     layer = t.model.get_submodule(t.module)
     if isinstance(layer, nn.RNNBase) and (t.module, "hidden_size") not in t.result.counts:
-        hidden = [t.result.tensors[_named(t, name)][1] for name, _ in layer.named_parameters() if "weight_hh" in name]
-        for other in hidden[1:]:
-            axes.unify(hidden[0], other)
-        t.result.counts[t.module, "hidden_size"] = hidden[0]
+        state = [t.result.tensors[_named(t, name)][1] for name, _ in layer.named_parameters() if "weight_hh" in name]
+        projections = [t.result.tensors[_named(t, name)] for name, _ in layer.named_parameters() if "weight_hr" in name]
+        for others in (state, *zip(*projections, strict=True)):
+            for other in others[1:]:
+                axes.unify(others[0], other)
+        if projections:
+            t.result.counts[t.module, "proj_size"] = projections[0][0]
+        t.result.counts[t.module, "hidden_size"] = projections[0][1] if projections else state[0]
         t.result.counts[t.module, "input_size"] = t.result.tensors[_named(t, "weight_ih_l0")][1]
+    elif isinstance(layer, nn.RNNCellBase):
+        t.result.counts[t.module, "hidden_size"] = t.result.tensors[_named(t, "weight_hh")][1]
+        t.result.counts[t.module, "input_size"] = t.result.tensors[_named(t, "weight_ih")][1]
 
 
 @rule("bmm", "baddbmm", "baddbmm_")
@@ -119,6 +126,7 @@ def _mv(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) 
     _join_sum(t, left[:1], args[0] if len(args) > 2 else None)
     t.set(out, [left[0]])
     note_sum(t, [a, b], left[1:], out)
+    t.result.operations.append(Operation(t.module, 1, (left[0], left[1])))
 
 
 @rule("dot", "vdot")
@@ -126,6 +134,7 @@ def _dot(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor)
     axes.unify(t.of(args[0])[0], t.of(args[1])[0])
     t.set(out, [])
     note_sum(t, args[:2], t.of(args[0]), out)
+    t.result.operations.append(Operation(t.module, 1, (t.of(args[0])[0],)))
 
 
 @rule("_trilinear")
@@ -143,6 +152,9 @@ def _bilinear(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Te
         names = ("out_features", "in1_features", "in2_features")
         t.result.counts.update({(t.module, name): dim for name, dim in zip(names, t.of(args[1]), strict=True)})
     t.set(out, [dim for place, dim in enumerate(dims) if place not in args[6]])
+    samples, outputs, left, right = t.of(args[0])[0], *t.of(args[1])
+    t.result.operations.append(Operation(t.module, 1, (samples, outputs, left, right)))
+    t.result.operations.append(Operation(t.module, 1, (samples, outputs, left)))
 
 
 @rule("_cdist_forward", "_euclidean_dist")
@@ -152,11 +164,3 @@ def _distances(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: T
     note_outputs(t, [(args[0], left[-2]), (args[1], right[-2])])
     axes.unify(left[-1], right[-1])
     t.set(out, [*broadcast((left[:-2], right[:-2]), out.dim() - 2), left[-2], right[-2]])
-
-
-@rule("mkldnn_rnn_layer")
-def _recurrent(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
-    """A layer of an LSTM on the CPU stays whole, and what it costs stays as well."""
-    t.unknown("mkldnn_rnn_layer", args, kwargs, out)
-    steps, weights = args[0].shape[:2].numel(), args[1].numel() + args[2].numel()
-    t.result.operations.append(Operation(t.module, steps * weights, ()))

@@ -61,7 +61,13 @@ def make_pruner(
     narrowed = {part.layer for group in graph.groups for part in group.slices if part.role == "out"}
     whole = [name for name, each in modules.items() if _has_width(each) and name not in narrowed]
     whole += excluded(model, exclude)
-    heads = {modules[name]: g.size for g in graph.groups if g.kind == "heads" for name in g.layers if g.size > 1}
+    heads = {
+        modules[name]: g.size
+        for g in graph.groups
+        if g.kind == "heads"
+        for name in g.layers
+        if g.size > 1 and name in modules
+    }
     ignored = [*(modules[name] for name in dict.fromkeys(whole)), *tables(model, graph)]
     with following(model):
         return getattr(tp.pruner, _PRUNERS[pruner])(

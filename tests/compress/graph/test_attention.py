@@ -93,3 +93,25 @@ def test_encoder_and_decoder_layers_are_narrowed_exactly_and_rebuilt_from_the_pl
     again = build_graph(small, x)
     assert again.macs() == plan.macs[1]
     assert {group.size for group in again.groups if group.kind == "heads"} == {2}
+
+
+class Translator(nn.Module):
+    """torch's own transformer, which compares the width of its inputs with a number that it keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.source, self.target, self.head = nn.Linear(6, 16), nn.Linear(5, 16), nn.Linear(16, 4)
+        self.transformer = nn.Transformer(16, 4, 1, 1, 24, batch_first=True)
+
+    def forward(self, source, target):
+        return self.head(self.transformer(self.source(source), self.target(target)))
+
+
+def test_the_stream_of_torchs_transformer_is_narrowed():
+    model, inputs = Translator().eval(), (torch.randn(1, 5, 6), torch.randn(1, 3, 5))
+    graph = checked(model, build_graph(model, inputs), inputs)
+    assert {skip.layer for skip in graph.skipped} == {"head"}
+    stream = next(group for group in graph.groups if "source" in group.layers)
+    small = apply(make_plan(model, graph, {stream.name: torch.arange(10)}), model)
+    assert small.transformer.d_model == small.source.out_features == 10
+    assert small(*inputs).shape == (1, 3, 4)

@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from torch.nn.utils.parametrizations import spectral_norm
+from torchvision.ops import DeformConv2d
 
+from compress.graph.apply import apply
 from compress.graph.build import build_graph
 from compress.graph.cost_model import CostModel
+from compress.graph.plan import make_plan
 from evaluators.cost import count_macs
 
 MODELS = {"densenet121": 64, "regnety_002": 64, "swin_tiny_patch4_window7_224": 224}
@@ -62,6 +66,29 @@ class Recurrent(torch.nn.Module):
         return self.fc2(torch.relu(self.fc1(self.lstm(x)[0].mean(1))))
 
 
-def test_what_a_layer_that_stays_whole_costs_is_counted():
-    model, x = Recurrent().eval(), torch.randn(1, 9, 16)
-    assert build_graph(model, x).macs() == count_macs(model, x) > 9 * 2 * 4 * 12 * (16 + 12)
+class Products(torch.nn.Module):
+    """Products that are no matrix products: a bilinear layer, a deformed convolution, lengths of weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.offset = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(8, 18, 3, padding=1)
+        self.deformed = DeformConv2d(8, 12, 3, padding=1)
+        self.norm = spectral_norm(torch.nn.Linear(12, 10))
+        self.both, self.head = torch.nn.Bilinear(10, 12, 6), torch.nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.conv(x)
+        x = self.deformed(x, self.offset(x)).mean((2, 3))
+        return self.head(self.both(self.norm(x), x))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"), [(Recurrent(), (1, 9, 16)), (Products(), (1, 3, 6, 6))], ids=["recurrent", "products"]
+)
+def test_macs_of_all_products_are_those_that_are_counted(model, shape):
+    model, x = model.eval(), torch.randn(shape)
+    graph = build_graph(model, x)
+    assert graph.macs() == count_macs(model, x)
+    small = apply(make_plan(model, graph, {group.name: torch.arange(group.size // 2) for group in graph.groups}), model)
+    narrow = graph.macs({group.name: group.size // 2 for group in graph.groups})
+    assert narrow == count_macs(small, x) < graph.macs()

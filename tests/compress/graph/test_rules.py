@@ -275,12 +275,58 @@ class Recurrent(nn.Module):
         return self.head(self.rnn(self.a(x).mT)[0].mean(1))
 
 
-@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN, nn.LSTM])
 def test_recurrent_layers_keep_one_hidden_size(kind):
     model, x = Recurrent(kind), torch.randn(1, 3, 8)
     for layer in ("a", "rnn"):
         dense, small = narrowed(model, x, layer)
         torch.testing.assert_close(small, dense, rtol=1e-4, atol=1e-5)
+    assert torch.backends.mkldnn.enabled
+
+
+class Steps(nn.Module):
+    """An LSTM with projections, and cells that are run step by step."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(6, 16, 2, batch_first=True, proj_size=10)
+        self.gru, self.lstm, self.plain = nn.GRUCell(10, 12), nn.LSTMCell(12, 14), nn.RNNCell(14, 18)
+        self.head = nn.Linear(18, 4)
+
+    def forward(self, x):
+        gru = lstm = plain = None
+        for step in self.rnn(x)[0].unbind(1):
+            gru = self.gru(step, gru)
+            lstm = self.lstm(gru, lstm)
+            plain = self.plain(lstm[0], plain)
+        return self.head(plain)
+
+
+def test_projections_and_recurrent_cells_are_narrowed():
+    model, x = Steps().eval(), torch.randn(1, 5, 6)
+    for layer in ("rnn", "gru", "lstm", "plain"):
+        dense, small = narrowed(model, x, layer)
+        torch.testing.assert_close(small, dense, rtol=1e-4, atol=1e-5)
+    graph = build_graph(model, x)
+    small = apply(make_plan(model, graph, {group.name: torch.arange(5) for group in graph.groups}), model)
+    assert (small.rnn.hidden_size, small.rnn.proj_size, small.lstm.hidden_size) == (5, 5, 5)
+
+
+class Ahead(nn.Module):
+    """A table of its own, which the forward pass forms anew by numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Parameter(torch.randn(8, 12)), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(x @ self.table.view(4, 2, 3, 4).flatten(2).permute(2, 0, 1).flatten(1))
+
+
+def test_parameters_of_the_models_own_that_stay_whole_are_named():
+    model, x = Ahead(), torch.randn(1, 12)
+    graph = checked(model, build_graph(model, x), x)
+    assert "table" in {skip.layer.partition(":")[0] for skip in graph.skipped}
 
 
 class Raw(nn.Module):
