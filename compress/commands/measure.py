@@ -39,7 +39,8 @@ def export(
     from compress.export.exporters import export as export_onnx
 
     loaded = Bundle.load(bundle)
-    facts = export_facts(export_onnx(loaded.model, loaded.example_inputs(2), output, config, loaded.task))
+    found = export_onnx(loaded.model, loaded.example_inputs(2), output, config, loaded.task, loaded.inputs)
+    facts = export_facts(found)
     if json:
         print_json(facts)
     else:
@@ -116,7 +117,7 @@ def _onnx_of(model: Path, temporary: Path) -> Path:
     from compress.export.exporters import export as export_onnx
 
     loaded = Bundle.load(model)
-    export_onnx(loaded.model, loaded.example_inputs(2), temporary, ExportConfig(), loaded.task)
+    export_onnx(loaded.model, loaded.example_inputs(2), temporary, ExportConfig(), loaded.task, loaded.inputs)
     return temporary
 
 

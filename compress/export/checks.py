@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compress.core.errors import CompressError
+from compress.core.inputs import BATCH
 from compress.core.tensors import Inputs, call, mapped, named_tensors, tensors_in
 from evaluators.tasks import Task
 
@@ -20,6 +21,7 @@ class Check:
 
     inputs: dict[str, Tensor]
     expected: dict[str, Tensor]
+    open_sizes: dict[str, int] = field(default_factory=dict)
 
     @property
     def images(self) -> Tensor:
@@ -28,8 +30,19 @@ class Check:
 
     @property
     def batch(self) -> int:
-        """Size of the first dimension of the images."""
-        return len(self.images) if self.images.ndim else 1
+        """How many samples these are: the size of the open batch, else of the first dimension of the images."""
+        return self.open_sizes.get(BATCH, len(self.images) if self.images.ndim else 1)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of the dimensions that the file leaves open, beside the batch."""
+        return tuple(size for name, size in self.open_sizes.items() if name != BATCH)
+
+    @property
+    def when(self) -> str:
+        """Batch and open sizes, in words."""
+        told = [f"{name} {size}" for name, size in self.open_sizes.items() if name != BATCH]
+        return ", ".join([f"at batch {self.batch}", *told])
 
 
 class Flat(nn.Module):
@@ -81,8 +94,10 @@ def _noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return noise
 
 
-def answered(module: nn.Module, inputs: Inputs, task: Task) -> Check:
+def answered(module: nn.Module, inputs: Inputs, task: Task, axes: Sequence[Mapping[int, str]] = ()) -> Check:
     """Return the check of `inputs`: the module's answer, called as the task has it, output_N or by its keys.
+
+    `axes` are names of the open dimensions of every input.
 
     Raises:
         CompressError: the answer holds no tensor, or NaN or infinite values, with which no file can be compared.
@@ -100,7 +115,12 @@ def answered(module: nn.Module, inputs: Inputs, task: Task) -> Check:
             where = "the model's output" if isinstance(output, Tensor) else f"the model's output {name!r}"
             raise CompressError(f"{where} holds NaN or infinite values, so its export cannot be checked")
     expected = {f"{name}_out" if name in given else name: value.clone() for name, value in found.items()}
-    return Check(given, expected)
+    sizes = {
+        name: tensor.shape[axis]
+        for tensor, named in zip(given.values(), axes, strict=False)
+        for axis, name in named.items()
+    }
+    return Check(given, expected, sizes)
 
 
 def needs_flat(module: nn.Module, inputs: Inputs) -> bool:

@@ -21,11 +21,13 @@ from torch import Tensor, nn
 
 from compress.core.config import Config
 from compress.core.errors import CompressError, InputError, is_out_of_memory
+from compress.core.inputs import ModelInputs
 from compress.core.progress import say
 from compress.core.tensors import Inputs, mapped, tensors_in
-from compress.export.checks import Check, Flat, answered, like, needs_flat, shares_batch
+from compress.export.checks import Check, Flat, answered, needs_flat
 from compress.export.onnx_file import clean, place, read_opset, verify
-from compress.export.open_sizes import grown, of_inputs, of_outputs, other_sizes
+from compress.export.open_sizes import of_outputs
+from compress.export.samples import Samples, samples_of
 from compress.transforms.layers import folded
 from evaluators.latency.measure import LatencyConfig, compare
 from evaluators.tasks import UNSIZED, Task
@@ -56,8 +58,8 @@ class ExportResult:
     """The exported file and what is known of it.
 
     `tried` holds for each exporter {"error", "parity_max_rel", "bytes", "seconds", "relative_time"}: why it failed or
-    null, and its latency in terms of the kept file's where both were correct. `checked_sizes` are the heights and
-    widths of images where the file leaves them open.
+    null, and its latency in terms of the kept file's where both were correct. `checked_sizes` are those that were tried
+    of the dimensions that the file leaves open: heights and widths of images, or as `model.inputs` names them.
     """
 
     path: Path
@@ -70,7 +72,7 @@ class ExportResult:
     seconds: float
     tried: dict[str, dict[str, Any]]
     notes: tuple[str, ...] = ()
-    checked_sizes: tuple[tuple[int, int], ...] = ()
+    checked_sizes: tuple[tuple[int, ...], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as JSON can hold it."""
@@ -105,13 +107,15 @@ def export(
     path: Path | str,
     config: ExportConfig | None = None,
     task: Task = UNSIZED,
+    inputs: ModelInputs | None = None,
 ) -> ExportResult:
     """Write `model` to the ONNX file `path`: complete and verified, or not at all.
 
     `example_inputs` is one tensor (N, ...), a tuple of positional or a dictionary of keyword arguments. The file calls
     one tensor in or out as `task` does (classification: `input` and `logits`), several by their keys, or input_0,
     input_1, ... and output_0, output_1, ... The batch is dynamic where all inputs share their first dimension, height
-    and width of images where `dynamic_size` asks for it. The file is compared with the module in eval mode on inputs of
+    and width of images where `dynamic_size` asks for it; where `inputs` describe what the model takes, they say what is
+    open and which values the file is tried on. The file is compared with the module in eval mode on inputs of
     several batch sizes, and several image sizes (each output: max|d| / max|y| <= 1e-4, and no `Task.disagreement`, such
     as another winner of logits), and by the ONNX checker. The module is left as it was. A file of more than 1.5 GB
     comes with its weights in `<path>.data`.
@@ -129,19 +133,20 @@ def export(
     module = task.for_file(own, config.post_processing)
     example = mapped(task.file_inputs(example_inputs), lambda each: each.detach().cpu())
     notes = []
+    samples = samples_of(example, inputs, config.dynamic_size, task.input_name)
     if config.dynamic_batch and task.fixed_batch:
         config = config.model_copy(update={"dynamic_batch": False})
         images = "one image" if config.batch == 1 else f"{config.batch} images"
         notes.append(f"the file takes {images} at a time, of fixed size, as files of task {task.name} do")
-    elif config.dynamic_batch and not shares_batch(example):
+    elif config.dynamic_batch and not samples.has_batch:
         config = config.model_copy(update={"dynamic_batch": False})
         notes.append("the inputs share no first dimension that could be a batch, so all sizes of the file are fixed")
-    larger = other_sizes(module, example) if config.dynamic_size else []
-    if len(larger) == 1:
+    larger = samples.other_sizes(module)
+    if config.dynamic_size and len(larger) == 1:
         notes.append("the model does not take images of any height and width, so neither does the file")
-    checks = _checks(module, example, config, task, larger)
+    checks = _checks(module, samples, config, task, larger)
     others = [
-        (Flat(folded(each), example), _checks(each, example, config, task, larger))
+        (Flat(folded(each), example), _checks(each, samples, config, task, larger))
         for each in task.substitutes(own, [check.expected for check in checks])
     ]
     if others:
@@ -154,9 +159,8 @@ def export(
     names = EXPORTERS if config.exporter == "auto" else (config.exporter,)
     data_name = f"{path.name}.data"
     with _folder_beside(path) as folder:
-        traced = like(example, 2 if config.dynamic_batch else config.batch, seed=7)
         every = [(flat, checks), *others]
-        attempts = [_attempt(name, every, traced, folder / name, data_name, config, task) for name in names]
+        attempts = [_attempt(name, every, samples, folder / name, data_name, config, task) for name in names]
         best = _fastest(attempts, path, 1 if config.dynamic_batch else checks[0].batch, checks[0].images.shape[1:])
         tried = {each.exporter: each.to_dict() for each in attempts}
         opset, size = read_opset(best.file), place(best.file, path, data_name)
@@ -170,13 +174,8 @@ def export(
         path=path, exporter=best.exporter, opset=opset, parity_max_rel=best.parity or 0.0, bytes=size,
         checked_batches=tuple(sorted({each.batch for each in checks})), denormals_zeroed=best.denormals,
         seconds=time.perf_counter() - started, tried=tried, notes=tuple(notes),
-        checked_sizes=tuple(sorted({_sides(each.images) for each in checks})) if config.dynamic_size else (),
+        checked_sizes=tuple(sorted({each.sizes for each in checks})) if larger else (),
     )  # fmt: skip
-
-
-def _sides(images: Tensor) -> tuple[int, int]:
-    height, width = images.shape[2:]
-    return height, width
 
 
 @contextlib.contextmanager
@@ -194,19 +193,20 @@ def _folder_beside(path: Path) -> Iterator[Path]:
 
 
 def _checks(
-    module: nn.Module, example: Inputs, config: ExportConfig, task: Task, larger: Sequence[tuple[int, int]]
+    module: nn.Module, samples: Samples, config: ExportConfig, task: Task, larger: Sequence[Any]
 ) -> list[Check]:
     """Return the example and inputs like it, each with the module's own answer.
 
-    They are of several batch sizes; images are, last, by `larger` (height, width) pixels larger as well.
+    They are of several batch sizes; the last are of the other sizes `larger` as well.
     """
     batches = CHECKED_BATCHES if config.dynamic_batch else (config.batch,) * 3
-    inputs = [like(example, batch, seed) for seed, batch in enumerate(batches)]
-    sizes = [[each.shape for each in tensors_in(one)] for one in (example, inputs[0])]
+    inputs = [samples.draw(batch, seed) for seed, batch in enumerate(batches)]
+    sizes = [[each.shape for each in tensors_in(one)] for one in (samples.example, inputs[0])]
     if config.dynamic_batch or sizes[0] == sizes[1]:
-        inputs.append(example)
-    inputs += [grown(like(example, batch, seed=8), by) for batch, by in zip(batches, larger, strict=False)]
-    checks = [answered(module, each, task) for each in inputs]
+        inputs.append(samples.example)
+    inputs += [samples.draw(batches[place % len(batches)], 8, other) for place, other in enumerate(larger)]
+    open_ones = samples.axes(config.dynamic_batch)
+    checks = [answered(module, each, task, open_ones) for each in inputs]
     if len({tuple(each.expected) for each in checks}) > 1:
         raise CompressError("the model returns other outputs for other inputs; a file has the same ones always")
     return checks
@@ -215,7 +215,7 @@ def _checks(
 def _attempt(
     name: str,
     every: Sequence[tuple[nn.Module, list[Check]]],
-    traced: Inputs,
+    samples: Samples,
     folder: Path,
     data_name: str,
     config: ExportConfig,
@@ -232,9 +232,9 @@ def _attempt(
         try:
             with quiet() as chatter:
                 for place, (module, checks) in enumerate(every):
-                    _write(name, module, traced, checks, Path(raw) / "raw.onnx", config)
+                    _write(name, module, samples, checks, Path(raw) / "raw.onnx", config)
                     if place == 0:
-                        attempt.denormals = clean(Path(raw) / "raw.onnx", attempt.file, data_name)
+                        attempt.denormals = clean(Path(raw) / "raw.onnx", attempt.file, data_name, samples.metadata)
                     file = attempt.file if place == 0 else Path(raw) / "raw.onnx"
                     attempt.parity = max(attempt.parity or 0.0, verify(file, checks, task))
         except Exception as error:  # exporters raise anything; the other one may still do
@@ -245,21 +245,22 @@ def _attempt(
     return attempt
 
 
-def _write(name: str, module: nn.Module, traced: Inputs, checks: list[Check], file: Path, config: ExportConfig) -> None:
-    """Call the exporter on `traced`; of batch 2 where it is dynamic, since older versions of torch keep 1 constant."""
+def _write(
+    name: str, module: nn.Module, samples: Samples, checks: list[Check], file: Path, config: ExportConfig
+) -> None:
+    """Call the exporter; on a batch of 2 where it is dynamic, since older versions of torch keep 1 constant."""
+    traced = samples.draw(2 if config.dynamic_batch else config.batch, seed=7)
     inputs, outputs = list(checks[0].inputs), list(checks[0].expected)
     tensors = tuple(mapped(list(tensors_in(traced)), Tensor.clone))  # tracing may change them
     args: tuple[Any, ...] = (tensors,) if isinstance(module, Flat) else tensors
-    axes = of_inputs(traced, config.dynamic_batch, config.dynamic_size)
+    axes = samples.axes(config.dynamic_batch)
     common: dict[str, Any] = {
         "opset_version": config.opset, "input_names": inputs, "output_names": outputs, "verbose": False,
     }  # fmt: skip
     if name == "dynamo":
         shapes: Any = None
         if any(axes):
-            dims = {name: torch.export.Dim(name) for each in axes for name in each.values()}
-            each = tuple({axis: dims[open_name] for axis, open_name in named.items()} for named in axes)
-            shapes = (each,) if isinstance(module, Flat) else each
+            shapes = (tuple(samples.dims(axes)),) if isinstance(module, Flat) else tuple(samples.dims(axes))
         weights = [value for value in module.state_dict().values() if isinstance(value, Tensor)]
         size = sum(each.numel() * each.element_size() for each in weights)
         torch.onnx.export(

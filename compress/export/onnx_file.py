@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from compress.core.errors import CompressError
 from compress.export.checks import Check
+from evaluators.latency.agent.feed import DESCRIBED
 from evaluators.tasks import Task
 
 SINGLE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GB
@@ -17,8 +20,10 @@ PARITY = 1e-4
 FIRST_NORMAL_FLOAT32 = 0x00800000
 
 
-def clean(source: Path, target: Path, data_name: str) -> int:
+def clean(source: Path, target: Path, data_name: str, inputs: Mapping[str, Any] | None = None) -> int:
     """Copy the ONNX file `source` to `target` without denormal weights and notes; return how many were zeroed.
+
+    What is to be known of its `inputs` to feed it goes into its metadata.
 
     Below 1.5 GB everything is in one file, above it weights are in `data_name` beside `target`. Denormal numbers, which
     weight decay and pruning leave behind, slow processors down up to 30-fold (ONNX Runtime, issues 5117 and 7448). The
@@ -32,11 +37,18 @@ def clean(source: Path, target: Path, data_name: str) -> int:
         node.doc_string = ""
     tensors = [*model.graph.initializer, *(a.t for node in model.graph.node for a in node.attribute if a.HasField("t"))]
     zeroed = sum(_zero_denormals(tensor) for tensor in tensors)
+    describe(model, inputs)
     if sum(len(tensor.raw_data) for tensor in tensors) > SINGLE_FILE_BYTES:
         onnx.save_model(model, target, save_as_external_data=True, location=data_name)
     else:
         onnx.save_model(model, target)
     return zeroed
+
+
+def describe(model: Any, inputs: Mapping[str, Any] | None) -> None:
+    """Write what is to be known of the inputs into the metadata of an ONNX ModelProto, where the agent reads it."""
+    if inputs:
+        model.metadata_props.add(key=DESCRIBED, value=json.dumps(inputs))
 
 
 def _zero_denormals(tensor: Any) -> int:
@@ -78,10 +90,9 @@ def verify(path: Path, checks: list[Check], task: Task) -> float:
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     taken = {each.name for each in session.get_inputs()}
-    worst, sizes = 0.0, len({each.images.shape[2:] for each in checks})
+    worst = 0.0
     for check in checks:
-        sides = "x".join(map(str, check.images.shape[2:]))
-        when = f"at batch {check.batch}" + (f" of images of {sides}" if sizes > 1 else "")
+        when = check.when
         feed = {name: value.numpy() for name, value in check.inputs.items() if name in taken}  # one may go unused
         outputs = session.run(list(check.expected), feed)
         try:

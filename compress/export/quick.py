@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from compress.core.errors import CompressError, InputError, is_out_of_memory
+from compress.core.inputs import ModelInputs
 from compress.core.tensors import Inputs, mapped, tensors_in
 from compress.export.checks import Flat, like, needs_flat, shares_batch
 from compress.export.exporters import ExportConfig, ExportResult, cause, export, quiet
@@ -16,18 +17,20 @@ from compress.transforms.layers import folded
 from evaluators.tasks import Task
 
 
-def export_quickly(model: nn.Module, example_inputs: Inputs, path: Path, task: Task) -> ExportResult:
+def export_quickly(
+    model: nn.Module, example_inputs: Inputs, path: Path, task: Task, inputs: ModelInputs | None = None
+) -> ExportResult:
     """Write `model` to the ONNX file `path`, checked as `compress.export.exporters.export` does.
 
     By torch's TorchScript exporter, which takes a second where the other takes ten, or by that one where it fails.
     Raises as `export` does.
     """
     try:
-        return export(model, example_inputs, path, ExportConfig(exporter="torchscript"), task)
+        return export(model, example_inputs, path, ExportConfig(exporter="torchscript"), task, inputs)
     except InputError:
         raise
     except CompressError:
-        return export(model, example_inputs, path, ExportConfig(exporter="dynamo"), task)
+        return export(model, example_inputs, path, ExportConfig(exporter="dynamo"), task, inputs)
 
 
 def write_to_time(model: nn.Module, example_inputs: Inputs, path: Path, batch: int) -> int:

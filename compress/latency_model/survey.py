@@ -83,7 +83,7 @@ class Surveyor:
                 files.append(Path(folder) / f"{number}.onnx")
                 batch = write_to_time(self.narrowed(network), self.inputs, files[-1], batch)
             say(f"timing {len(files)} narrowed copies on {self.latency.target.shown}, operator by operator")
-            settings = self.latency.model_copy(update={"batch": batch, "input_size": None})
+            settings = self.latency.model_copy(update={"batch": batch, "input_size": None, "inputs": {}})
             timed = time_operators(files, settings, min(SECONDS, self.latency.max_seconds))
             found = [
                 Measured(ms=each.ms, places=Layers(path, self.classes).times(each.operators))

@@ -81,7 +81,7 @@ def refuse_times(bundle: Bundle, config: StructureConfig, around: Surroundings) 
         return
     with tempfile.TemporaryDirectory() as folder:
         example = bundle.example_inputs(2)
-        file = export_quickly(bundle.model, example, Path(folder) / "dense.onnx", bundle.task).path
+        file = export_quickly(bundle.model, example, Path(folder) / "dense.onnx", bundle.task, bundle.inputs).path
         found = record(file, around.latency.at_most(30, 0.5, around.latency.max_seconds))
     for budget in budgets:
         if budget.target > LONGER * _ms(found, "cpu_p50" if found.contended and found.threads == 1 else "p50"):
@@ -240,11 +240,11 @@ class _Search:
         """Write a network to be timed, all of them with the same exporter: auto would try two on each."""
         example, path = self.bundle.example_inputs(2), self.folder / f"{name}.onnx"
         if self.exporter == "auto":
-            result = export_quickly(module, example, path, self.bundle.task)
+            result = export_quickly(module, example, path, self.bundle.task, self.bundle.inputs)
             self.exporter = result.exporter
             return result.path
         config = ExportConfig.model_validate({**self.around.export.model_dump(), "exporter": self.exporter})
-        return export_onnx(module, example, path, config, self.bundle.task).path
+        return export_onnx(module, example, path, config, self.bundle.task, self.bundle.inputs).path
 
     def _refuse(self, budgets: Sequence[BudgetConfig], clock: LatencyModel, allocator: Allocator) -> None:
         """Raise InputError for a budget that the dense model meets already, or that no choice can."""

@@ -37,7 +37,7 @@ def measured(bundle: Bundle, context: Context) -> Bundle:
 
 def exported(bundle: Bundle, config: ExportConfig, path: Path, context: Context) -> Bundle:
     """Write the bundle to `path`, checked against the module, and return it with what is known of the file."""
-    result = export_onnx(bundle.model, bundle.example_inputs(2), path, config, bundle.task)
+    result = export_onnx(bundle.model, bundle.example_inputs(2), path, config, bundle.task, bundle.inputs)
     found = result.to_dict()
     context.details["export"] = {name: value for name, value in found.items() if name not in ("path", "bytes")}
     context.details["notes"] = list(result.notes)

@@ -77,7 +77,7 @@ def default_place(family: Family, budget: Budget | None = None) -> Path:
 
 
 def _exported(bundle: Bundle, path: Path) -> ExportResult:
-    return export_quickly(bundle.model, bundle.example_inputs(2), path, bundle.task)
+    return export_quickly(bundle.model, bundle.example_inputs(2), path, bundle.task, bundle.inputs)
 
 
 def _entry(family: Family, place: int, found: ExportResult) -> dict[str, Any]:

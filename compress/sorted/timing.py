@@ -111,5 +111,5 @@ def _files(networks: Networks, places: Sequence[int]) -> Iterator[list[Path]]:
         for place in track(places, "writing members"):
             bundle = networks.member(place)
             files.append(Path(folder) / f"member{place}.onnx")
-            export_quickly(bundle.model, bundle.example_inputs(2), files[-1], bundle.task)
+            export_quickly(bundle.model, bundle.example_inputs(2), files[-1], bundle.task, bundle.inputs)
         yield files

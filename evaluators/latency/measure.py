@@ -20,6 +20,14 @@ from evaluators.latency.targets.local import LocalTarget
 METRICS = ("p10", "p50", "p90", "p99", "min", "cpu_p50", "runs", "threads", "batch", "provider", "contended")
 
 
+class FedInput(Config):
+    """What an input of an ONNX file is given to be timed."""
+
+    shape: list[PositiveInt] | None = Field(None, description="sizes after the batch, or all; null: as in the file")
+    low: float | None = Field(None, description="least value; null: 0, or normal noise without high")
+    high: float | None = Field(None, description="largest value; of integers the first that is too large")
+
+
 class LatencyConfig(Config):
     """How long and where an ONNX file is timed."""
 
@@ -31,6 +39,9 @@ class LatencyConfig(Config):
     batch: int = Field(1, ge=1, description="images per run, where the file leaves it open")
     input_size: tuple[PositiveInt, ...] | None = Field(
         None, description="sizes after the batch, such as channels, height, width, where the file leaves them open"
+    )
+    inputs: dict[str, FedInput] = Field(
+        {}, description="by name: sizes that the file leaves open and ranges of values, where the file does not tell"
     )
     runs: int = Field(100, ge=3, description="timed runs, at least")
     seconds: float = Field(3.0, ge=0, description="seconds of timed runs, at least")

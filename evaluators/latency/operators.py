@@ -56,7 +56,7 @@ def time_operators(paths: Sequence[Path], config: LatencyConfig, seconds: float)
         CompressError: the target failed.
     """
     check_provider(config)
-    settings = config.model_dump(include={"threads", "batch", "input_size", "provider", "optimization"})
+    settings = config.model_dump(include={"threads", "batch", "input_size", "inputs", "provider", "optimization"})
     answer = ask(config.target, {"action": "operators", "seed": 0, "seconds": seconds, **settings}, paths)
     return validated(Timed, {**answer["result"], "environment": answer["environment"]})
 

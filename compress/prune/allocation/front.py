@@ -107,5 +107,5 @@ def _files(bundle: Bundle, folder: Path, name: str, around: Surroundings) -> dic
     """Write bundle and ONNX file of one budget; return where they are, seen from `folder`."""
     place = folder / name
     bundle.save(place / "bundle")
-    export_onnx(bundle.model, bundle.example_inputs(2), place / "model.onnx", around.export, bundle.task)
+    export_onnx(bundle.model, bundle.example_inputs(2), place / "model.onnx", around.export, bundle.task, bundle.inputs)
     return {"bundle": f"{name}/bundle", "onnx": f"{name}/model.onnx"}

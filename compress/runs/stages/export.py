@@ -9,7 +9,7 @@ from compress.bundle import Bundle
 from compress.core.atomic import replacing
 from compress.core.onnx_parts import parts
 from compress.export.exporters import ExportConfig
-from compress.export.open_sizes import other_sizes
+from compress.export.samples import samples_of
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.measure import exported
@@ -28,9 +28,8 @@ class Export(Stage[ExportConfig]):
     changes_model = False
 
     def check_model(self, config: ExportConfig, bundle: Bundle) -> None:
-        """Raise InputError where the file is to take images of any size, and the model does not."""
-        if config.dynamic_size:
-            other_sizes(bundle.model, bundle.example_inputs())
+        """Raise InputError where the file is to leave sizes open, and the model takes no others."""
+        samples_of(bundle.example_inputs(), bundle.inputs, config.dynamic_size).other_sizes(bundle.model)
 
     def run(self, artifact: Artifact, config: ExportConfig, context: Context) -> Artifact:
         """Write the model to the run's model.onnx; where the baseline's file is of this very model, take that."""

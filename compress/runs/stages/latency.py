@@ -124,6 +124,6 @@ def _between(context: Context) -> dict[str, tuple[Path, Known]]:
         bundle = Bundle.load(context.directory.parent / act.folder)
         path = context.directory / "models" / f"{act.folder}.onnx"
         path.parent.mkdir(exist_ok=True)
-        result = export(bundle.model, bundle.example_inputs(2), path, config, bundle.task)
+        result = export(bundle.model, bundle.example_inputs(2), path, config, bundle.task, bundle.inputs)
         found[act.folder] = path, {"onnx_bytes": result.bytes, "onnx_parity_max_rel": result.parity_max_rel}
     return found

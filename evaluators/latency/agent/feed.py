@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ LEVELS = {
     "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
 }
+DESCRIBED = "compress.inputs"
+"""Under which a file's metadata tell what is to be known of its inputs, as JSON."""
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -78,7 +81,8 @@ def first_line(error: BaseException) -> str:
 def ready(path: Path, request: Request, profile: str | None = None) -> tuple[Any, dict[str, Any]]:
     """Return a session (see `open_session`) that has run once, and its inputs."""
     session = open_session(path, request, profile)
-    feed = make_feed(session, request["batch"], request["input_size"])
+    known = told(session, request.get("inputs") or {})
+    feed = make_feed(session, request["batch"], request["input_size"], known=known)
     try:
         session.run(None, feed)
     except Exception as error:  # as above
@@ -87,27 +91,57 @@ def ready(path: Path, request: Request, profile: str | None = None) -> tuple[Any
     return session, feed
 
 
-def make_feed(session: Any, batch: int, input_size: Sequence[int] | None, seed: int = 0) -> dict[str, Any]:
+def make_feed(
+    session: Any, batch: int, input_size: Sequence[int] | None, seed: int = 0, known: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return {input name: array} of the model's own shapes, empty for a model without inputs.
 
-    The images are the first input of four dimensions, else the first input. `batch` and `input_size` (the sizes after
-    the batch) fill what they leave open, and what has the same name in other inputs; the first dimension of those is
-    no batch where it is called otherwise, and 1 if open.
+    The images are the first input of four dimensions, else the first input, of those with a batch. `batch` and
+    `input_size` (the sizes after the batch) fill what they leave open, and what has the same name in other inputs; the
+    first dimension of those is no batch where it is called otherwise, and 1 if open. `known` is what `told` gives.
     """
     inputs = session.get_inputs()
     if not inputs:
         return {}
-    images = next((each for each in inputs if len(each.shape) == 4), inputs[0])
-    filled = fill(images.name, images.shape, batch, input_size)
-    known = dict(zip(images.shape[1:], filled[1:]))
-    first = {**known, **dict(zip(images.shape[:1], filled))}
+    known = known or {}
+    batched = [each for each in inputs if known.get(each.name, {}).get("batched", True)] or inputs
+    images = next((each for each in batched if len(each.shape) == 4), batched[0])
+    shapes = {each.name: sized(each.name, each.shape, known.get(each.name, {}).get("shape")) for each in inputs}
+    filled = fill(images.name, shapes[images.name], batch, input_size)
+    named = dict(zip(images.shape[1:], filled[1:]))
+    first = {**named, **dict(zip(images.shape[:1], filled))}
     feed = {}
     for each in inputs:
-        shape = [size if isinstance(size, int) else known.get(size, size) for size in each.shape]
-        if each.shape and not isinstance(each.shape[0], int):
+        shape = [size if isinstance(size, int) else named.get(size, size) for size in shapes[each.name]]
+        if shape and not isinstance(shapes[each.name][0], int):
             shape[0] = first.get(each.shape[0], 1)
-        feed[each.name] = make_input(each.name, filled if each is images else shape, each.type, seed)
+        values = known.get(each.name, {})
+        shape = filled if each is images else shape
+        feed[each.name] = make_input(each.name, shape, each.type, seed, values.get("low"), values.get("high"))
     return feed
+
+
+def told(session: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """Return {input name: {"shape", "batched", "low", "high"}} of what is known: from the file, and what is `given`."""
+    found = json.loads(session.get_modelmeta().custom_metadata_map.get(DESCRIBED, "{}"))
+    names = [each.name for each in session.get_inputs()]
+    for name, values in given.items():
+        if name not in names:
+            raise BadInput(f"inputs: the model has no input {name!r}; allowed: {', '.join(names)}")
+        found[name] = {**found.get(name, {}), **{key: value for key, value in values.items() if value is not None}}
+    return found  # type: ignore[no-any-return]
+
+
+def sized(name: str, shape: Sequence[Any], sizes: Sequence[int] | None) -> list[Any]:
+    """Return the shape of an input with what it leaves open filled by `sizes`: all of them, or those after a batch."""
+    if sizes is None:
+        return list(shape)
+    if len(sizes) not in (len(shape), len(shape) - 1):
+        raise BadInput(f"input {name!r} has {len(shape)} dimensions {list(shape)}; got sizes {list(sizes)}")
+    wanted = [*shape[: len(shape) - len(sizes)], *sizes]
+    if any(isinstance(own, int) and own != size for own, size in zip(shape, wanted)):
+        raise BadInput(f"input {name!r} has the fixed sizes {list(shape)}; got {list(sizes)}")
+    return wanted
 
 
 def fill(name: str, shape: Sequence[Any], batch: int, input_size: Sequence[int] | None) -> list[int]:
@@ -123,8 +157,13 @@ def fill(name: str, shape: Sequence[Any], batch: int, input_size: Sequence[int] 
     return [size if isinstance(size, int) else wanted[at] for at, size in enumerate(shape)]
 
 
-def make_input(name: str, shape: Sequence[Any], kind: str, seed: int) -> Any:
-    """Return one input: images as a normalised data set has them (smooth areas, edges, noise), never constant."""
+def make_input(
+    name: str, shape: Sequence[Any], kind: str, seed: int, low: float | None = None, high: float | None = None
+) -> Any:
+    """Return one input: images as a normalised data set has them (smooth areas, edges, noise), never constant.
+
+    With `low` and `high` values are drawn evenly between them; of whole numbers `high` is the first too large one.
+    """
     import numpy as np
 
     if not all(isinstance(each, int) for each in shape):
@@ -132,6 +171,8 @@ def make_input(name: str, shape: Sequence[Any], kind: str, seed: int) -> Any:
     if kind not in DTYPES:
         raise BadInput(f"input {name!r} has type {kind}; allowed: {', '.join(DTYPES)}")
     generator = np.random.default_rng(seed)
+    if low is not None or high is not None:
+        return ranged(name, shape, DTYPES[kind], generator, low, high)
     values: Any = generator.standard_normal(shape)
     if len(shape) == 4:
         height, width = shape[2:]
@@ -143,3 +184,14 @@ def make_input(name: str, shape: Sequence[Any], kind: str, seed: int) -> Any:
     elif not DTYPES[kind].startswith("float"):
         values = values > 0
     return np.asarray(values, dtype=DTYPES[kind])
+
+
+def ranged(name: str, shape: Sequence[int], kind: str, generator: Any, low: float | None, high: float | None) -> Any:
+    """Return values from `low` (None: 0) to `high` (None: one more); of whole numbers up to one below `high`."""
+    low = 0 if low is None else low
+    high = low + 1 if high is None else high
+    if not low < high:
+        raise BadInput(f"input {name!r}: low must be below high; got {low:g} and {high:g}")
+    if kind.startswith("float"):
+        return generator.uniform(low, high, shape).astype(kind)
+    return generator.integers(int(low), int(high), shape).astype(kind)

@@ -93,6 +93,7 @@ def written(folder, name, inputs):
 @pytest.mark.parametrize(
     ("name", "inputs", "taken", "given"),
     [
+        ("Steps", STEPS, {"image": [*B, 3, 8, 8], "step": B, "table": [5, 2]}, ["masks", "vector"]),
         (
             "branches",
             f"[{IMAGES}]",
