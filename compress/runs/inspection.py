@@ -116,6 +116,11 @@ def _configs(
     if Path(name).suffix in (".yaml", ".yml"):
         recipe = load_recipe(find_recipe(name), overrides)
         return recipe.given_model, recipe.data, recipe.task, recipe.section("latency") or LatencyConfig()
+    if Path(name).suffix == ".onnx":
+        raise InputError(
+            f"MODEL  {name!r} is an ONNX file, which holds no modules that could be pruned; give the bundle or the run "
+            "that it comes from (`compress latency` and `compress eval` take files)"
+        )
     source, colon, rest = name.partition(":")
     if Path(name).is_dir():
         source, rest = "bundle", name

@@ -28,9 +28,17 @@ from compress.runs.stages.train import given_model, train
 from compress.training.estimate import estimate_seconds
 from spaces.zoo import ModelConfig
 
-ReferenceConfig = Annotated[
-    ModelConfig, BeforeValidator(lambda value: {"name": value} if isinstance(value, str) else value)
-]
+
+def _named(value: Any) -> Any:
+    """Return the section for a name; ValueError for what is neither."""
+    if isinstance(value, str):
+        return {"name": value}
+    if not isinstance(value, Mapping | ModelConfig):
+        raise ValueError(f"got {value!r}; allowed: a name of timm's, or a section as `model` is one")
+    return value
+
+
+ReferenceConfig = Annotated[ModelConfig, BeforeValidator(_named)]
 """A section `model`, or the name of one of timm's."""
 
 

@@ -72,6 +72,17 @@ def test_a_recipe_that_comes_first_needs_no_flag() -> None:
     assert "Usage: compress prune [-r] FILE [OPTIONS]" in invoke("prune", "--help").stdout
 
 
+def test_what_is_something_else_than_was_asked_for_says_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    (tmp_path / "model.onnx").touch()
+    told = invoke("quantize", str(tmp_path))
+    assert told.exit_code == 2 and told.stderr.strip().endswith(f"is a directory; its recipe is {tmp_path}/recipe.yaml")
+    told = invoke("inspect", str(tmp_path / "model.onnx"))
+    assert told.exit_code == 2 and "is an ONNX file, which holds no modules" in told.stderr
+    told = invoke("validate", "full_pipeline.yaml", "--set", "references.networks=[3]")
+    assert told.exit_code == 2 and "references.networks.0: got 3; allowed: a name of timm's" in told.stderr
+
+
 def test_only_commands_that_work_are_offered() -> None:
     offered = {name for name, _, _ in _COMMANDS}
     assert offered == set(
