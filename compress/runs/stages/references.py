@@ -29,7 +29,7 @@ from compress.training.estimate import estimate_seconds
 from spaces.zoo import ModelConfig
 
 
-def _named(value: Any) -> Any:
+def _as_section(value: Any) -> Any:
     """Return the section for a name; ValueError for what is neither."""
     if isinstance(value, str):
         return {"name": value}
@@ -38,7 +38,7 @@ def _named(value: Any) -> Any:
     return value
 
 
-ReferenceConfig = Annotated[ModelConfig, BeforeValidator(_named)]
+ReferenceConfig = Annotated[ModelConfig, BeforeValidator(_as_section)]
 """A section `model`, or the name of one of timm's."""
 
 
