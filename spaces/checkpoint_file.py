@@ -101,6 +101,8 @@ def _read_torch(file: Path, key: str) -> Any:
         if "weights_only" in str(error) or "Unsupported" in str(error):
             named = re.search(r"GLOBAL ([\w.]+)", str(error))
             what = f" ({named.group(1)})" if named else ""
+            if named and named.group(1).startswith("ultralytics"):
+                raise InputError(f"{key}: {_of_ultralytics(file)}") from error
             raise InputError(f"{key}: {str(file)!r} is a pickle that holds code or objects{what}; {safe}") from error
         raise InputError(f"{key}: {str(file)!r} is not a torch checkpoint; {safe}") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
@@ -108,6 +110,19 @@ def _read_torch(file: Path, key: str) -> Any:
             raise InputError(f"{key}: {str(file)!r} is a TorchScript archive, which holds code; {safe}") from error
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{key}: {str(file)!r} is not a complete torch checkpoint ({reason})") from error
+
+
+def _of_ultralytics(file: Path) -> str:
+    """Return, as a sentence, how the weights come out of a checkpoint of Ultralytics."""
+    convert = (
+        "from ultralytics import YOLO; from safetensors.torch import save_file; "
+        f"save_file(YOLO({file.name!r}).model.float().state_dict(), {file.stem + '.safetensors'!r})"
+    )
+    return (
+        f"{str(file)!r} is a checkpoint of Ultralytics, a pickle of whole objects, and stays unopened; where ultralytics "
+        f'is installed and the file is trusted, write its weights by python -c "{convert}", and load them into the '
+        "network by model: {source: python, name: package.module:callable, checkpoint: ...}"
+    )
 
 
 def _unwrap(content: Any) -> tuple[dict[str, Tensor], str]:

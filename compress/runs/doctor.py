@@ -18,6 +18,7 @@ OPTIONAL = {
     "nni": "spaces and criteria of NNI, named nni:...",
     "torch-pruning": "its pruners, prune: {kind: torch_pruning}",
     "cmaes": "search strategy cmaes",
+    "transformers": "models of source huggingface",
     "tensorboard": "search.tensorboard: true",
     "optuna-dashboard": "a search's study in the browser",
 }

@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("transformers", reason="needs the extra huggingface: pip install 'compress[huggingface]'")
-
 from compress.bundle import open_model
 from compress.core.tensors import called, tensors_in
 from compress.graph.apply import apply
@@ -22,6 +20,8 @@ from compress.prune.structure_config import StructureConfig
 from compress.testing.spaces import enliven
 from evaluators.tasks import tasks
 from spaces.zoo import ModelConfig
+
+pytest.importorskip("transformers", reason="needs the extra huggingface: pip install 'compress[huggingface]'")
 
 RESNET = {
     "model_type": "resnet", "embedding_size": 32, "hidden_sizes": [32, 64, 96, 128], "depths": [1, 1, 1, 1],
@@ -66,7 +66,9 @@ for folder in sys.argv[1:]:
 
 def prune(name: str, folder: Path) -> Any:
     kind, task, kwargs = MODELS[name]
-    config = ModelConfig(source="huggingface", name=kind, kwargs={"num_labels": 8, **kwargs}, input_size=(3, SIDE, SIDE))
+    config = ModelConfig(
+        source="huggingface", name=kind, kwargs={"num_labels": 8, **kwargs}, input_size=(3, SIDE, SIDE)
+    )
     bundle = open_model(config, task=tasks.get(task)()).bundle
     torch.manual_seed(0)
     enliven(bundle.model)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from argparse import Namespace
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -245,3 +247,18 @@ def test_finiteness_is_asked_of_weights_alone(tmp_path: Path) -> None:
         torch.save(damaged, tmp_path / "w.pth")
         with pytest.raises(InputError, match=f"not finite: the tensor '{name}'"):
             load_checkpoint(model, tmp_path / "w.pth")
+
+
+def test_a_checkpoint_of_ultralytics_is_told_how_to_convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `ultralytics.nn.tasks.DetectionModel` lies in theirs: whole, by the name of its class."""
+    package = ModuleType("ultralytics.nn.tasks")
+    kind = type("DetectionModel", (nn.Linear,), {"__module__": package.__name__})
+    package.DetectionModel = kind  # type: ignore[attr-defined]
+    path = tmp_path / "yolo11n.pt"
+    with monkeypatch.context() as patched:
+        for name in ("ultralytics", "ultralytics.nn", package.__name__):
+            patched.setitem(sys.modules, name, package)
+        torch.save({"epoch": -1, "model": kind(2, 2)}, path)
+    sentence = refused(path)
+    assert "checkpoint of Ultralytics, a pickle" in sentence
+    assert "save_file(YOLO('yolo11n.pt').model.float().state_dict(), 'yolo11n.safetensors')" in sentence

@@ -120,13 +120,14 @@ class HuggingFaceSource(Source):
         if problem := _misfit(own.model_type, task.name):
             raise InputError(f"model.name: {problem}")
         form = _form(own.model_type, task.name)
-        kwargs = merged(config, _plain(own, config), num_labels=wished(task.num_outputs))
+        kwargs = {"num_labels": own.num_labels} | merged(
+            config, _plain(own, config), num_labels=wished(task.num_outputs)
+        )
         kwargs = _sized(kwargs, own, task, config)
         with refused(config, kwargs):
             made = _config(own.model_type, kwargs)
             model, report = _model(form, made, config)
         labels = int(made.num_labels)
-        kwargs["num_labels"] = labels
         side = DETECTED_SIDE if form.task == "detection" else SIDE
         sides = pair(getattr(made, "image_size", None) or sides_of(task) or side)
         shape = (int(_part(made, "num_channels") or 3), *sides)
@@ -175,7 +176,7 @@ def _plain(own: Any, config: ModelConfig) -> dict[str, Any]:
     if config.name == own.model_type:
         return dict(config.kwargs)
     written = json.loads(json.dumps(_without(own.to_diff_dict()), default=str))
-    return {**written, "num_labels": own.num_labels, **config.kwargs}
+    return {**written, **config.kwargs}
 
 
 def _without(value: Any, inner: bool = False) -> Any:
