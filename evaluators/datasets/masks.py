@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
 from compress.core.errors import InputError
 from evaluators.datasets.dataset import DataFacts, datasets
 from evaluators.datasets.decoding import ENDINGS
-from evaluators.datasets.joint import IGNORED
-from evaluators.datasets.mask_files import MaskFiles, mask_samples
+from evaluators.datasets.mask_files import Classes, Ids, MaskReader, check_ids, mask_samples, named
 from evaluators.datasets.sample_sets import SampleImages, SampleSet
 from evaluators.datasets.samples import Samples
 
@@ -76,7 +75,7 @@ class MasksConfig(SampleImages):
     """Folders of images and folders of masks of the same names: one channel of class numbers, 255 does not count.
 
     Layouts: `plain` has train/images, train/masks and val/images, val/masks (or test/, validation/; folders within
-    them are looked into as well) and needs `class_names`, the first of which has the number 0. `cityscapes` has
+    them are looked into as well) and needs `classes`, the first of which has the number 0. `cityscapes` has
     leftImg8bit/ and gtFine/ with *_labelIds.png, of whose 34 ids 19 become classes and the others do not count.
     `ade20k` is the benchmark of 150 classes (ADEChallengeData2016): its numbers 1 to 150 become 0 to 149, its 0 (other
     things) does not count.
@@ -85,23 +84,20 @@ class MasksConfig(SampleImages):
     name: Literal["masks"]
     path: str = Field(min_length=1, description="the directory that holds the folders")
     layout: Literal["plain", "cityscapes", "ade20k"] = Field("plain", description="what the folders are called")
-    class_names: list[str] | None = Field(
-        None, min_length=2, max_length=IGNORED, description="the classes in the order of their numbers; for plain"
+    classes: Classes | None = Field(
+        None, description="for plain: how many classes there are, or their names in the order of their numbers"
     )
-    ids: dict[Annotated[int, Field(ge=0, le=255)], Annotated[int, Field(ge=0, le=255)]] | None = Field(
+    ids: Ids | None = Field(
         None, description="class number of each id in the masks, of other ids none; null: they hold class numbers"
     )
 
     @model_validator(mode="after")
     def _named(self) -> MasksConfig:
-        plain = self.layout == "plain"
-        if plain and self.class_names is None:
-            raise ValueError("class_names: missing; layout plain needs the classes in the order of their numbers")
-        if not plain and (self.class_names is not None or self.ids is not None):
-            raise ValueError(f"layout {self.layout} has its own classes; leave class_names and ids out")
-        beyond = max((self.ids or {0: 0}).values())
-        if self.class_names is not None and len(self.class_names) <= beyond < IGNORED:
-            raise ValueError(f"ids: class {beyond} is none of the {len(self.class_names)} classes of class_names")
+        if self.layout == "plain" and self.classes is None:
+            raise ValueError("classes: missing; layout plain needs their number, or their names in order")
+        if self.layout != "plain" and (self.classes is not None or self.ids is not None):
+            raise ValueError(f"layout {self.layout} has its own classes; leave classes and ids out")
+        check_ids(self.ids, self.classes or 0)
         return self
 
     def kinds(self) -> tuple[str, ...]:
@@ -117,7 +113,7 @@ class MasksConfig(SampleImages):
         return DataFacts(len(self._names()), self.image_size, self.channels)
 
     def _names(self) -> list[str]:
-        return self.class_names or list(LAYOUTS[self.layout].class_names)
+        return list(LAYOUTS[self.layout].class_names) if self.classes is None else named(self.classes)
 
     def open(self, task: TaskConfig) -> SampleSet:
         """List the images and their masks, and read some of them."""
@@ -145,7 +141,7 @@ class MasksConfig(SampleImages):
                 f"{where}: {len(lonely)} of {len(found)} images have no mask in {place!r}, such as {lonely[0]!r}"
             )
         pairs = [(root / folders[0] / name, root / folders[1] / wanted[stem]) for stem, name in sorted(found.items())]
-        return mask_samples(MaskFiles(pairs, len(self._names()), self.ids or layout.ids), "data.path")
+        return mask_samples(pairs, MaskReader(len(self._names()), self.ids or layout.ids), "data.path")
 
     def _listed(self, folder: Path) -> list[str]:
         """Return the files in a folder and those below, as paths from it on."""

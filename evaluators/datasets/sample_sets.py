@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from compress.core.errors import InputError
+from evaluators.datasets.decoding import reason
 from evaluators.datasets.image_files import limited
 from evaluators.datasets.images import Images, Positive, Unit
 from evaluators.datasets.joint import IGNORED, Augmentation, JointTransform
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from evaluators.tasks.task import TaskConfig
 
 BACKGROUND = "background"
+_LOOKED_AT = 32  # samples of a split that are read before anything is trained
 
 
 @dataclass(frozen=True)
@@ -91,3 +94,18 @@ class SampleImages(Images):
         )
         bound = task.bind(len(found.class_names), preprocessing.input_size)
         return Data(bound, preprocessing, train, test, found.class_names)
+
+
+def looked_at(samples: Samples, key: str) -> Samples:
+    """Return `samples` once a few, from all over, have been read; InputError, beginning with `key`, for a wrong one.
+
+    So most of what is wrong is told before anything is trained; the rest when it is met.
+    """
+    count = len(samples.indices)
+    for place in range(0, count, max(1, count // _LOOKED_AT)):
+        number = samples.indices[place]
+        try:
+            samples.read(number)
+        except Exception as error:  # as when it is read later
+            raise InputError(f"{key}: cannot read image {samples.name(number)}: {reason(error)}") from error
+    return samples

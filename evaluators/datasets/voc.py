@@ -12,7 +12,7 @@ from pydantic import Field
 from compress.core.errors import InputError
 from evaluators.datasets.boxes import BoxReader, ImageWithObjects, Objects, Wrong, corners, within
 from evaluators.datasets.dataset import DataFacts, datasets
-from evaluators.datasets.mask_files import MaskFiles, mask_samples
+from evaluators.datasets.mask_files import MaskReader, mask_samples
 from evaluators.datasets.sample_sets import BACKGROUND, SampleImages, SampleSet
 from evaluators.datasets.samples import Samples
 
@@ -87,7 +87,7 @@ class VocConfig(SampleImages):
             (self._image(name), root / "SegmentationClass" / f"{name}.png")
             for name in self._listed(split, key, "Segmentation")
         ]
-        return mask_samples(MaskFiles(pairs, len(self.class_names) + 1), f"data.{key}")
+        return mask_samples(pairs, MaskReader(len(self.class_names) + 1), f"data.{key}")
 
     def _boxes(self, split: str, key: str) -> Samples:
         numbers = {name: number for number, name in enumerate(self.class_names, 1)}

@@ -56,7 +56,7 @@ def plain(folder: Path, **masks: Any) -> Path:
     return folder
 
 
-NAMED = {"class_names": ["ground", "tree", "car"]}
+NAMED = {"classes": ["ground", "tree", "car"]}
 
 
 def test_boxes_of_voc_are_counted_from_one(tmp_path: Path) -> None:
@@ -187,11 +187,11 @@ def test_masks_that_are_not_among_the_first_are_refused_when_they_are_met(tmp_pa
 
 def test_options_that_do_not_fit_are_refused() -> None:
     for options, words in (
-        ({}, "class_names: missing"),
+        ({}, "classes: missing"),
         ({"layout": "ade20k", **NAMED}, "its own classes"),
         ({"ids": {4: 3}, **NAMED}, "none of the 3 classes"),
         ({"ids": {300: 1}, **NAMED}, "255"),
-        ({"class_names": ["one"]}, "at least 2"),
+        ({"classes": ["one"]}, "at least 2"),
     ):
         with pytest.raises(ValidationError, match=words):
             config("masks", Path(), **options)
@@ -202,4 +202,4 @@ def test_a_mask_of_the_mode_of_one_bit_is_two_classes(tmp_path: Path) -> None:
     for split, count in (("train", 3), ("val", 2)):
         for number in range(count):
             Image.fromarray(np.ones(SIZE, bool)).save(folder / split / "masks" / f"{number}.png")
-    assert 1 in batch_of(loaded("masks", folder, class_names=["off", "on"])).targets.unique().tolist()
+    assert 1 in batch_of(loaded("masks", folder, classes=2)).targets.unique().tolist()
