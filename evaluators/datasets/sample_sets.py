@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from compress.core.errors import InputError
 from evaluators.datasets.decoding import reason
@@ -55,6 +55,13 @@ class SampleImages(Images):
     limit_train: int | None = Field(None, ge=1, description="use that many training images")
     limit_test: int | None = Field(None, ge=1, description="use that many test images")
     workers: int = Field(2, ge=0, description="processes that read images; 0 reads in this one")
+
+    @field_validator("scale")
+    @classmethod
+    def _in_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError(f"the smaller factor comes first; got {scale[0]:g}, {scale[1]:g}")
+        return scale
 
     @abstractmethod
     def open(self, task: TaskConfig) -> SampleSet:

@@ -191,6 +191,7 @@ def test_options_that_do_not_fit_are_refused() -> None:
         ({"layout": "ade20k", **NAMED}, "its own classes"),
         ({"ids": {4: 3}, **NAMED}, "none of the 3 classes"),
         ({"ids": {300: 1}, **NAMED}, "255"),
+        ({"scale": [2, 1], **NAMED}, "the smaller factor comes first; got 2, 1"),
         ({"classes": ["one"]}, "at least 2"),
     ):
         with pytest.raises(ValidationError, match=words):
