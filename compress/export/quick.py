@@ -18,19 +18,25 @@ from evaluators.tasks import Task
 
 
 def export_quickly(
-    model: nn.Module, example_inputs: Inputs, path: Path, task: Task, inputs: ModelInputs | None = None
+    model: nn.Module,
+    example_inputs: Inputs,
+    path: Path,
+    task: Task,
+    inputs: ModelInputs | None = None,
+    post_processing: bool = True,
 ) -> ExportResult:
     """Write `model` to the ONNX file `path`, checked as `compress.export.exporters.export` does.
 
     By torch's TorchScript exporter, which takes a second where the other takes ten, or by that one where it fails.
     Raises as `export` does.
     """
+    config = ExportConfig(exporter="torchscript", post_processing=post_processing)
     try:
-        return export(model, example_inputs, path, ExportConfig(exporter="torchscript"), task, inputs)
+        return export(model, example_inputs, path, config, task, inputs)
     except InputError:
         raise
     except CompressError:
-        return export(model, example_inputs, path, ExportConfig(exporter="dynamo"), task, inputs)
+        return export(model, example_inputs, path, config.model_copy(update={"exporter": "dynamo"}), task, inputs)
 
 
 def write_to_time(model: nn.Module, example_inputs: Inputs, path: Path, batch: int) -> int:

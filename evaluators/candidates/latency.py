@@ -20,6 +20,7 @@ from compress.core.batch_norm import recalibrate
 from compress.core.config import Config
 from compress.core.errors import CompressError
 from compress.core.progress import hushed
+from compress.core.tensors import flat
 from compress.export.quick import export_quickly
 from evaluators.candidates.cache import JsonCache, locked
 from evaluators.candidates.evaluator import EvaluatorContext, Metrics
@@ -207,20 +208,23 @@ def statistic(found: LatencyRecord, name: Statistic) -> float:
 
 
 def export_untrained(space: Space, arch: Architecture, path: Path, seed: int = 0) -> Path:
-    """Write `arch` with initial weights to the ONNX file `path` and return it."""
+    """Write `arch` with initial weights to the ONNX file `path` and return it.
+
+    Of a detector, what its heads give: how long suppression takes hangs on what was learnt.
+    """
     task: Task = space.task(img_size=space.input_size(arch))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         model = space.build(arch, task).eval()
         images = torch.randn(2, task.in_chans, task.img_size, task.img_size)
-    _settle(model, images)
-    export_quickly(model, images, path, task)
+    _settle(model, images, task)
+    export_quickly(model, task.arguments(images), path, task, post_processing=task.gives_tensor)
     return path
 
 
-def _settle(model: nn.Module, images: torch.Tensor) -> None:
+def _settle(model: nn.Module, images: torch.Tensor, task: Task) -> None:
     """Keep the values of a deep untrained network finite: its batch norms do nothing before any training."""
     with torch.no_grad():
-        finite = bool(torch.isfinite(model(images.clone())).all())
+        finite = bool(torch.isfinite(flat(task.for_file(model, task.gives_tensor)(images.clone()))).all())
     if not finite:
         recalibrate(model, [images], 1)

@@ -52,10 +52,10 @@ def detection_losses(
         places.append(where)
         truths.append(truth[taken])
         weights.append(found.weights[where])
-    image, where, truth, weight = torch.cat(images), torch.cat(places), torch.cat(truths), torch.cat(weights)
-    apart = complete_box_iou_loss(predicted[image, where], truth, reduction="none")
+    at, where, truth, weight = torch.cat(images), torch.cat(places), torch.cat(truths), torch.cat(weights)
+    apart = complete_box_iou_loss(predicted[at, where], truth, reduction="none")
     sides = distances_to(points[where], truth) / strides[where, None]
-    unlike = distribution_focal_loss(side_logits[image, where].unflatten(1, (4, bins)), sides).mean(1)
+    unlike = distribution_focal_loss(side_logits[at, where].unflatten(1, (4, bins)), sides).mean(1)
     losses = {
         "classes": F.binary_cross_entropy_with_logits(class_logits, wanted, reduction="sum"),
         "boxes": (apart * weight).sum(),

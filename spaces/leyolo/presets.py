@@ -35,12 +35,12 @@ def _options(width: float, depth: int, head_width: int | None = None) -> dict[st
 
 DIGITS: dict[str, Any] = {
     "backbone": {
-        "skeleton": "leyolo", "width": 0.5, "strides": (2, 1, 2, 2, 2), "kernels": (3, 5), "expands": (2, 4, 6),
+        "skeleton": "leyolo", "width": 0.75, "strides": (2, 1, 2, 2, 2), "kernels": (3, 5), "expands": (2, 4, 6),
         "depths": (1, 2),
     },
-    "neck_depths": (1, 2), "neck_expands": (1, 2),
+    "neck_depths": (1, 2), "neck_expands": (1, 2), "bins": 8,
 }  # fmt: skip
-"""For images of 64 to 96 pixels: strides of 4, 8 and 16, half of the width."""
+"""For images of 64 to 96 pixels: strides of 4, 8 and 16, three quarters of the width, boxes of up to 14 strides."""
 
 PRESETS = {
     "leyolo": Preset("LeYOLO's space: backbone, pyramid and heads at the width of Nano"),
