@@ -61,7 +61,7 @@ def files(network: str, given: argparse.Namespace, folder: Path) -> Iterator[tup
     config = QuantizeConfig(max_drop=LOST)
     images = images_of(data, config, 0)
     static, dynamic = folder / "static.onnx", folder / "dynamic.onnx"
-    quantize_static(str(source.prepared), str(static), Images(source.input_name, images.calibration))
+    quantize_static(str(source.prepared), str(static), Images(source.entries[0].name, images.calibration))
     yield "onnxruntime static, defaults", static
     quantize_dynamic(str(source.prepared), str(dynamic))
     yield "onnxruntime dynamic, defaults", dynamic

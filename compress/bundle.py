@@ -212,6 +212,9 @@ def open_model(
     built = build_model(model, task.bind(facts.num_outputs or 0, (wishes.channels or 0, side, side)), seed)
     _takes_images(facts, built.input_size)
     found = data.load(task, built.pretrained_cfg, seed=seed) if data is not None else None
+    bundle_inputs = built.bundle.inputs if isinstance(built, _Reopened) else built.config.described
+    if found is not None and bundle_inputs is not None:
+        _takes_batches(bundle_inputs, found)
     preprocessing = found.preprocessing if found else Preprocessing.of_model(built.pretrained_cfg, built.input_size)
     if preprocessing.input_size != built.input_size and built.config.inputs is None:
         check_forward(built.module, model.name, built.task.resized(preprocessing.input_size))
@@ -281,6 +284,16 @@ def _takes_images(facts: DataFacts, shape: Shape) -> None:
             f"model.input_size: the data holds images (channels, height, width), the model takes {shown(shape)}; "
             "leave the images out with data.name: none"
         )
+
+
+def _takes_batches(inputs: ModelInputs, data: Data) -> None:
+    """Raise InputError where the data gives other inputs than the recipe says that the model takes."""
+    loader = data.test or data.train
+    if loader is None:
+        return
+    wrong = inputs.misfit(next(iter(loader.batches())).inputs)
+    if wrong is not None:
+        raise InputError(f"model.inputs: the inputs {wrong}")
 
 
 def _read_manifest(root: Path, key: str) -> tuple[_Manifest, Preprocessing]:

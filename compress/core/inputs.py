@@ -168,6 +168,30 @@ class ModelInputs:
         generator = torch.Generator().manual_seed(seed)
         return mapped(self.arguments, lambda one: one.draw(generator, batch, open_sizes), InputConfig)  # type: ignore[no-any-return]
 
+    def misfit(self, inputs: Inputs) -> str | None:
+        """Return in what way `inputs` of several samples are others than described; None where they are such."""
+        given = named_leaves(inputs, "input", "input", Tensor)
+        wanted = self.named()
+        if isinstance(inputs, dict) != bool(self.keywords) and (len(wanted), len(given)) != (1, 1):
+            ways = ("by name", "in order")
+            mine, theirs = ways if self.keywords else ways[::-1]
+            return f"are given {mine}, and the data gives them {theirs}"
+        if len(wanted) == len(given) == 1:
+            given = dict(zip(wanted, given.values(), strict=True))
+        if wanted.keys() != given.keys():
+            return f"are {', '.join(wanted)}; the data gives {', '.join(given)}"
+        for name, each in wanted.items():
+            tensor = given[name]
+            fits = len(tensor.shape) == len(each.shape) + 1 and all(
+                own == other or place + 1 in each.dynamic
+                for place, (own, other) in enumerate(zip(each.shape, tensor.shape[1:], strict=True))
+            )
+            if not each.batched or not fits or tensor.is_floating_point() != each.dtype.startswith("float"):
+                kind = str(tensor.dtype).removeprefix("torch.")
+                sizes = "x".join(map(str, tensor.shape[1:])) or "one number"
+                return f"have {name} of {each.dtype} {each}; the data gives {kind} {sizes} a sample"
+        return None
+
     def __str__(self) -> str:
         """Return names, types and sizes, as in `x 3x64x64, step int64 one number`."""
         if isinstance(self.arguments, InputConfig):

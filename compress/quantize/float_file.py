@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -63,10 +63,15 @@ class FloatFile:
         return cls(path, prepared, model, tuple(_layers(model, weights)))
 
     @cached_property
-    def input_name(self) -> str:
-        """What the file calls the images."""
-        constant = {each.name for each in self.model.graph.initializer}
-        return next(str(each.name) for each in self.model.graph.input if each.name not in constant)
+    def entries(self) -> Sequence[Any]:
+        """The file's inputs as ONNX Runtime has them: name, type and shape."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(str(self.prepared), options, providers=["CPUExecutionProvider"])
+        entries: Sequence[Any] = session.get_inputs()
+        return entries
 
     def share_of(self, *operators: str) -> float:
         """Return which part of the layers with weights are `operators`."""

@@ -52,8 +52,8 @@ def judge(file: Path, images: Loader, task: Task) -> Judgement:
     """
     model, outputs = OnnxModel(file, task), []
 
-    def noted(batch: Tensor) -> Any:
-        given = model(batch)
+    def noted(*inputs: Any, **named: Any) -> Any:
+        given = model(*inputs, **named)
         if task.gives_tensor:
             outputs.append(task.tensor(given))
         return given

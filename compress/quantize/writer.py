@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from torch import Tensor
-
 from compress.core.progress import track
+from compress.export.onnx_model import feed
 from compress.quantize.float_file import MULTIPLYING, FloatFile
 from compress.quantize.number_types import NumberTypes
 from compress.quantize.quiet import quiet
@@ -85,10 +84,10 @@ def ranges(source: FloatFile, operators: Sequence[str], images: Loader, calibrat
     }
 
     class One(CalibrationDataReader):  # type: ignore[misc]
-        """Gives one batch."""
+        """Gives one batch, by the names of the file's inputs."""
 
-        def __init__(self, values: Any) -> None:
-            self.left = [{source.input_name: values}]
+        def __init__(self, values: dict[str, Any]) -> None:
+            self.left = [values]
 
         def get_next(self) -> Any:
             """Return the batch, then None."""
@@ -99,9 +98,8 @@ def ranges(source: FloatFile, operators: Sequence[str], images: Loader, calibrat
             str(source.prepared), list(operators), str(Path(folder) / "augmented.onnx"), methods[calibrate]
         )
         for batch in track(images.batches(), "calibrating", total=len(images)):
-            assert isinstance(batch.inputs, Tensor)  # the float file was judged on such before
-            for piece in batch.inputs.split(CALIBRATION_BATCH):
-                calibrator.collect_data(One(piece.numpy()))
+            for piece in batch.split(CALIBRATION_BATCH):
+                calibrator.collect_data(One(feed(source.path, source.entries, piece.inputs)))
         return calibrator.compute_data()
 
 

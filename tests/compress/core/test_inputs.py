@@ -78,3 +78,16 @@ def test_what_is_wrong_is_one_sentence(value, sentence):
     with pytest.raises(InputError, match=sentence) as error:
         described(value)
     assert len(error.value.problems) == 1
+
+
+def test_inputs_of_data_are_held_against_the_description():
+    inputs = described({"x": IMAGE, "t": STEP})
+    assert inputs.misfit(inputs.draw(5)) is None and inputs.misfit(inputs.draw(2, open_sizes={"width": 9})) is None
+    x, t = torch.rand(2, 3, 8, 6), torch.tensor([5, 6])
+    assert inputs.misfit((x, t)) == "are given by name, and the data gives them in order"
+    assert inputs.misfit({"x": x, "step": t}) == "are x, t; the data gives x, step"
+    assert inputs.misfit({"x": x[:, :1], "t": t}) == "have x of float32 3x8x6; the data gives float32 1x8x6 a sample"
+    assert inputs.misfit({"x": x, "t": t / 2}) == (
+        "have t of int64 int64 one number; the data gives float32 one number a sample"
+    )
+    assert described([{"shape": [3, 8, 6]}]).misfit(x) is None

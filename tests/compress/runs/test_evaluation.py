@@ -69,10 +69,10 @@ def test_half_precision_agrees_with_single(tmp_path, recipe):
     ("changes", "says"),
     [
         ({"shape": ("n", 4, 32, 32)}, "has 4 channels; images give 1 or 3"),
-        ({"kind": TensorProto.UINT8}, r"its input is a tensor\(uint8\); allowed: tensor\(float\)"),
-        ({"inputs": 2}, r"takes 2 inputs \(x, other\); one of images is needed"),
+        ({"kind": TensorProto.UINT8}, r"its input is a tensor\(uint8\); the data gives float32"),
+        ({"inputs": 2}, r"takes 2 inputs \(x, other\); the data gives one"),
         ({"nodes": [helper.make_node("ArgMax", ["y"], ["best"], axis=1, keepdims=0)]},
-         r"its output 'best' is int64 of shape \(25,\) for 25 images; logits \(N, classes\) are needed"),
+         r"its output 'best' is int64 of shape \(25,\) for 25 samples; logits \(N, classes\) are needed"),
     ],
 )  # fmt: skip
 def test_a_file_that_images_do_not_fit_is_one_sentence(tmp_path, recipe, changes, says):
@@ -93,7 +93,7 @@ def test_a_file_without_inputs_is_one_sentence(tmp_path, recipe):
     end = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])
     graph = helper.make_graph([helper.make_node("RandomNormal", [], ["y"], shape=[1, 10])], "g", [], [end])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
-    with pytest.raises(InputError, match="takes no inputs; one of images is needed"):
+    with pytest.raises(InputError, match="takes no inputs, so it answers nothing about the data"):
         evaluate_file(path, recipe)
 
 
