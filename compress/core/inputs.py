@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -89,9 +89,12 @@ class InputConfig(Config):
 
     def __str__(self) -> str:
         """Return sizes and type as in `3x64x64` and `int64 (one number)`."""
-        sizes = "x".join(map(str, self.shape)) or "one number"
         kind = "" if self.dtype == "float32" else f"{self.dtype} "
-        return f"{kind}{sizes}{'' if self.batched else ' (no batch)'}"
+        return f"{kind}{_sizes(self.shape)}{'' if self.batched else ' (no batch)'}"
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape)) or "one number"
 
 
 def _kind(value: Any) -> str | None:
@@ -188,8 +191,8 @@ class ModelInputs:
             )
             if not each.batched or not fits or tensor.is_floating_point() != each.dtype.startswith("float"):
                 kind = str(tensor.dtype).removeprefix("torch.")
-                sizes = "x".join(map(str, tensor.shape[1:])) or "one number"
-                return f"have {name} of {each.dtype} {each}; the data gives {kind} {sizes} a sample"
+                own = f"{each.dtype} {_sizes(each.shape)}"
+                return f"have {name} of {own}; the data gives {kind} {_sizes(tensor.shape[1:])} a sample"
         return None
 
     def __str__(self) -> str:

@@ -88,6 +88,6 @@ def test_inputs_of_data_are_held_against_the_description():
     assert inputs.misfit({"x": x, "step": t}) == "are x, t; the data gives x, step"
     assert inputs.misfit({"x": x[:, :1], "t": t}) == "have x of float32 3x8x6; the data gives float32 1x8x6 a sample"
     assert inputs.misfit({"x": x, "t": t / 2}) == (
-        "have t of int64 int64 one number; the data gives float32 one number a sample"
+        "have t of int64 one number; the data gives float32 one number a sample"
     )
     assert described([{"shape": [3, 8, 6]}]).misfit(x) is None
