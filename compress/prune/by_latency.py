@@ -38,7 +38,7 @@ from compress.prune.allocation.replay import Replay
 from compress.prune.budget import BudgetConfig
 from compress.prune.compensation.statistics import DenseStatistics
 from compress.prune.kinds import Surroundings
-from compress.prune.proof import compare_costs, mended
+from compress.prune.proof import mended, with_counted_costs
 from compress.prune.structure import Scored, Setting, prunable, scored_units
 from compress.prune.structure_config import StructureConfig
 from evaluators.datasets.holdout import with_holdout
@@ -201,8 +201,7 @@ class _Search:
         plan = make_plan(self.model, graph, kept, dropped=dropped, align=self._align)
         fault = self.exact.fault(graph, kept, dropped, finished=plan)
         if fault is None:
-            compare_costs(self.model, self.inputs, self.exact, plan)
-            return plan
+            return with_counted_costs(self.model, self.inputs, self.exact, plan)
         if dropped and self.exact.fault(graph, {}, dropped) is not None:
             alone = [block for block in dropped if self.exact.fault(graph, {}, (block,)) is not None]
             say(f"these blocks stay, and the choice is made again: {', '.join(alone or dropped)}: {fault}")

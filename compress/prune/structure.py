@@ -31,7 +31,7 @@ from compress.graph.tracer import Limits
 from compress.graph.widths import WidthRules
 from compress.prune.blocks import block_influence, least_influential
 from compress.prune.budget import meet_budget
-from compress.prune.proof import compare_costs, mended
+from compress.prune.proof import mended, with_counted_costs
 from compress.prune.structure_config import StructureConfig
 from evaluators.datasets.batch import Batch
 from evaluators.latency.targets.local import LocalTarget
@@ -120,8 +120,7 @@ def plan_structure(
         choice, plan = _chosen(model, matched, scores, config, setting, dropped)
         fault = exact.fault(matched, choice.kept, dropped, finished=plan)
         if fault is None:
-            compare_costs(model, example_inputs, exact, plan)
-            return plan
+            return with_counted_costs(model, example_inputs, exact, plan)
         graph, scored = mended(graph, matched, choice, partial(exact.fault, matched, dropped=dropped), fault), None
 
 

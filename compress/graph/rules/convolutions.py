@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compress.graph import axes
 from compress.graph.axes import ONE, Dim
-from compress.graph.dim_algebra import split
+from compress.graph.dim_algebra import flatten, split
 from compress.graph.recording import Recording
 from compress.graph.rules.products import note_outputs, note_sizes
 from compress.graph.rules.rule import SPATIAL, freeze, positions, rule
@@ -79,8 +79,13 @@ def _transposed_channels(t: Recording, channels: Dim, kernel: list[Dim], groups:
     if groups == axes.dim_size(channels) and axes.dim_size(kernel[1]) == 1:
         _groups_follow(t, kernel[0])
         return kernel[0]
-    freeze(kernel[:2], "a grouped transposed convolution is kept whole")
-    return axes.fresh(groups * axes.dim_size(kernel[1]), "a grouped transposed convolution is kept whole")
+    group, inner = split(kernel[0], (groups, axes.dim_size(channels) // groups))
+    t.result.grouped += [(group, inner), (group, kernel[1])]
+    _groups_follow(t, group)
+    outputs = flatten([group, kernel[1]])
+    if isinstance(t.model.get_submodule(t.module), nn.modules.conv._ConvNd):
+        t.result.counts.update({(t.module, "in_channels"): kernel[0], (t.module, "out_channels"): outputs})
+    return outputs
 
 
 @rule("deform_conv2d")

@@ -57,12 +57,9 @@ def _as_strided(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: 
 
 @rule("repeat")
 def _repeat(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
-    """Copies one after the other; copies of a single position are uniform along the result."""
+    """Copies one after the other are the same however many; that their number follows is left to the check."""
     dims = [ONE] * (out.dim() - args[0].dim()) + list(t.of(args[0]))
-    result = []
-    for times, dim in zip(args[1], dims, strict=True):
-        result.append(axes.fresh(times) if dim == ONE else flatten([axes.fresh(times, SPATIAL), dim]))
-    t.set(out, result)
+    t.set(out, [flatten([axes.fresh(times), dim]) for times, dim in zip(args[1], dims, strict=True)])
 
 
 @rule("select")

@@ -59,6 +59,12 @@ def blur(x):
     return F.conv2d(x, kernel, padding=1, groups=x.shape[1])
 
 
+def wavelets(x):
+    signs = torch.tensor([[1.0, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]).reshape(4, 1, 2, 2) / 2
+    parts = F.conv2d(x, signs.repeat(x.shape[1], 1, 1, 1), stride=2, groups=x.shape[1])
+    return F.conv_transpose2d(parts.relu(), signs.repeat(x.shape[1], 1, 1, 1), stride=2, groups=x.shape[1])
+
+
 def sliced(x):
     y = torch.zeros_like(x)
     y[:, :, 1:] = x[:, :, :-1]
@@ -96,6 +102,7 @@ THROUGH = [
     (1, "batch norm", affine(nn.BatchNorm1d(16))),
     (1, "group norm of one channel", affine(nn.GroupNorm(16, 16))),
     (1, "depthwise transposed", affine(nn.ConvTranspose1d(16, 16, 2, 2, groups=16))),
+    (1, "transposed in groups", affine(nn.ConvTranspose1d(16, 8, 3, 2, groups=4))),
     (1, "depthwise", affine(nn.Conv1d(16, 16, 3, groups=16))),
     (1, "cumsum over time", lambda x: x.cumsum(2)),
     (1, "flip, roll", lambda x: torch.roll(x.flip(2), (0, 1), (1, 2))),
@@ -157,6 +164,7 @@ THROUGH = [
     (2, "cdist", lambda x: x * torch.cdist(pixels(x).mT, pixels(x).mT).mean((1, 2))[:, None, None, None]),
     (2, "cdist of few", lambda x: x * torch.cdist(pixels(x)[..., :9].mT, pixels(x)[..., :9].mT, p=1).mean()),
     (2, "blur", blur),
+    (2, "wavelets", wavelets),
     (2, "deformed", lambda x: ops.deform_conv2d(x, torch.full((1, 2, 8, 8), 0.3), torch.ones(5, x.shape[1], 1, 1))),
     (3, "trilinear", lambda x: F.interpolate(x, scale_factor=2, mode="trilinear")),
     (3, "nearest 3-D", lambda x: F.interpolate(x, scale_factor=2)),

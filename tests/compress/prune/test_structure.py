@@ -13,6 +13,7 @@ from compress.prune import structure
 from compress.prune.blocks import block_influence, least_influential
 from compress.prune.structure import Setting, plan_structure, prunable
 from compress.prune.structure_config import StructureConfig
+from evaluators.cost import count_macs
 from evaluators.datasets.batch import Batch
 
 
@@ -153,3 +154,25 @@ def test_the_option_that_0_1_wrote_down_for_every_criterion_is_read_as_none():
     assert StructureConfig.model_validate({**given, "criterion": "magnitude"}).options.norm == 2
     with pytest.raises(ValueError, match="norm"):
         StructureConfig.model_validate({**given, "options": {"norm": 1}})
+
+
+class Scan(nn.Module):
+    """A selective scan with four states for each channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c, self.head = nn.Linear(6, 8), nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(8, 3)
+
+    def forward(self, x):
+        states = torch.einsum("bld,bln->bldn", self.a(x), self.b(x)).cumsum(1)
+        return self.head(torch.einsum("bldn,bln->bld", states, self.c(x)))
+
+
+def test_a_product_over_one_position_that_is_left_costs_what_is_counted():
+    """torch multiplies element by element there, and a plan that foretold a product was refused."""
+    torch.manual_seed(0)
+    model, x = Scan().eval(), torch.randn(1, 5, 6)
+    plan = compress.plan(model, x, "random", ratio=0.7, allocation="uniform", align=1)
+    small = compress.apply(plan, model)
+    assert small.b.out_features == 1
+    assert plan.macs == (count_macs(model, x), count_macs(small, x))
