@@ -119,7 +119,7 @@ def _of_ultralytics(file: Path) -> str:
         f"save_file(YOLO({file.name!r}).model.float().state_dict(), {file.stem + '.safetensors'!r})"
     )
     return (
-        f"{str(file)!r} is a checkpoint of Ultralytics, a pickle of whole objects, and stays unopened; where ultralytics "
+        f"{str(file)!r} is a checkpoint of Ultralytics, a pickle of whole objects, and stays closed; where ultralytics "
         f'is installed and the file is trusted, write its weights by python -c "{convert}", and load them into the '
         "network by model: {source: python, name: package.module:callable, checkpoint: ...}"
     )
