@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import torch
 from pydantic import Field, ValidationInfo, field_validator
 
+from compress.core.batch_norm import enough_values
 from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean
-from evaluators.datasets import Data, DataConfig
-from evaluators.tasks import TaskConfig
+from evaluators.datasets import Data, DataConfig, Loader
+from evaluators.tasks import DEFAULT, Task, TaskConfig
 from spaces.registry import create, open_preset, presets, space_class, spaces
 from spaces.space import Space
 from spaces.zoo import ModelConfig
@@ -61,11 +65,43 @@ def make_space(config: SpaceConfig, model: ModelConfig | None = None, key: str =
 
 
 def fitted(space: Space, data: DataConfig | None, task: TaskConfig, seed: int) -> Data | None:
-    """Open the recipe's data at the size of `space`, and let the space build for them; None where there are none."""
+    """Open the recipe's data at the size of `space`, and let the space build for them; None where there are none.
+
+    Where the task leaves the width of the head to the model, it is the space's own.
+
+    Raises:
+        InputError: networks of the space give something else than the task learns from.
+    """
     own = space.default_task
     found = None if data is None else data.load(task, None, image_size=own.img_size, seed=seed)
-    space.default_task = task.bind(own.num_outputs, own.input_size) if found is None else found.task
+    bound = task.bind(own.num_outputs, own.input_size) if found is None else found.task
+    if not bound.num_outputs:
+        bound = replace(bound, num_outputs=own.num_outputs)
+        found = None if found is None else replace(found, task=bound)
+    space.default_task = bound
+    if found is not None and found.train is not None and type(task) is not type(DEFAULT) and space.name != "table":
+        _try_out(space, found.train, bound, seed)
     return found
+
+
+def _try_out(space: Space, train: Loader, task: Task, seed: int) -> None:
+    """Raise InputError where the outputs of a network of the space are not those of the task, or not like its targets.
+
+    Most spaces are of networks with one row of numbers for each image, as classifiers have it.
+    """
+    if not task.has_loss:
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = space.build(space.sample(random.Random(seed)))
+        batch = task.mixed(next(iter(train.epoch(0))).part(0, 2))
+        try:
+            with task.losing(model), torch.no_grad(), enough_values():
+                task.loss(task.forward(model, batch), batch, model)
+        except InputError as error:
+            raise InputError(
+                f"task: networks of the space {space.name} are not for task {task.name}: {error}"
+            ) from error
 
 
 @contextmanager

@@ -123,7 +123,7 @@ class TrainedSupernet:
             )
         content = _read(folder / _MANIFEST, key)
         space = create(content.space.name, content.space.options)
-        task = content.task.bind(content.num_outputs, tuple(content.input_size))
+        task = content.task.of_model(content.num_outputs, tuple(content.input_size))
         space.default_task = task
         with seeded(content.seed):
             supernet = content.method.make(space, task)
