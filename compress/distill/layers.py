@@ -20,7 +20,7 @@ class Seen:
     """What one model gave for one batch.
 
     Attributes:
-        tensor: the task's tensor of its outputs (one row for each sample), float32.
+        tensor: the task's tensor of its outputs (one row for each sample), float32; empty where none stands for them.
         outputs: all that it returned.
         features: what the layers that were asked for returned, by name.
         received: what they were called with: their first argument.
@@ -97,7 +97,8 @@ class Watched:
             raise CompressError(f"layer {silent[0]} takes no part in a pass through the model")
         self._check(notes)
         kept = {what: {name: each.kept for name, each in found.items()} for what, found in notes.items()}
-        return Seen(self.task.tensor(outputs), outputs, **kept)
+        tensor = self.task.tensor(outputs) if self.task.gives_tensor else torch.empty(0)
+        return Seen(tensor, outputs, **kept)
 
     def _check(self, notes: Mapping[str, Mapping[str, _Noted]]) -> None:
         changed = {(what, name) for what, found in notes.items() for name, each in found.items() if each.changed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -42,7 +43,8 @@ def estimate_seconds(
 
     Weights, buffers, modes and the process' random state are afterwards as they were.
     """
-    step = config.make_step(StepContext(config, data, teacher), seed=seed)
+    apart = copy.deepcopy(teacher) if teacher is model else teacher  # the one learns in another mode than the other
+    step = config.make_step(StepContext(config, data, apart), seed=seed)
     return seconds_by(step, model, data, config, device, masks, seed)
 
 

@@ -41,7 +41,9 @@ def gives(task: Task, compared: Compared) -> bool:
     """Return whether models for `task` give what a loss compares."""
     if compared == "scores":
         return task.scored != "nothing"
-    return task.scored == "samples" if compared == "scores of samples" else compared == "layers" or task.gives_tensor
+    if compared == "layers":
+        return task.has_loss  # whatever the outputs are
+    return task.scored == "samples" if compared == "scores of samples" else task.gives_tensor
 
 
 @dataclass(frozen=True)

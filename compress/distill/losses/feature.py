@@ -24,6 +24,7 @@ class FeatureConfig(LossConfig):
     grid of both; class tokens are compared where both have them, and left out otherwise.
     """
 
+    compares = "layers"
     loss: Literal["feature"] = Field("feature", description="projected features of hidden layers")
     layers: dict[str, str] = Field(
         min_length=1,

@@ -29,6 +29,7 @@ class HybridAttentionConfig(LossConfig):
     with labels: 0.
     """
 
+    compares = "layers"
     loss: Literal["hybrid_attention"] = Field(
         "hybrid_attention", description="attention maps of the teacher's layer between local and global"
     )
