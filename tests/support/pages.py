@@ -19,6 +19,7 @@ _TIMING = ["latency.runs=3", "latency.seconds=0", "latency.max_seconds=2"]
 _BRIEF = [*_TIMING, "export.exporter=torchscript"]  # the other exporter takes ten seconds a model
 _FEW = ["data.limit_train=200", "data.limit_test=100"]
 _SHORT = ["train.epochs=1", "train.warmup_epochs=0", "finetune.epochs=1", "finetune.warmup_epochs=0"]
+_SCENES = ["data.samples=48", "data.test_samples=24"]
 _CANDIDATES = ["search.evaluator.train.epochs=1", "train.epochs=1"]
 _NETADAPT = [
     "search.strategy.target=0.88",
@@ -106,6 +107,8 @@ QUICKER: dict[str, list[str]] = {
     ],
     "latency_resnet56_cifar10": [*_BRIEF, *_FEW],
     "latency_resnet_digits": [*_TIMING, "train.epochs=1"],
+    "prune_detection_digits": [*_TIMING, *_SHORT, *_SCENES],
+    "search_detector_digits": [*_TIMING, *_CANDIDATES, *_LATENCIES, *_SCENES, "search.trials=2"],
     "quantize_cifar10": [*_BRIEF, *_FEW, "quantize.calibration=32"],
     "quantize_digits": _TIMING,
     "resnet56_cifar10": [*_BRIEF, *_FEW, "finetune.epochs=1"],
