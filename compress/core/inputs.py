@@ -193,6 +193,11 @@ class ModelInputs:
                 kind = str(tensor.dtype).removeprefix("torch.")
                 own = f"{each.dtype} {_sizes(each.shape)}"
                 return f"have {name} of {own}; the data gives {kind} {_sizes(tensor.shape[1:])} a sample"
+            if each.range is not None and not tensor.is_floating_point():  # an embedding has no other rows
+                low, high = int(tensor.min()), int(tensor.max())
+                if not each.range[0] <= low <= high < each.range[1]:
+                    own = f"{each.range[0]:g} to {each.range[1] - 1:g}"
+                    return f"have {name} from {own}; the data gives {low} to {high}"
         return None
 
     def __str__(self) -> str:

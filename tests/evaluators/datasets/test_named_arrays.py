@@ -10,12 +10,14 @@ import pytest
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from compress.bundle import open_model
 from compress.core.errors import InputError
 from compress.testing.datasets import check_dataset
 from evaluators.datasets import Data, DataFacts
 from evaluators.datasets import DataConfig as DataConfigType
 from evaluators.datasets.holdout import resized, with_holdout
 from evaluators.tasks import DEFAULT, tasks
+from spaces.zoo import ModelConfig
 
 adapter: TypeAdapter[Any] = TypeAdapter(DataConfigType)
 REGRESSION, SEGMENTATION = (tasks.get(name)() for name in ("regression", "segmentation"))
@@ -129,3 +131,31 @@ def test_targets_that_do_not_fit_the_task_or_the_options_are_refused(tmp_path: P
     ):
         with pytest.raises(ValidationError, match=words):
             adapter.validate_python({"name": "npz", "path": path, **options})
+
+
+def test_arrays_that_the_model_does_not_take_are_refused_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shifted.py").write_text(
+        "from torch import nn\n"
+        "class Shifted(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv = nn.Conv2d(3, 3, 1)\n"
+        "    def forward(self, x, t):\n"
+        "        return self.conv(x) + t[:, None, None, None]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def fitted(high: int = 1000, **inputs: str) -> None:
+        described = {"x": {"shape": [3, 8, 8]}, "t": {"shape": [], "dtype": "int64", "high": high}}
+        model = ModelConfig(source="python", name="shifted:Shifted", inputs=described)  # type: ignore[arg-type]
+        options = {"name": "npz", "path": archive(tmp_path), "inputs": inputs, "targets": "noise"}
+        found = open_model(model, adapter.validate_python(options), task=REGRESSION)
+        assert found.data is not None and found.bundle.preprocessing.input_size == (3, 8, 8)
+
+    fitted(x="image", t="step")
+    with pytest.raises(InputError, match="have x of float32 3x8x8; the data gives float32 2x50 a sample"):
+        fitted(x="sound", t="step")
+    with pytest.raises(InputError, match="have t from 0 to 99; the data gives"):
+        fitted(100, x="image", t="step")
