@@ -152,12 +152,12 @@ class Detector(nn.Module):
     def heads(self, images: Tensor) -> dict[str, Tensor]:
         """Return what is predicted at every anchor point, before anything is left out.
 
-        boxes (N, A, 4) in pixels, which may reach beyond the image, and scores (N, A, classes), the background none of
-        them.
+        boxes (N, A, 4) in pixels, which may reach beyond the image, and logits (N, A, classes), the background none of
+        them. Scores are their sigmoids.
         """
         sides, classes, points, strides = self._predicted(images)
         boxes = boxes_around(points, expected_distances(sides, self.bins) * strides[:, None])
-        return {"boxes": boxes, "scores": classes.sigmoid()}
+        return {"boxes": boxes, "logits": classes}
 
     def _predicted(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return logits of sides (N, A, 4 bins) and of classes (N, A, K), anchor points (A, 2), strides (A,)."""
