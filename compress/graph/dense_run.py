@@ -44,11 +44,16 @@ class _Observing(Following):
         self.one.draws[self.place] = [each for each in taken if each is not None]
         return len(self.one.draws[self.place]) == len(taken)
 
-    def ranked(self, step: Step, values: Tensor, dim: int, outputs: list[Tensor]) -> None:
+    def ranked(self, step: Step | None, values: Tensor, dim: int, outputs: list[Tensor]) -> None:
         """Keep the places."""
-        places, dims = outputs[1], step.outputs[1]
-        if len(dims) == places.dim() and (taken := self._taken(places, dims)) is not None:
-            self.one.ranks[self.place] = taken
+        places = outputs[1]
+        fits = step is not None and len(step.outputs[1]) == places.dim()
+        self.one.ranks.append(self._taken(places, step.outputs[1]) if step is not None and fits else places.clone())
+
+    def suppressed(self, boxes: Tensor, scores: Tensor, kept: Tensor) -> Tensor:
+        """Keep what is left."""
+        self.one.kept.append((boxes.clone(), scores.clone(), kept.clone()))
+        return kept
 
     def _taken(self, tensor: Tensor, dims: tuple[Dim, ...]) -> Tensor | None:
         """Return the positions of a tensor that stay."""

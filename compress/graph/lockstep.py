@@ -36,7 +36,8 @@ class Pass:
     outputs: list[Tensor] = field(default_factory=list)
     whole: bool = True  # the dense model did what it did when it was traced
     draws: dict[int, list[Tensor]] = field(default_factory=dict)  # by step: what was drawn at random, narrowed
-    ranks: dict[int, Tensor] = field(default_factory=dict)  # by step: the places that a ranking named, narrowed
+    ranks: list[Tensor | None] = field(default_factory=list)  # the places that each ranking named, narrowed
+    kept: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)  # boxes, scores and what suppression left
     random: bool = False  # something was drawn that cannot be drawn again: values differ, shapes must not
 
 
@@ -47,6 +48,7 @@ class Following(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.one, self.positions = one, positions
         self.place, self.aligned = 0, True
+        self.rankings = self.suppressions = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -61,11 +63,15 @@ class Following(TorchDispatchMode):
             else:
                 self.left()
         out = self.run(func, args, kwargs, step)
+        if name == "nms":
+            out = self.suppressed(args[0], args[1], out)
+            self.suppressions += 1
         found = [out] if isinstance(out, Tensor) else list(tensors_in(out))
         if draws and not self.drawn(step, found):
             self.one.random = True
-        if step is not None and name in RANKING:
+        if name in RANKING:
             self.ranked(step, args[0], _dim(name, args, kwargs), found)
+            self.rankings += 1
         if step is not None:
             self.seen(step, found[:1] if step.name in OVER_A_WIDTH else found)  # their statistics are no one's input
             self.place += self.aligned
@@ -83,8 +89,12 @@ class Following(TorchDispatchMode):
         """Let both models draw the same; return whether that is so."""
         raise NotImplementedError
 
-    def ranked(self, step: Step, values: Tensor, dim: int, outputs: list[Tensor]) -> None:
+    def ranked(self, step: Step | None, values: Tensor, dim: int, outputs: list[Tensor]) -> None:
         """Let both models rank `values`, which are as good as equal, in the same order along `dim`."""
+        raise NotImplementedError
+
+    def suppressed(self, boxes: Tensor, scores: Tensor, kept: Tensor) -> Tensor:
+        """Return which boxes (N, 4) suppression leaves: in both models the same where boxes and scores are."""
         raise NotImplementedError
 
     def seen(self, step: Step, outputs: list[Tensor]) -> None:

@@ -70,9 +70,10 @@ class Comparing(Following):
             tensor.copy_(value)
         return True
 
-    def ranked(self, step: Step, values: Tensor, dim: int, outputs: list[Tensor]) -> None:
+    def ranked(self, step: Step | None, values: Tensor, dim: int, outputs: list[Tensor]) -> None:
         """Take the order of the dense model, where it is as good as this one's."""
-        expected, (sorted_, places) = self.one.ranks.get(self.place), outputs
+        expected = self.one.ranks[self.rankings] if self.rankings < len(self.one.ranks) else None
+        sorted_, places = outputs
         if expected is None or places.shape != expected.shape or not values.dim() or torch.equal(places, expected):
             return
         if places.numel() and int(expected.max()) < values.shape[dim]:
@@ -80,6 +81,18 @@ class Comparing(Following):
             if float(_differences(theirs.reshape(1, -1), sorted_.reshape(1, -1))) <= self.tolerance:
                 sorted_.copy_(theirs)
                 places.copy_(expected)
+
+    def suppressed(self, boxes: Tensor, scores: Tensor, kept: Tensor) -> Tensor:
+        """Leave the boxes that the dense model did, where it was given the same, up to rounding."""
+        if self.suppressions >= len(self.one.kept) or not len(scores):
+            return kept
+        their_boxes, their_scores, theirs = self.one.kept[self.suppressions]
+        for ours, expected in ((boxes, their_boxes), (scores, their_scores)):
+            if ours.shape != expected.shape:
+                return kept
+            if float(_differences(ours.reshape(1, -1), expected.reshape(1, -1))) > self.tolerance:
+                return kept
+        return theirs.clone()
 
     def seen(self, step: Step, outputs: list[Tensor]) -> None:
         """Compare shapes, and samples where the pass holds some."""

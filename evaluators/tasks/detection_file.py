@@ -20,6 +20,8 @@ NEAR = 1e-3
 """How far a box and its partner may be apart, in terms of the largest coordinate, and their scores."""
 ODD = 0.02
 """Share of the boxes that may lack a partner: rounding decides between boxes of nearly the same score or overlap."""
+CROWDED, ODD_IN_CROWDS = 0.1, 0.1
+"""Where the scores of all boxes differ by less, in terms of the best, it decides more often: the share there."""
 TIED = 1e-6
 THRESHOLDS = ("score_thresh", "threshold")
 """What modules call the score that a box needs to be found."""
@@ -132,13 +134,18 @@ def paired(
         return {}, {}
     ours, theirs = _partners(given, expected, key)
     most = max(len(given[key]), len(expected[key]))
-    if most - len(ours) > ODD * most:
+    odd = ODD_IN_CROWDS if key == "boxes" and _crowded(expected["scores"]) else ODD
+    if most - len(ours) > odd * most:
         raise CompressError(
             f"{most - len(ours)} of {most} {key} have no partner (of the same label, scores within {NEAR:g}, corners "
-            f"within {NEAR:g} of the largest coordinate; allowed are {ODD:.0%})"
+            f"within {NEAR:g} of the largest coordinate; allowed are {odd:.0%})"
         )
     names = [name for name in expected if name != COUNTS]
     return {name: given[name][ours] for name in names}, {name: expected[name][theirs] for name in names}
+
+
+def _crowded(scores: Tensor) -> bool:
+    return len(scores) > 0 and float(scores.max() - scores.min()) < CROWDED * float(scores.max())
 
 
 def _partners(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], key: str) -> tuple[list[int], list[int]]:

@@ -49,6 +49,13 @@ def test_one_of_sixty_may_lack_a_partner_and_no_more() -> None:
         paired(picked(few, torch.arange(4)), few)
 
 
+def test_more_may_lack_a_partner_where_scores_lie_close_together() -> None:
+    expected = found() | {"scores": torch.linspace(0.5, 0.47, 60)}
+    assert len(paired(picked(expected, torch.arange(55)), expected)[0]["scores"]) == 55
+    with pytest.raises(CompressError, match="7 of 60 boxes have no partner"):
+        paired(picked(expected, torch.arange(53)), expected)
+
+
 def test_equal_scores_and_nothing_found_prove_nothing() -> None:
     assert not says_nothing(found())
     assert says_nothing(picked(found(), torch.arange(0)))
