@@ -158,8 +158,8 @@ def _cells(row: ComparedRun, labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def _main(row: ComparedRun) -> str:
-    digits = row.metric.digits
-    return "" if row.value is None else f"{row.value:.{digits}f}{_in_brackets(row.change, digits)}"
+    digits, unit = row.metric.digits, "" if row.metric.unit in ("", "%") else f" {row.metric.unit}"
+    return "" if row.value is None else _whole(f"{row.value:.{digits}f}{unit}") + _in_brackets(row.change, digits)
 
 
 def _whole(text: str) -> str:
