@@ -1,8 +1,8 @@
 """Parts of a tensor that are put together again along another dimension: a reshape in disguise.
 
 Heads that are cut off the features and joined along the batch (`torch.cat(x.split(d, 2), 0)`), and their way back.
-That all parts meet again is only known at the end, so the model is traced once more where that was seen: the number of
-the part is then an axis, of which single positions may go.
+Where all parts meet again, single ones of them may go, else none. Of parts of a split that is only known at the end,
+so the model is traced once more where it was seen; what single positions are picked from is free until they are used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Parts:
     """Follows the equal parts of tensors.
 
     Args:
-        followed: the operations, counted from the first, whose parts were seen to be all joined again, and only that.
+        followed: the splits (operations, counted) whose parts were seen to be joined again, and only that.
     """
 
     def __init__(self, followed: Collection[int] = ()) -> None:
@@ -47,7 +47,7 @@ class Parts:
 
     @property
     def rejoined(self) -> frozenset[int]:
-        """The operations whose parts are all joined again and nothing else."""
+        """The splits whose parts are all joined again and nothing else, though they were not followed."""
         return frozenset(self._joined - self._used)
 
     def selecting(self, whole: Tensor, place: int) -> int:
@@ -71,11 +71,11 @@ class Parts:
         return None if first is None else first.numbers
 
     def consume(self, name: str, tensors: Iterable[Tensor]) -> None:
-        """Note what an operation takes; parts that it takes by themselves are not followed."""
+        """Note what an operation takes; what a part is of stays whole where it takes it by itself."""
         tensors = list(tensors)
         whole = self._all_of_one(tensors) if name in JOINS else None
         if whole is not None:
-            self._joined.add(whole.source)
+            self._joined.update([whole.source] if whole.numbers is None else [])
             return
         for tensor in tensors:
             part: _Part | None = self._parts.get(tensor)

@@ -67,8 +67,6 @@ def _select(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tens
     dims, place = list(t.of(args[0])), args[1] % args[0].dim()
     source, size = t.parts.selecting(args[0], place), args[0].shape[place]
     numbers = dims.pop(place)
-    if source not in t.parts.followed:
-        axes.freeze(numbers, "single positions of it are picked out")
     t.set(out, dims)
     t.parts.note_one(out, source, args[2] % size, size, numbers)
 
@@ -153,8 +151,6 @@ def _gated(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tenso
 def _unbind(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
     dims = list(t.of(args[0]))
     numbers = dims.pop(argument(args, kwargs, 1, "dim", 0))
-    if t.parts.operation not in t.parts.followed:
-        axes.freeze(numbers, "it is taken apart position by position")
     for part in out:
         t.set(part, list(dims))
     t.parts.note(out, numbers)

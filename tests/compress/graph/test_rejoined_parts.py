@@ -110,6 +110,24 @@ def test_a_model_without_such_parts_is_traced_once():
     assert len(calls) == 1
 
 
+class Standardised(nn.Module):
+    """Reads the size of a filter off the first of them, whose values it does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x):
+        weight = self.a.weight / self.a.weight[0].numel() ** 0.5
+        return self.b(nn.functional.conv2d(x, weight, self.a.bias))
+
+
+def test_a_position_that_is_only_measured_keeps_nothing_whole():
+    model, x = Standardised().eval(), torch.randn(1, 3, 6, 6)
+    graph = checked(model, build_graph(model, x), x)
+    assert [group.name for group in graph.groups] == ["a:channels"]
+
+
 class Block(nn.Module):
     """Takes its scale and the size of its parts from the width that it keeps (the authors' Set Transformer)."""
 
