@@ -78,7 +78,7 @@ def latency_of(report: Report) -> Callable[[Metrics], float | None]:
 def _columns(report: Report) -> Iterator[Column]:
     for metric in report.metrics:
         if metric is report.main or metric.name == "loss":
-            yield Column(metric.label[:1].upper() + metric.label[1:], _value(metric.name), metric.show, _points(metric))
+            yield Column(metric.heading, _value(metric.name), metric.show, _points(metric))
     for name, title in (("macs", "MACs"), ("params", "Parameters")):
         yield Column(title, _field(name), count, _share)
         if masked(report.final, name):

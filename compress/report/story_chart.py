@@ -54,7 +54,7 @@ def story_chart(report: Report, family: Family | None, searches: Sequence[Search
     axis = f"latency, ms{' of CPU time' if report.compared.latency_ms.contended else ''}"
     everything = [*shown, *trials]
     inside = [(model.x, _clipped(model.y, lowest, up)) for model in everything]
-    title = report.main.label[:1].upper() + report.main.label[1:]
+    title = report.main.heading
     plot = Plot(inside, title, axis, f"{title} by latency of every model", whole_ticks=False, size=_SIZE)
     place = dict(zip(everything, inside, strict=True))
     dots(plot, [place[each] for each in trials], [each.title for each in trials], "whole", 2.5)

@@ -51,6 +51,11 @@ class Metric:
     digits: int = 2
     worst: float = 0.0
 
+    @property
+    def heading(self) -> str:
+        """The label as columns and charts are headed by: with a capital, unless it is spelled otherwise (mIoU)."""
+        return self.label if self.label[1:2].isupper() else self.label[:1].upper() + self.label[1:]
+
     def better(self, value: float, other: float | None) -> bool:
         """Return whether `value` is better than `other`; anything is better than None."""
         return other is None or (value > other if self.direction == "maximize" else value < other)

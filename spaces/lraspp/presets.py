@@ -18,7 +18,8 @@ def _on(backbone: str, text: str, **options: Any) -> Preset:
 
 DIGITS: dict[str, Any] = {
     "backbone": {
-        "skeleton": "tiny", "kernels": (3, 5), "expands": (2, 4, 6), "depths": (1, 2), "strides": (1, 1, 2, 2, 2),
+        "skeleton": "tiny", "kernels": (3, 5), "expands": (2, 4, 6), "depths": (1, 2), "strides": (2, 1, 2, 2, 2),
+        "width": 2.0,
     },
     "features": (32, 64),
     "output_stride": 8,

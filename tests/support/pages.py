@@ -95,6 +95,14 @@ QUICKER: dict[str, list[str]] = {
     "path_ensemble_vit_cifar10": [*_BRIEF, *_FEW, *_SHORT, "model.kwargs.depth=3"],
     "path_ensemble_vit_digits": [],
     "phc_resnet_digits": [],
+    "prune_segmentation_digits": [
+        *_TIMING,
+        "data.image_size=32",
+        "data.samples=64",
+        "data.test_samples=32",
+        "train.epochs=1",
+        "finetune.epochs=1",
+    ],
     "full_pipeline": [*_BRIEF, *_FEW, *_WHOLE_WAY],
     "full_pipeline_cifar10": [
         *_BRIEF,
