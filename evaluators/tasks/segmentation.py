@@ -35,7 +35,7 @@ class SegmentationConfig(TaskConfig):
     name: Literal["segmentation"] = Field("segmentation", description="what the model is for")
     ignore_index: int = Field(255, ge=-1, le=65535, description="number in masks of pixels that do not count")
     dice: float = Field(0.0, ge=0, description="weight of the Dice loss beside the cross entropy")
-    class_weights: tuple[Annotated[float, Field(ge=0)], ...] | None = Field(
+    class_weights: list[Annotated[float, Field(ge=0)]] | None = Field(
         None, min_length=1, description="weights of the classes in the cross entropy; null: all count alike"
     )
     auxiliary: float = Field(0.5, ge=0, description="weight of the loss of each auxiliary head in training")

@@ -94,7 +94,7 @@ def test_auxiliary_heads_count_half_where_the_model_trains() -> None:
 def test_dice_and_class_weights_are_those_of_a_direct_computation() -> None:
     given = batch()
     found, masks = logits(given), given.targets
-    weights = (1.0, 0.5, 2.0, 1.0)
+    weights = [1.0, 0.5, 2.0, 1.0]
     expected = F.cross_entropy(found, masks, torch.tensor(weights), ignore_index=255)
     assert torch.allclose(task(class_weights=weights).loss(found, given), expected)
 
@@ -115,7 +115,7 @@ def test_dice_and_class_weights_are_those_of_a_direct_computation() -> None:
     assert meter.compute()["loss"] == pytest.approx(float(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("options", [{}, {"dice": 1.0, "class_weights": (1.0, 2.0, 1.0, 0.0)}])
+@pytest.mark.parametrize("options", [{}, {"dice": 1.0, "class_weights": [1.0, 2.0, 1.0, 0.0]}])
 def test_training_and_evaluation_can_rely_on_it(options: dict[str, object]) -> None:
     torch.manual_seed(0)
     model = nn.Conv2d(3, CLASSES, 3, stride=2)
@@ -181,6 +181,6 @@ def test_what_is_wrong_is_one_sentence() -> None:
     with pytest.raises(InputError, match="a dict with the keys boxes; task segmentation needs logits"):
         task().tensor({"boxes": found})
     with pytest.raises(InputError, match="got 2 weights; there are 4 classes"):
-        task(class_weights=(1.0, 1.0))
+        task(class_weights=[1.0, 1.0])
     with pytest.raises(Diverged):
         task().meter().update(found * float("nan"), given)
