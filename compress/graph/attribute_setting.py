@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compress.graph.graph import Candidate, Formula, Graph, value_of
 
-Key = tuple[str, str]  # a class of modules and the name of an attribute
+Key = tuple[str, str, tuple[str, ...]]  # a class of modules, the name of an attribute, and what it may follow
 
 
 class AttributeSetting:
@@ -44,5 +44,8 @@ class AttributeSetting:
 
 
 def key_of(candidate: Candidate) -> Key:
-    """Return what a choice for a candidate holds for: its attribute in all modules of its class."""
-    return candidate.kind, candidate.attribute
+    """Return what a choice for a candidate holds for: its attribute in all modules of its class.
+
+    Those that see other widths of that size are apart: a label means something else there.
+    """
+    return candidate.kind, candidate.attribute, tuple(candidate.options)

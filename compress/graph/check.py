@@ -32,6 +32,7 @@ from compress.graph.plan import make_plan
 
 AMOUNTS = (0.45, 0.55, 0.65, 0.75, 0.85)
 MOST_SETTINGS = 32  # of attributes, tried for one fault
+MOST_GROWN = 12  # lanes that are tied one by one
 
 
 def checked(model: nn.Module, graph: Graph, example_inputs: Inputs) -> Graph:
@@ -166,7 +167,7 @@ class _Trials:
             if labels == before:
                 continue
             found = self.fault(self.lanes)
-            if found is None or found.step > fault.step:
+            if found is None or found.later > fault.later:
                 return True
         self.setting.labels = before
         self._hopeless.add(mark)
@@ -206,7 +207,7 @@ class _Trials:
         suspects = [lane for lane in self.lanes if not set(lane).isdisjoint(fault.groups)]
         pool = suspects if suspects and self.fault(suspects) is not None else self.lanes
         guilty = conflict(pool, lambda lanes: self.fault(lanes) is not None)
-        if len(guilty) == 1 and self._excused(guilty[0], fault):  # attributes are at the service of another one
+        if len(guilty) == 1 and not fault.scaled and self._excused(guilty[0], fault):  # attributes are at the service of another one
             near = self.kin.near(guilty[0], self.lanes)
             worse = [lane for lane in near if not self._excused(lane, fault)]
             if worse and self.fault(worse[:1]) is not None:
@@ -220,6 +221,8 @@ class _Trials:
             for partners in self.kin.partners(guilty[0], self.lanes, alone.groups):
                 if self._tied([guilty[0], *partners]):
                     return
+            if self._grown(guilty[0], alone):
+                return
         loser = min(guilty, key=lambda lane: sum(self.savings[name] for name in lane))
         self.lanes.remove(loser)
         self.lost |= dict.fromkeys(loser, str(alone))
@@ -227,6 +230,22 @@ class _Trials:
             for lane in [lane for lane in self.lanes if place_of(lane) == place_of(loser)]:
                 self.lanes.remove(lane)
                 self.doubtful[lane] = str(alone)
+
+    def _grown(self, lane: Lane, fault: Fault) -> bool:
+        """Tie a lane with more and more others, each time so that the model gets further, until it works."""
+        lanes = [lane]
+        while len(lanes) <= MOST_GROWN:
+            for partners in self.kin.partners(self._joined(lanes), self.lanes, fault.groups):
+                some = [other for other in partners if other not in lanes]
+                found = self.fault([self._joined([*lanes, *some])], 0.5, values=False) if some else fault
+                if found is None:
+                    return self._tied([*lanes, *some])
+                if found.later > fault.later:
+                    lanes, fault = [*lanes, *some], found
+                    break
+            else:
+                return False
+        return False
 
     def _tied(self, lanes: Sequence[Lane]) -> bool:
         """Tie lanes if they work at the same fraction, and those at the same places of other blocks."""

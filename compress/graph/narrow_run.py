@@ -30,6 +30,11 @@ class Fault:
     values: bool = False
     scaled: bool = False
 
+    @property
+    def later(self) -> tuple[bool, int]:
+        """How far the model got: values are looked at once all shapes are right."""
+        return self.values, self.step
+
     def __str__(self) -> str:
         """Return the reason as part of a sentence."""
         what = "the result would not be the same" if self.values else "the forward pass fails"

@@ -33,7 +33,7 @@ class Block(nn.Module):
 
 @pytest.mark.parametrize(
     ("by_stream", "most"),
-    [([True] * 8, 36), ([False, False, True, False, True, False], 42)],
+    [([True] * 8, 40), ([False, False, True, False, True, False], 46)],
     ids=["all blocks", "two of six"],
 )
 def test_what_must_keep_the_same_fraction_is_tied_and_nothing_else(monkeypatch, by_stream, most):
@@ -52,3 +52,62 @@ def test_what_must_keep_the_same_fraction_is_tied_and_nothing_else(monkeypatch, 
     assert [name.partition(":")[0] for name in tie] == ["0", *(f"{block}.value" for block in blocks)]
     assert {group.name for group in graph.groups} >= {f"{block}.wide:mlp" for block in range(1, len(by_stream) + 1)}
     assert len(trials) <= most
+
+
+class Pair(nn.Module):
+    """Views its queries by the width of the stream and a number of heads that it keeps, as `c // heads`."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        q, k, v = (t.reshape(b, self.heads, c // self.heads, h * w) for t in self.qkv(x).chunk(3, 1))
+        weights = (nn.functional.normalize(q, dim=-1) @ nn.functional.normalize(k, dim=-1).mT).softmax(-1)
+        return x + self.proj((weights @ v).reshape(b, c, h, w))
+
+
+class Joined(nn.Module):
+    """Two streams, one of which goes on beside the other: neither they nor the heads can be narrowed alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, padding=1)
+        self.first, self.second, self.out = Pair(16, 2), Pair(32, 2), nn.Conv2d(32, 5, 1)
+
+    def forward(self, x):
+        x = self.first(self.a(x))
+        return self.out(self.second(torch.cat([self.b(x), x], 1)))
+
+
+def test_a_tie_grows_until_the_model_runs():
+    torch.manual_seed(0)
+    model, x = Joined().eval(), torch.randn(1, 3, 8, 8)
+    graph = checked(model, build_graph(model, x), x)
+    assert graph.ties == (("a:channels", "first.qkv:heads", "b:channels", "second.qkv:heads"),)
+
+
+class Cell(nn.Module):
+    """Keeps the number of its hidden channels, which may be that of its input as well."""
+
+    def __init__(self, inputs, hidden):
+        super().__init__()
+        self.hidden, self.conv = hidden, nn.Conv2d(inputs + hidden, 4 * hidden, 3, padding=1)
+
+    def forward(self, x, steps=2):
+        h = c = torch.zeros(len(x), self.hidden, *x.shape[2:])
+        for _ in range(steps):
+            i, f, o, g = self.conv(torch.cat([x, h], 1)).split(self.hidden, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return h
+
+
+def test_modules_of_a_class_may_follow_widths_at_other_places():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), Cell(8, 8), Cell(8, 12), nn.Conv2d(12, 5, 1)).eval()
+    x = torch.randn(1, 3, 8, 8)
+    graph = checked(model, build_graph(model, x), x)
+    assert [group.name for group in graph.groups] == ["0:channels", "1.conv:channels", "2.conv:channels"]
