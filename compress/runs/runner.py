@@ -24,6 +24,7 @@ from compress.runs.recipe import Recipe
 from compress.runs.report_file import report_of
 from compress.runs.resume import go_on
 from compress.runs.stage import MODEL_FILE, Act, acts_of, compares
+from compress.training.config import TrainerConfig
 from evaluators.datasets import Data
 
 
@@ -107,7 +108,12 @@ class Runner:
         return environment(self.device)
 
     def _check(self, acts: list[Act], bundle: Bundle) -> None:
-        """Find what is wrong with the first act that changes the model before time is spent on those before it."""
+        """Find what is wrong with the first act that changes the model before time is spent on those before it.
+
+        And whether the model has a loss, where one of them trains.
+        """
+        if not self.resume and any(isinstance(act.config, TrainerConfig) for act in acts):
+            bundle.task.check_trainable(bundle.model)
         first = next((act for act in acts if act.stage.changes_model), None)
         if first is not None and not self.resume and any(act.config is not None for act in acts[: acts.index(first)]):
             first.stage.check_model(first.config, bundle)

@@ -147,6 +147,16 @@ class Detection(Task):
             model.training = True  # one without layers, too
             yield
 
+    def check_trainable(self, model: nn.Module) -> None:
+        """Raise InputError where a model in training gives no losses for one image with one box."""
+        image = torch.rand(self.input_size, generator=torch.Generator().manual_seed(0))
+        box = torch.tensor([[0.25, 0.25, 0.75, 0.75]]) * torch.tensor([image.shape[2], image.shape[1]] * 2)
+        batch = Batch([image], [{"boxes": box, "labels": torch.tensor([1])}])
+        where = next(model.parameters(), box).device
+        with self.losing(model), torch.no_grad():
+            moved = batch.to(where)
+            self.loss(self.forward(model, moved), moved, model)
+
     def tensor(self, outputs: Any) -> Tensor:
         """Raise InputError: boxes of two models are no two tensors of one shape."""
         raise InputError("task detection has no tensor that two models could be compared by")

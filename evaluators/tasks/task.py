@@ -252,6 +252,12 @@ class Task(ABC):
         """
         return evaluating(model)
 
+    def check_trainable(self, model: nn.Module) -> None:  # noqa: B027
+        """Raise InputError where `model` has no loss, as far as an input that means nothing tells; it stays as it is.
+
+        Asked before anything is trained. Most tasks compute the loss themselves.
+        """
+
     def drawn_loss(self, outputs: Any, generator: Generator) -> Tensor:
         """Return a summed loss on targets drawn from what the model itself predicts, each with a random sign.
 
