@@ -104,5 +104,5 @@ def test_what_has_no_right_class_is_refused() -> None:
         fit(tiny_model(), tiny_data(), mixed, teacher=tiny_model())
     with pytest.raises(InputError, match="the model has one output"):
         DkdConfig().make(Sides(tiny_model(), [Guide("dense", None)], DEFAULT.bind(1, (3, 8, 8)), list))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="dkd takes more than outputs; allowed here: kd"):
+    with pytest.raises(ValueError, match="dkd takes more than outputs; allowed here: cosine, kd"):
         Sandwich(distill={"loss": "dkd"})
