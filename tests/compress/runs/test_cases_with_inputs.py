@@ -16,27 +16,29 @@ name: case
 model: {source: python, name: "NAME:make", inputs: INPUTS}
 data: {name: none}
 prune: {kind: structure, criterion: magnitude, budget: {macs: 0.6}, align: 1}
-export: {exporter: torchscript, dynamic_batch: BATCH}
+export: {exporter: EXPORTER}
 latency: {runs: 3, seconds: 0, max_seconds: 0.5}
 """
 CASES = Path(__file__).parents[2] / "cases"
 
 
 @pytest.mark.parametrize(
-    ("name", "batch", "inputs"),
+    ("name", "exporter", "inputs"),
     [
-        ("ddpm_unet", "true", "{x: {shape: [3, 16, 16]}, t: {shape: [], dtype: int64, high: 1000}}"),
-        ("multitask", "true", "[{shape: [3, 64, 64], dynamic: {2: height, 3: width}}]"),
-        ("catnet", "false", "[{shape: [3, 64, 64]}]"),
-        ("ecapa", "true", "{x: {shape: [80, 50], dynamic: {2: frames}}}"),
+        ("ddpm_unet", "torchscript", "{x: {shape: [3, 16, 16]}, t: {shape: [], dtype: int64, high: 1000}}"),
+        ("multitask", "torchscript", "[{shape: [3, 64, 64], dynamic: {2: height, 3: width}}]"),
+        ("catnet", "dynamo", "[{shape: [3, 64, 64]}]"),
+        ("ecapa", "torchscript", "{x: {shape: [80, 50], dynamic: {2: frames}}}"),
     ],
 )
 def test_a_case_goes_the_whole_way(
-    name: str, batch: str, inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, exporter: str, inputs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(CASES)
-    (tmp_path / "case.yaml").write_text(RECIPE.replace("NAME", name).replace("INPUTS", inputs).replace("BATCH", batch))
+    (tmp_path / "case.yaml").write_text(
+        RECIPE.replace("NAME", name).replace("INPUTS", inputs).replace("EXPORTER", exporter)
+    )
     found = CliRunner().invoke(app, ["run", "case.yaml", "--out", "run"])
     assert found.exit_code == 0, found.output
     metrics = Bundle.load(tmp_path / "run").metrics
