@@ -97,8 +97,12 @@ def ranges(source: FloatFile, operators: Sequence[str], images: Loader, calibrat
         calibrator = create_calibrator(
             str(source.prepared), list(operators), str(Path(folder) / "augmented.onnx"), methods[calibrate]
         )
+        size = source.entries[0].shape[0]  # a name where the file takes any
+        fixed = size if isinstance(size, int) else 0
         for batch in track(images.batches(), "calibrating", total=len(images)):
-            for piece in batch.split(CALIBRATION_BATCH):
+            for piece in batch.split(fixed or CALIBRATION_BATCH):
+                if fixed and len(piece) < fixed:
+                    continue
                 calibrator.collect_data(One(feed(source.path, source.entries, piece.inputs)))
         return calibrator.compute_data()
 
