@@ -52,13 +52,15 @@ class Exactness:
 
     Args:
         model: the dense model; it is the same again after every call.
-        example_inputs: what the graph was traced with; inputs that are all equal are replaced by normal noise.
+        example_inputs: what the graph was traced with; an input that is all equal is replaced by normal noise,
+            unless it is a vector beside others, such as a mask of ones or a scale.
     """
 
     def __init__(self, model: nn.Module, example_inputs: Inputs) -> None:
         self.model = model
         self.complete = True  # every operation of every narrowed model so far had its shapes compared
-        self.inputs = mapped(example_inputs, _varied)
+        alone = isinstance(example_inputs, Tensor)
+        self.inputs = mapped(example_inputs, lambda each: _varied(each) if alone or each.ndim > 2 else each.detach())
         self._learned = learned(model)
         self._parameters = [name for name, _ in model.named_parameters()]
         self._constant = [name for name, value in self._learned.items() if is_constant(value)]

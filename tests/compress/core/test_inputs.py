@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+import compress
 from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.core.inputs import Description, ModelInputs
@@ -91,3 +92,22 @@ def test_inputs_of_data_are_held_against_the_description():
         "have t of int64 one number; the data gives float32 one number a sample"
     )
     assert described([{"shape": [3, 8, 6]}]).misfit(x) is None
+
+
+class Masked(torch.nn.Module):
+    """Refuses a mask that is below 0 anywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv1d(3, 16, 1), torch.nn.Conv1d(16, 2, 1)
+
+    def forward(self, x, mask):
+        if bool((mask < 0).any()):
+            raise ValueError("a mask is not below 0")
+        return self.b(self.a(x).relu() * mask[:, None])
+
+
+def test_plans_keep_the_values_of_masks_beside_other_inputs():
+    example = {"x": torch.randn(1, 3, 8), "mask": torch.ones(1, 8)}
+    small = compress.apply(compress.plan(Masked(), example, ratio=0.5, criterion="magnitude", align=1), Masked())
+    assert small.a.out_channels == 8
