@@ -207,9 +207,7 @@ class _Trials:
         suspects = [lane for lane in self.lanes if not set(lane).isdisjoint(fault.groups)]
         pool = suspects if suspects and self.fault(suspects) is not None else self.lanes
         guilty = conflict(pool, lambda lanes: self.fault(lanes) is not None)
-        if (
-            len(guilty) == 1 and not fault.scaled and self._excused(guilty[0], fault)
-        ):  # attributes are at the service of another one
+        if len(guilty) == 1 and self._excused(guilty[0], fault):  # attributes are at the service of another one
             near = self.kin.near(guilty[0], self.lanes)
             worse = [lane for lane in near if not self._excused(lane, fault)]
             if worse and self.fault(worse[:1]) is not None:
