@@ -197,7 +197,7 @@ def test_ls_tells_on_a_terminal_what_a_name_stands_for(
     ls("sources", "t*")
     assert capsys.readouterr().out.splitlines() == [
         "timm         PyTorch image models; the part of...",
-        "torchvision  torchvision's classifiers; they...",
+        "torchvision  torchvision's classifiers,...",
     ]
 
 
