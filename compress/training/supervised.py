@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from compress.core.batch_norm import enough_values
 from compress.training.step import StepConfig, StepContext, TrainingStep, steps
 from evaluators.datasets.batch import Batch
+from evaluators.tasks.task import check_learnable
 
 
 class Supervised(TrainingStep):
@@ -32,7 +34,10 @@ class Supervised(TrainingStep):
         """Return what `model` gives for `batch`, and its loss, a scalar; it may change the inputs."""
         with enough_values():
             outputs = self.task.forward(model, batch)
-        return outputs, self.task.loss(outputs, batch, model)
+        loss = self.task.loss(outputs, batch, model)
+        if torch.is_grad_enabled():
+            check_learnable(loss, model)
+        return outputs, loss
 
 
 @steps.register("supervised")

@@ -18,7 +18,7 @@ from evaluators.datasets.coco_file import CocoFile, CocoObject, read_coco
 from evaluators.datasets.dataset import DataFacts, datasets
 from evaluators.datasets.decoding import read
 from evaluators.datasets.joint import IGNORED
-from evaluators.datasets.sample_sets import BACKGROUND, SampleImages, SampleSet
+from evaluators.datasets.sample_sets import BACKGROUND, SampleImages, SampleSet, looked_at
 from evaluators.datasets.samples import Samples
 
 if TYPE_CHECKING:
@@ -117,7 +117,8 @@ class CocoConfig(SampleImages):
             outlines.append(found)
         reader = BoxReader(entries)
         if masks:
-            return Samples(_MaskReader(entries, outlines), range(len(entries)), name=reader.name)
+            drawn = Samples(_MaskReader(entries, outlines), range(len(entries)), name=reader.name)
+            return looked_at(drawn, f"data.{key}")
         return Samples(reader, range(len(entries)), name=reader.name)
 
 

@@ -72,10 +72,11 @@ def _read(path: str, modified: int, key: str, wrong: Wrong) -> CocoFile:
         category = _known(place, annotation, "category_id", categories)
         box = within(place, corners(place, annotation.get("bbox"), "xywh"), images[image].size, wrong)
         if box is not None:
-            found = CocoObject(box, category, bool(annotation.get("iscrowd", 0)), annotation.get("segmentation"))
+            found = CocoObject(box, category, _crowd(place, annotation), annotation.get("segmentation"))
             objects.setdefault(image, []).append(found)
-    if not objects:
-        raise InputError(f"{where} has no object in any image; at least one is needed")
+    if all(each.crowd for found in objects.values() for each in found):
+        others = " but crowds" if objects else ""
+        raise InputError(f"{where} has no object in any image{others}; at least one is needed")
     return CocoFile(images, objects, categories)
 
 
@@ -106,6 +107,13 @@ def _known(place: str, entry: Any, key: str, known: Mapping[int, Any]) -> int:
             f"{place} has the {key} {ident}, which none of the {what} has; allowed: their ids, such as {some}"
         )
     return ident
+
+
+def _crowd(place: str, annotation: Mapping[str, Any]) -> bool:
+    value = annotation.get("iscrowd", 0)
+    if not isinstance(value, int) or value not in (0, 1):
+        raise InputError(f"{place} has iscrowd: {value!r}; allowed: 0, 1")
+    return bool(value)
 
 
 def _of(place: str, entry: Any, key: str, kind: type) -> Any:

@@ -129,8 +129,8 @@ class MasksConfig(SampleImages):
         """Return the images of a folder, each with the mask of the same name in the other."""
         images, masks = (self._listed(root / folder) for folder in folders)
         ends = (layout.image_end, layout.mask_end)
-        found, wanted = ({_stem(name, end): name for name in names if _fits(name, end)}
-                         for names, end in zip((images, masks), ends, strict=True))  # fmt: skip
+        found, wanted = (_by_stem(root / folder, names, end)
+                         for folder, names, end in zip(folders, (images, masks), ends, strict=True))  # fmt: skip
         where = f"data.path: {str(root / folders[0])!r}"
         if not found:
             raise InputError(f"{where} holds no images; allowed endings: {layout.image_end or ', '.join(ENDINGS)}")
@@ -151,6 +151,16 @@ class MasksConfig(SampleImages):
             raise InputError(f"data.path: {str(folder)!r} cannot be listed ({error.strerror or error})") from error
         inside = [path.relative_to(folder) for path in files]
         return [path.as_posix() for path in inside if not any(part.startswith(".") for part in path.parts)]
+
+
+def _by_stem(folder: Path, names: list[str], end: str) -> dict[str, str]:
+    """Return the files whose names end so, by what comes before; InputError for two that only their endings tell."""
+    found: dict[str, str] = {}
+    for name in sorted(name for name in names if _fits(name, end)):
+        other = found.setdefault(_stem(name, end), name)
+        if other != name:
+            raise InputError(f"data.path: {str(folder)!r} holds {other!r} and {name!r}; allowed: one file of a name")
+    return found
 
 
 def _fits(name: str, end: str) -> bool:

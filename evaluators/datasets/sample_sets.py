@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, field_validator
+from torch import Tensor
 
 from compress.core.errors import InputError
 from evaluators.datasets.decoding import reason
@@ -106,13 +107,19 @@ class SampleImages(Images):
 def looked_at(samples: Samples, key: str) -> Samples:
     """Return `samples` once a few, from all over, have been read; InputError, beginning with `key`, for a wrong one.
 
-    So most of what is wrong is told before anything is trained; the rest when it is met.
+    So most of what is wrong is told before anything is trained; the rest when it is met. If none of their
+    masks holds a pixel that counts, that is wrong as well.
     """
-    count = len(samples.indices)
+    count, counted = len(samples.indices), not samples.indices
     for place in range(0, count, max(1, count // _LOOKED_AT)):
         number = samples.indices[place]
         try:
-            samples.read(number)
+            _, target = samples.read(number)
         except Exception as error:  # as when it is read later
             raise InputError(f"{key}: cannot read image {samples.name(number)}: {reason(error)}") from error
+        counted = counted or not isinstance(target, Tensor) or bool((target != IGNORED).any())
+    if not counted:
+        raise InputError(
+            f"{key}: no mask that was looked at holds a pixel that counts: all are {IGNORED}, or of ids without a class"
+        )
     return samples

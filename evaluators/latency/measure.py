@@ -58,6 +58,10 @@ class LatencyConfig(Config):
             raise ValueError(f"max_seconds must be at least seconds ({self.seconds:g}); got {self.max_seconds:g}")
         return self
 
+    def sized(self, input_size: tuple[int, ...]) -> Self:
+        """Return the settings with this `input_size` for files that leave sizes open, unless they have one."""
+        return self if self.input_size is not None else self.model_copy(update={"input_size": input_size})
+
     def at_most(self, runs: int, seconds: float, max_seconds: float) -> Self:
         """Return the settings of a final measurement, shortened for one of many."""
         limits = {"runs": runs, "seconds": seconds, "max_seconds": max_seconds}

@@ -22,7 +22,7 @@ from evaluators.tasks.detection_file import (
     paired,
     substitutes,
 )
-from evaluators.tasks.task import Meter, Metric, Shape, Task, TaskConfig, tasks
+from evaluators.tasks.task import Meter, Metric, Shape, Task, TaskConfig, check_learnable, tasks
 
 MAP = Metric("map", "maximize", "mAP", "Mean average precision", "%", "points")
 MAP50 = Metric("map50", "maximize", "mAP50", "mAP at an IoU of 0.50", "%", "points")
@@ -148,14 +148,14 @@ class Detection(Task):
             yield
 
     def check_trainable(self, model: nn.Module) -> None:
-        """Raise InputError where a model in training gives no losses for one image with one box."""
+        """Raise InputError where a model in training gives no losses to learn from for one image with one box."""
         image = torch.rand(self.input_size, generator=torch.Generator().manual_seed(0))
         box = torch.tensor([[0.25, 0.25, 0.75, 0.75]]) * torch.tensor([image.shape[2], image.shape[1]] * 2)
         batch = Batch([image], [{"boxes": box, "labels": torch.tensor([1])}])
         where = next(model.parameters(), box).device
-        with self.losing(model), torch.no_grad():
+        with self.losing(model), torch.enable_grad():
             moved = batch.to(where)
-            self.loss(self.forward(model, moved), moved, model)
+            check_learnable(self.loss(self.forward(model, moved), moved, model), model)
 
     def tensor(self, outputs: Any) -> Tensor:
         """Raise InputError: boxes of two models are no two tensors of one shape."""

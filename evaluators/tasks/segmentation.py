@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Generator, Tensor, nn
 
 from compress.core.errors import Diverged, InputError
@@ -39,6 +39,13 @@ class SegmentationConfig(TaskConfig):
         None, min_length=1, description="weights of the classes in the cross entropy; null: all count alike"
     )
     auxiliary: float = Field(0.5, ge=0, description="weight of the loss of each auxiliary head in training")
+
+    @field_validator("class_weights")
+    @classmethod
+    def _some(cls, weights: list[float] | None) -> list[float] | None:
+        if weights is not None and not any(weights):
+            raise ValueError("all are 0, so no pixel counts; at least one has to be above")
+        return weights
 
     def bind(self, num_outputs: int, input_size: Shape) -> Segmentation:
         """Return the task for `num_outputs` classes; InputError where there is another number of class weights."""

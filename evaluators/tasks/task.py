@@ -352,3 +352,12 @@ class Task(ABC):
     @abstractmethod
     def meter(self) -> Meter:
         """Return what sums up the outputs of one evaluation."""
+
+
+def check_learnable(loss: Tensor, model: nn.Module) -> None:
+    """Raise InputError where no parameter of `model` that is to be trained has a part in its `loss`."""
+    if not loss.requires_grad and any(each.requires_grad for each in model.parameters()):
+        raise InputError(
+            "model: its loss in training has no gradient, so nothing would be learned; what it returns must not be "
+            "detached, or computed under torch.no_grad"
+        )

@@ -69,8 +69,8 @@ class Latency(Stage[LatencyStageConfig]):
         beside = [each["onnx"] for earlier in context.earlier for each in earlier.get("beside", ())]
         files |= {name: (context.run / name, {}) for name in beside if name is not None}
         paths = [path for path, _ in files.values()]
-        if config.input_size is None and artifact.bundle is not None:  # for files that leave sizes open
-            config = config.model_copy(update={"input_size": artifact.bundle.preprocessing.input_size})
+        if artifact.bundle is not None:  # for files that leave sizes open
+            config = config.sized(artifact.bundle.preprocessing.input_size)
         found = interleave(paths, config) if len(paths) > 1 else Comparison([record(paths[0], config)], [])
         records = dict(zip(files, found.records, strict=True))
         ratios = dict(zip(list(files)[1:], found.ratios, strict=True))

@@ -74,7 +74,7 @@ class Quantize(Stage[QuantizeConfig]):
         """Write the file of fewer bits to the stage's directory, and the float one beside the run's model.onnx."""
         bundle, data = artifact.loaded, context.data
         assert artifact.onnx is not None and data is not None and config.max_drop is not None  # see `check`
-        latency = context.recipe.section("latency") or LatencyConfig()
+        latency = (context.recipe.section("latency") or LatencyConfig()).sized(bundle.preprocessing.input_size)
         images = images_of(data, config, context.recipe.seed)
         float_file, kept_file = context.run / FLOAT_FILE, context.directory / MODEL_FILE
         for stale in (float_file, kept_file):

@@ -30,7 +30,7 @@ RECIPE: dict[str, Any] = {
     },
     "data": {"name": "digits", "image_size": 16, "limit_train": 400, "limit_test": 100, "batch_size": 40},
     "train": {"epochs": 1, "lr": 3.0e-3},
-    "export": {"exporter": "torchscript"},
+    "export": {"exporter": "torchscript", "dynamic_size": True},
     "quantize": {"method": "static", "calibration": 50, "judged": 100, "max_drop": 20},
     "latency": {"runs": 3, "seconds": 0, "max_seconds": 1},
 }

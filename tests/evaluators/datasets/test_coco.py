@@ -99,6 +99,7 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unknown image": ({"image_id": 99}, ["annotation 1", "image_id 99", "none of the images", "10, 11, 12, 13"]),
     "unknown category": ({"category_id": 2}, ["annotation 1", "category_id 2", "none of the categories", "1, 3"]),
     "no image": ({"image_id": None}, ["annotation 1", "no image_id"]),
+    "text for a flag": ({"iscrowd": "0"}, ["annotation 1", "iscrowd: '0'", "allowed: 0, 1"]),
     "odd image": ({"image_id": "10"}, ["annotation 1", "image_id: '10'", "whole number"]),
 }
 
@@ -115,6 +116,9 @@ def test_wrong_annotations_are_refused_in_one_sentence(tmp_path: Path, name: str
 FILES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no images": ({"images": []}, ["train_json", "no images"]),
     "no section": ({"categories": None}, ["train_json", "images, annotations, categories"]),
+    "no objects but crowds": (
+        {"annotations": [each | {"iscrowd": 1} for each in coco_annotations()["annotations"]]}, ["but crowds"],
+    ),
     "no objects": ({"annotations": []}, ["train_json", "no object in any image"]),
     "an entry is no mapping": ({"annotations": [7]}, ["annotation 0 is 7"]),
     "an image without a name": ({"images": [{"id": 10, "height": 32, "width": 48}]}, ["id 10 of images", "file_name"]),
@@ -164,5 +168,5 @@ def test_outlines_that_cannot_be_drawn_are_refused(tmp_path: Path) -> None:
         content = coco_annotations()
         content["annotations"][0]["segmentation"] = outline
         (coco(tmp_path) / "annotations" / "instances_val2017.json").write_text(json.dumps(content))
-        with pytest.raises(InputError, match=r"10\.png: an (object|outline)"):
-            first(tmp_path, "segmentation")
+        with pytest.raises(InputError, match=r"data.test_images: .*10\.png: an (object|outline)"):
+            config(tmp_path).load(tasks.get("segmentation")())

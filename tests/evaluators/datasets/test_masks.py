@@ -162,6 +162,9 @@ def test_wrong_masks_are_refused_before_any_training_in_one_sentence(tmp_path: P
     folder = plain(tmp_path)
     Path(where).write_bytes(b"no image")
     assert "cannot be read" in refused("masks", folder, **NAMED) and where in refused("masks", folder, **NAMED)
+    mask_file(Path(where).with_suffix(".gif"), np.uint8(0))
+    assert "'1.gif' and '1.png'" in refused("masks", folder, **NAMED)
+    Path(where).with_suffix(".gif").unlink()
     Path(where).unlink()
     assert "1 of 3 images have no mask" in refused("masks", folder, **NAMED) and "'1.jpg'" in refused(
         "masks", folder, **NAMED
@@ -170,6 +173,13 @@ def test_wrong_masks_are_refused_before_any_training_in_one_sentence(tmp_path: P
     (folder / "val" / "images" / "0.jpg").write_bytes(b"no image")
     mask_file(Path(where), np.uint8(0))
     assert "cannot read image" in refused("masks", folder, **NAMED)
+
+
+def test_masks_without_a_pixel_that_counts_are_refused(tmp_path: Path) -> None:
+    loaded("masks", plain(tmp_path, m1=np.uint8(255)), **NAMED)
+    plain(tmp_path, **{f"m{number}": np.uint8(255) for number in range(3)})
+    assert "no mask that was looked at holds a pixel that counts" in refused("masks", tmp_path, **NAMED)
+    assert "ids without a class" in refused("masks", plain(tmp_path), ids={7: 1}, **NAMED)
 
 
 def test_masks_that_are_not_among_the_first_are_refused_when_they_are_met(tmp_path: Path) -> None:

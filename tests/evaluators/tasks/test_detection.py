@@ -177,6 +177,20 @@ def test_refuses_classes_that_the_head_lacks_in_training_and_evaluation(change: 
         task().meter().update(findings(given), wrong)
 
 
+def test_refuses_losses_that_nothing_is_learned_from() -> None:
+    class Detached(nn.Module):
+        def __init__(self, used: bool) -> None:
+            super().__init__()
+            self.layer, self.used = nn.Linear(1, 1), used
+
+        def forward(self, images: list[Tensor], targets: Any) -> dict[str, Tensor]:
+            return {"all": self.layer(torch.ones(1)) if self.used else torch.ones(1)}
+
+    task().check_trainable(Detached(used=True))
+    with pytest.raises(InputError, match="its loss in training has no gradient"):
+        task().check_trainable(Detached(used=False))
+
+
 def test_refuses_models_without_losses_without_targets_and_with_other_outputs() -> None:
     given = batch()
     logits = nn.Sequential(nn.Flatten(), nn.Linear(3, 2)).train()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from compress.core.errors import Diverged, InputError
@@ -182,5 +183,7 @@ def test_what_is_wrong_is_one_sentence() -> None:
         task().tensor({"boxes": found})
     with pytest.raises(InputError, match="got 2 weights; there are 4 classes"):
         task(class_weights=[1.0, 1.0])
+    with pytest.raises(ValidationError, match="all are 0"):
+        task(class_weights=[0.0] * 4)
     with pytest.raises(Diverged):
         task().meter().update(found * float("nan"), given)
