@@ -48,18 +48,22 @@ class Check:
 class Flat(nn.Module):
     """A module for exporters: a tuple of tensors in and out, and inputs of its own where it changes them.
 
-    One tuple: torch 2.9's exporter to programs fails on a forward pass that takes any number of tensors.
+    One tuple: torch 2.9's exporter to programs fails on a forward pass that takes any number of tensors. Out are those
+    that the module gives outside of a trace, in which sizes that it returns as Python numbers are tensors as well.
     """
 
     def __init__(self, module: nn.Module, example: Inputs) -> None:
         super().__init__()
         self.module = module
         self.example = [example]  # in a list, where no exporter looks for constants
+        with torch.no_grad():
+            self.names = list(named_tensors(call(module, example), "output", "output"))
 
     def forward(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Call the module with `tensors` in the places that the example has them."""
         left = iter(tensors)
-        return tuple(tensors_in(call(self.module, mapped(self.example[0], lambda _: next(left)))))
+        found = named_tensors(call(self.module, mapped(self.example[0], lambda _: next(left))), "output", "output")
+        return tuple(found[name] for name in self.names)
 
 
 def shares_batch(inputs: Inputs) -> bool:

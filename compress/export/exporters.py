@@ -146,7 +146,7 @@ def export(
         notes.append("the model does not take images of any height and width, so neither does the file")
     checks = _checks(module, samples, config, task, larger)
     others = [
-        (Flat(folded(each), example), _checks(each, samples, config, task, larger))
+        (_flat(folded(each), samples, config), _checks(each, samples, config, task, larger))
         for each in task.substitutes(own, [check.expected for check in checks])
     ]
     if others:
@@ -155,7 +155,7 @@ def export(
             "are alike), so files of what its heads give, or of lower thresholds, were compared as well"
         )
     module = folded(module)  # the checks above are the answers of its own layers
-    flat = Flat(module, example) if needs_flat(module, example) else module
+    flat = _flat(module, samples, config) if needs_flat(module, example) else module
     names = EXPORTERS if config.exporter == "auto" else (config.exporter,)
     data_name = f"{path.name}.data"
     with _folder_beside(path) as folder:
@@ -248,8 +248,8 @@ def _attempt(
 def _write(
     name: str, module: nn.Module, samples: Samples, checks: list[Check], file: Path, config: ExportConfig
 ) -> None:
-    """Call the exporter; on a batch of 2 where it is dynamic, since older versions of torch keep 1 constant."""
-    traced = samples.draw(2 if config.dynamic_batch else config.batch, seed=7)
+    """Call the exporter."""
+    traced = _traced(samples, config)
     inputs, outputs = list(checks[0].inputs), list(checks[0].expected)
     tensors = tuple(mapped(list(tensors_in(traced)), Tensor.clone))  # tracing may change them
     args: tuple[Any, ...] = (tensors,) if isinstance(module, Flat) else tensors
@@ -269,6 +269,15 @@ def _write(
     else:
         named = dict(zip(inputs, axes, strict=True)) | of_outputs(checks, axes) if any(axes) else None
         torch.onnx.export(copy.deepcopy(module), args, str(file), dynamo=False, dynamic_axes=named, **common)
+
+
+def _traced(samples: Samples, config: ExportConfig) -> Inputs:
+    """Return what is exported on: a batch of 2 where it is dynamic, since older versions of torch keep 1 constant."""
+    return samples.draw(2 if config.dynamic_batch else config.batch, seed=7)
+
+
+def _flat(module: nn.Module, samples: Samples, config: ExportConfig) -> Flat:
+    return Flat(module, _traced(samples, config))
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ def config(name: str, **kwargs: Any) -> ModelConfig:
     ("name", "task", "kwargs"),
     [
         ("vit", "classification", VIT),
+        ("deit", "classification", VIT),
         ("segformer", "classification", SEGFORMER),
         ("segformer", "segmentation", SEGFORMER),
         ("mask2former", "segmentation", MASKS),

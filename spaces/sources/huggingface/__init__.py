@@ -197,6 +197,7 @@ def _config(model_type: str, kwargs: Mapping[str, Any]) -> Any:
     for part in parts:
         if getattr(part, "use_pretrained_backbone", False):
             part.use_pretrained_backbone = False
+    found.architectures = found.architectures or []  # transformers chooses by it where a type has several classes
     return found
 
 

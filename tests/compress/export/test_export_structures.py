@@ -69,6 +69,14 @@ def test_outputs_are_called_by_their_keys_and_positions_and_each_is_checked(tmp_
     np.testing.assert_array_equal(found["rank"], expected["rank"])
 
 
+@pytest.mark.parametrize("exporter", EXPORTERS)
+def test_sizes_that_a_model_returns_as_numbers_are_no_outputs(tmp_path, exporter):
+    path = tmp_path / "model.onnx"
+    model = Calling(lambda head, x: {"samples": x.shape[0], "sizes": x.shape, "y": head(x)}, nn.Linear(7, 4))
+    export(model, torch.randn(2, 7), path, ExportConfig(exporter=exporter))
+    assert shapes(path)[1] == {"y": ["batch", 4]}
+
+
 def test_an_output_that_the_file_gets_wrong_is_named(tmp_path, monkeypatch):
     state = {"shift": 0.0}
 
