@@ -79,7 +79,8 @@ def verify(path: Path, checks: list[Check], task: Task) -> float:
     """Run the ONNX checker and every check through ONNX Runtime; return the largest max|d| / max|y|.
 
     Raises:
-        CompressError: an output differs by more than 1e-4, or says something else in terms of the task.
+        CompressError: an output is off by more than the task's tolerance (1e-4, as a rule), or says something else in
+            terms of the task.
     """
     import onnx
     import onnxruntime
@@ -115,9 +116,10 @@ def _difference(name: str, output: Tensor, expected: Tensor, when: str, task: Ta
     output, expected = output.double(), expected.double()
     scale = expected.abs().max().item()
     relative = (output - expected).abs().max().item() / (scale or 1.0)
-    if not relative <= PARITY:
-        raise CompressError(f"{what}is off by {relative:.1e} of the largest (allowed {PARITY:g})")
-    wrong = task.disagreement(name, output, expected, within=PARITY * scale)
+    allowed = task.tolerance(name, PARITY)
+    if not relative <= allowed:
+        raise CompressError(f"{what}is off by {relative:.1e} of the largest (allowed {allowed:g})")
+    wrong = task.disagreement(name, output, expected, within=allowed * scale)
     if wrong is not None:
         raise CompressError(f"{when} {wrong}")
     return relative

@@ -224,7 +224,8 @@ class _Search:
             dense = self._dense_file
             files = [self._exported(apply(plans[name], self.model), f"small{n}") for n, name in enumerate(new)]
             precision = min(self.around.latency.precision, PRECISION)
-            config = self.around.latency.model_copy(update={"precision": precision})
+            config = self.around.latency.sized(self.bundle.preprocessing.input_size)
+            config = config.model_copy(update={"precision": precision})
             found = interleave([dense, *files], config)
             for name, timing in zip(new, _timings(found), strict=True):
                 self.journal[f"timed {name}"] = list(astuple(timing))

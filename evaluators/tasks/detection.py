@@ -16,6 +16,7 @@ from compress.core.tensors import Inputs
 from evaluators.datasets.batch import Batch
 from evaluators.tasks.detection_file import (
     FOUND,
+    NEAR,
     WithPostProcessing,
     as_found,
     of_heads,
@@ -178,6 +179,10 @@ class Detection(Task):
     ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor]]:
         """Return boxes of a file and of the model, each at the place of its partner."""
         return paired(given, expected)
+
+    def tolerance(self, name: str, usual: float) -> float:
+        """Return as much for boxes and scores as makes partners: exponentials and suppression amplify rounding."""
+        return max(usual, NEAR) if name in FOUND else usual
 
     def outputs_in(self, names: Sequence[str]) -> Sequence[str]:
         """Return all of them."""

@@ -336,6 +336,15 @@ class Task(ABC):
         """Return which of a file's outputs are what models give: one stands for a tensor, several for a dictionary."""
         return [self.output_name] if self.output_name in names else names
 
+    def tolerance(self, name: str, usual: float) -> float:
+        """Return how far an output of a file may be off, as a part of its largest value.
+
+        Args:
+            name: of the output.
+            usual: what rounding makes of outputs that are not amplified.
+        """
+        return usual
+
     def disagreement(self, name: str, output: Tensor, expected: Tensor, within: float) -> str | None:
         """Return in what way an output of a file is another than the model's; None where it is not.
 
