@@ -83,8 +83,8 @@ class NarrowAttention(nn.MultiheadAttention):
         biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
         if self.bias_k is not None and self.bias_v is not None:
-            k = torch.cat([k, self.bias_k.expand(len(k), -1, -1)], 1)
-            v = torch.cat([v, self.bias_v.expand(len(v), -1, -1)], 1)
+            k = torch.cat([k, self.bias_k.expand(k.shape[0], -1, -1)], 1)
+            v = torch.cat([v, self.bias_v.expand(v.shape[0], -1, -1)], 1)
         q, k, v = (x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for x in (q, k, v))
         if self.add_zero_attn:
             k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
@@ -95,7 +95,9 @@ class NarrowAttention(nn.MultiheadAttention):
         masks = []
         if attn_mask is not None:
             several = attn_mask.dim() == 3
-            masks.append(attn_mask.unflatten(0, (len(q), -1)) if several else attn_mask[None, None])
+            masks.append(
+                attn_mask.reshape(-1, self.num_heads, *attn_mask.shape[1:]) if several else attn_mask[None, None]
+            )
         if padding is not None:
             masks.append(padding[:, None, None, :])
         if not masks:

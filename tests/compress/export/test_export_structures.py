@@ -9,6 +9,7 @@ from torch import nn
 
 from compress.core.errors import CompressError, InputError
 from compress.export.exporters import ExportConfig, export
+from compress.graph.attention import NarrowAttention
 
 EXPORTERS = ("dynamo", "torchscript")
 
@@ -170,3 +171,16 @@ def test_a_failing_exporter_writes_nothing_to_standard_output(tmp_path, capfd):
     with pytest.raises(CompressError, match="torchscript"):
         export(model, torch.randn(2, 3, 8, 8), tmp_path / "model.onnx", ExportConfig(exporter="torchscript"))
     assert capfd.readouterr().out == ""
+
+
+def test_narrow_attention_with_a_mask_of_each_head_takes_any_batch(tmp_path):
+    layer = nn.MultiheadAttention(8, 2, add_bias_kv=True, batch_first=True)
+    NarrowAttention.free(layer)
+    model = Calling(
+        lambda layer, x: layer(
+            x, x, x, attn_mask=(x @ x.transpose(1, 2) > 0).repeat_interleave(2, 0), need_weights=False
+        )[0],
+        layer,
+    )
+    found = export(model.eval(), torch.randn(2, 5, 8), tmp_path / "model.onnx", ExportConfig(exporter="torchscript"))
+    assert found.checked_batches == (1, 2, 3)
