@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -106,5 +105,5 @@ class NarrowAttention(nn.MultiheadAttention):
             torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -torch.inf) if mask.dtype == torch.bool else mask
             for mask in masks
         ]
-        total = cast(Tensor, sum(added[1:], added[0])).to(q.dtype)
+        total = sum(added[1:], added[0]).to(q.dtype)
         return F.pad(total, (0, k.shape[-2] - total.shape[-1]))  # keys that the layer adds itself are seen
