@@ -78,14 +78,20 @@ class InputConfig(Config):
         return tuple(sizes)
 
     def draw(self, generator: Generator, batch: int, open_sizes: Mapping[str, int] | None = None) -> Tensor:
-        """Return such an input: normal noise, or values drawn evenly from the range."""
+        """Return such an input: normal noise, or values drawn evenly from the range.
+
+        The last of several integers is the largest that may be, so that tables of too few rows are found out.
+        """
         sizes, kind = self.sizes(batch, open_sizes), getattr(torch, self.dtype)
         if self.range is None:
             return torch.randn(sizes, generator=generator).to(kind)
         low, high = self.range
         if kind.is_floating_point:
             return (low + (high - low) * torch.rand(sizes, generator=generator)).to(kind)
-        return torch.randint(int(low), int(high), sizes, generator=generator).to(kind)
+        drawn = torch.randint(int(low), int(high), sizes, generator=generator)
+        if drawn.numel() > 1:
+            drawn.view(-1)[-1] = int(high) - 1
+        return drawn.to(kind)
 
     def __str__(self) -> str:
         """Return sizes and type as in `3x64x64` and `int64 (one number)`."""

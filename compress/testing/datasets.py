@@ -50,7 +50,7 @@ def _classes(batch: Batch, classes: int) -> str | None:
         return "targets are class numbers, int64"
     if batch.targets.shape != (len(batch),):
         return f"for {len(batch)} samples there are targets of {tuple(batch.targets.shape)}; (N,) is needed"
-    return None if _below(batch.targets, classes) else f"a target is none of the {classes} classes"
+    return None if _below(batch.targets, number=classes) else f"a target is none of the {classes} classes"
 
 
 def _masks(batch: Batch, classes: int) -> str | None:
@@ -61,7 +61,7 @@ def _masks(batch: Batch, classes: int) -> str | None:
     if batch.targets.shape != (len(batch), *sides):
         return f"masks are of {tuple(batch.targets.shape)}, images of {tuple(sides)} pixels"
     counted = batch.targets[batch.targets != IGNORED]
-    return None if _below(counted, classes) else f"a pixel is of none of the {classes} classes"
+    return None if _below(counted, number=classes) else f"a pixel is of none of the {classes} classes"
 
 
 def _boxes(batch: Batch, classes: int) -> str | None:
@@ -75,7 +75,7 @@ def _boxes(batch: Batch, classes: int) -> str | None:
         sides = torch.tensor([*image.shape[:0:-1]] * 2)
         if not bool((boxes >= 0).all() and (boxes <= sides).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
             return "a box is empty or reaches out of its image"
-        if not _below(labels, classes) or bool((labels < 1).any()):
+        if not _below(labels, number=classes) or bool((labels < 1).any()):
             return f"labels are 1 to {classes - 1}, without the background"
     return None
 
@@ -90,8 +90,8 @@ _FORMS = {"classes": _classes, "masks": _masks, "boxes": _boxes, "values": _valu
 """What is wrong with a batch whose targets are of a kind; None where nothing is."""
 
 
-def _below(numbers: Tensor, limit: int) -> bool:
-    return not numbers.numel() or bool((numbers >= 0).all() and (numbers < limit).all())
+def _below(numbers: Tensor, number: int) -> bool:
+    return not numbers.numel() or bool((numbers >= 0).all() and (numbers < number).all())
 
 
 def _check_test(name: str, loader: Loader) -> None:

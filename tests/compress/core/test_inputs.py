@@ -29,6 +29,7 @@ def test_keyword_arguments_are_drawn_by_name_and_the_same_each_time():
     assert all(torch.equal(first[name], again[name]) for name in first) and not torch.equal(first["x"], other["x"])
     steps = inputs.draw(200)["t"]
     assert set(steps.tolist()) == {5, 6} and 2 <= first["table"].min() < first["table"].max() <= 3
+    assert all(int(inputs.draw(2, seed=seed)["t"].max()) == 6 for seed in range(9))  # a table of 6 rows is too small
     larger = inputs.draw(1, open_sizes={"height": 16})
     assert tuple(larger["x"].shape) == (1, 3, 16, 6) and inputs.open_sizes == {"height": 8, "width": 6}
     assert str(inputs) == "x 3x8x6, t int64 one number, table 4x2 (no batch)"
