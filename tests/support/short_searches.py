@@ -30,6 +30,8 @@ SPACES: dict[str, dict[str, Any]] = {
     "channels": {"depth": True},
     "darts": {"channels": 4, "layers": 3},
     "hytra": {"layers": 6, "blocks": 2, "channels": [16, 32, 64], "head_dim": 8},
+    "leyolo": {"backbone": {"width": 0.25, "depths": [1, 2], "kernels": [3]}, "neck_kernels": [5]},
+    "lraspp": {"backbone": {"skeleton": "tiny", "widths": [0.5, 1.0], "kernels": [3]}, "features": [8, 16]},
     "n2n": {},
     "mnasnet": {"widths": [8, 16, 24], "depths": [1, 2, 2], "strides": [1, 2, 2], "stem": 8, "last_conv": 32},
     "mobilenetv3": {"skeleton": "tiny", "widths": [0.5, 1.0], "resolutions": [24, 32], "se": "searched"},
@@ -41,7 +43,7 @@ SPACES: dict[str, dict[str, Any]] = {
     "resnet_shapes": {"depth": 20},
     "table": {"decisions": DECISIONS},
 }
-NUMERIC = {"channels", "mobilenetv3", "n2n", "nats_size", "pooling", "resnet_shapes"}
+NUMERIC = {"channels", "leyolo", "lraspp", "mobilenetv3", "n2n", "nats_size", "pooling", "resnet_shapes"}
 """Where NetAdapt can work: every decision is a number, or whether something is there."""
 REFUSED = {
     "n2n": "n2n removes and shrinks layers of a given model; got space",
