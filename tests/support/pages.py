@@ -116,7 +116,7 @@ QUICKER: dict[str, list[str]] = {
     "latency_resnet56_cifar10": [*_BRIEF, *_FEW],
     "latency_resnet_digits": [*_TIMING, "train.epochs=1"],
     "prune_detection_digits": [*_TIMING, *_SHORT, *_SCENES],
-    "search_detector_digits": [*_TIMING, *_CANDIDATES, *_LATENCIES, *_SCENES, "search.trials=2"],
+    "search_detector_digits": [*_TIMING, *_CANDIDATES, *_LATENCIES, *_SCENES],
     "quantize_cifar10": [*_BRIEF, *_FEW, "quantize.calibration=32"],
     "quantize_digits": _TIMING,
     "resnet56_cifar10": [*_BRIEF, *_FEW, "finetune.epochs=1"],
