@@ -141,7 +141,7 @@ def _run(command: str, folder: Path, code: int, where: str) -> str:
 
 def _among(line: str, output: str) -> bool:
     """Return whether a line of the page is one of the output's, by its words; `...` stands for anything."""
-    wanted = re.escape(_words(line)).replace(r"\.\.\.", ".*")
+    wanted = re.escape(_words(line)).replace(r"\ \.\.\.", "( .*)?").replace(r"\.\.\.", ".*")
     return any(re.fullmatch(wanted, _words(printed)) for printed in output.splitlines())
 
 
