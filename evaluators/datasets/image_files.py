@@ -18,7 +18,7 @@ from evaluators.datasets.decoding import ToChannels
 from evaluators.datasets.images import Images, Unit
 from evaluators.datasets.loaders import Data
 from evaluators.datasets.preprocessing import Preprocessing, choose
-from evaluators.datasets.samples import ImageOnly, SampleLoader, Samples
+from evaluators.datasets.samples import ImageOnly, Joint, SampleLoader, Samples
 
 if TYPE_CHECKING:
     from evaluators.tasks.task import TaskConfig
@@ -64,27 +64,11 @@ class Files(Images):
         """Return loaders that read images one by one."""
         hint = dict(preprocessing_hint or {})
         found = self.open()
-        side = self.image_size or image_size
-        sides = (side, side) if side else tuple(hint["input_size"][1:]) if hint.get("input_size") else (224, 224)
+        sides = sides_for(self.image_size or image_size, hint)
         crop_pct = self.crop_pct or float(hint.get("crop_pct") or 0.875)
         preprocessing = choose(self, hint, sides, 3, measured=None, crop_pct=crop_pct)
         evaluation, training = (ImageOnly(self._transform(preprocessing, training)) for training in (False, True))
-        train, test = (
-            None
-            if split is None
-            else SampleLoader(
-                limited(split, limit),
-                evaluation=evaluation,
-                training=transform,
-                batch_size=batch_size,
-                workers=self.workers,
-                seed=seed,
-            )
-            for split, limit, batch_size, transform in (
-                (found.train, self.limit_train, self.batch_size, training),
-                (found.test, self.limit_test, self.eval_batch_size, None),
-            )
-        )
+        train, test = sample_loaders(self, (found.train, found.test), evaluation, training, self.workers, seed)
         bound = task.bind(len(found.class_names), preprocessing.input_size)
         return Data(bound, preprocessing, train, test, found.class_names)
 
@@ -113,6 +97,40 @@ class Files(Images):
         bytes_only = "data.auto_augment" if augmented and self.auto_augment else None
         composed: Callable[[Any], Tensor] = Compose([ToChannels(preprocessing.input_size[0], bytes_only), result])
         return composed
+
+
+def sides_for(side: int | None, hint: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return height and width: those asked for, else the model's (`hint`), else 224."""
+    if side:
+        return (side, side)
+    return tuple(hint["input_size"][1:]) if hint.get("input_size") else (224, 224)
+
+
+def sample_loaders(
+    config: Images,
+    splits: tuple[Samples | None, Samples | None],
+    evaluation: Joint,
+    training: Joint,
+    workers: int,
+    seed: int,
+) -> tuple[SampleLoader | None, SampleLoader | None]:
+    """Return loaders of the training and the test split, in batches and up to limits as `config` has them."""
+    train, test = splits
+
+    def loader(samples: Samples, limit: int | None, batch_size: int, drawn: Joint | None) -> SampleLoader:
+        return SampleLoader(
+            limited(samples, limit),
+            evaluation=evaluation,
+            training=drawn,
+            batch_size=batch_size,
+            workers=workers,
+            seed=seed,
+        )
+
+    return (
+        None if train is None else loader(train, config.limit_train, config.batch_size, training),
+        None if test is None else loader(test, config.limit_test, config.eval_batch_size, None),
+    )
 
 
 def limited(files: Samples, limit: int | None) -> Samples:

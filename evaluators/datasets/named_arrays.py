@@ -89,7 +89,7 @@ def read_named(path: str, modified: int, inputs: tuple[str, ...], targets: str, 
         InputError: arrays are absent, or do not fit each other.
     """
     where = f"data.path: {path!r}"
-    arrays = _arrays(path, where, [f"{name}_{split}" for name in (*inputs, targets) for split in ("train", "test")])
+    arrays = read_arrays(path, where, [f"{name}_{split}" for name in (*inputs, targets) for split in ("train", "test")])
     for name, array in arrays.items():
         _check(f"{where}: {name}", array)
     for name in (*inputs, targets):
@@ -115,7 +115,8 @@ def read_named(path: str, modified: int, inputs: tuple[str, ...], targets: str, 
     return NamedArrays(first, second, kind, outputs)
 
 
-def _arrays(path: str, where: str, keys: Sequence[str]) -> dict[str, Array]:
+def read_arrays(path: str, where: str, keys: Sequence[str]) -> dict[str, Array]:
+    """Return the arrays `keys` of an .npz, never unpickled; InputError, which begins with `where`, for a wrong one."""
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -123,7 +124,8 @@ def _arrays(path: str, where: str, keys: Sequence[str]) -> dict[str, Array]:
         with archive:
             absent = [key for key in keys if key not in archive.files]
             if absent:
-                raise InputError(f"{where} has no {absent[0]!r}; it holds {', '.join(archive.files) or 'nothing'}")
+                held = ", ".join(archive.files) or "nothing"
+                raise InputError(f"{where} has no {absent[0]!r}; needed: {', '.join(keys)}; it holds {held}")
             return {key: archive[key] for key in keys}
     except InputError:
         raise

@@ -14,10 +14,9 @@ from pydantic import Field, model_validator
 from compress.core.errors import InputError
 from evaluators.datasets.arrays import Arrays, ArraySet
 from evaluators.datasets.dataset import DataFacts, datasets
-from evaluators.datasets.decoding import reason
 from evaluators.datasets.image_files import limited
 from evaluators.datasets.loaders import Data
-from evaluators.datasets.named_arrays import NamedArrays, array_names, as_read, read_named, samples
+from evaluators.datasets.named_arrays import NamedArrays, array_names, as_read, read_arrays, read_named, samples
 from evaluators.datasets.preprocessing import Preprocessing
 from evaluators.datasets.samples import SampleLoader
 
@@ -127,7 +126,7 @@ class NpzConfig(Arrays):
 @functools.lru_cache(maxsize=1)
 def _npz(path: str, modified: int, num_classes: int | None) -> ArraySet:
     """Read an archive; `modified` makes a changed file a new one for the cache."""
-    arrays = _read_npz(path)
+    arrays = read_arrays(path, f"data.path: {path!r}", KEYS)
     for split in ("train", "test"):
         _check_images(f"data.path: {path!r}: x_{split}", arrays[f"x_{split}"])
         _check_labels(f"data.path: {path!r}: y_{split}", arrays[f"y_{split}"], len(arrays[f"x_{split}"]))
@@ -142,22 +141,6 @@ def _npz(path: str, modified: int, num_classes: int | None) -> ArraySet:
         torch.from_numpy(arrays["y_test"].astype(np.int64)),
         [str(n) for n in range(classes)],
     )
-
-
-def _read_npz(path: str) -> dict[str, np.ndarray[Any, Any]]:
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise InputError(f"data.path: {path!r} is a single array; an .npz with {', '.join(KEYS)} is needed")
-        with archive:
-            absent = [key for key in KEYS if key not in archive.files]
-            if absent:
-                raise InputError(f"data.path: {path!r} has no {absent[0]!r}; needed: {', '.join(KEYS)}")
-            return {key: archive[key] for key in KEYS}
-    except InputError:
-        raise
-    except Exception as error:  # a damaged archive makes zipfile, zlib and NumPy raise nearly anything
-        raise InputError(f"data.path: {path!r} cannot be read as an .npz of plain arrays ({reason(error)})") from error
 
 
 def _check_images(where: str, images: np.ndarray[Any, Any]) -> None:

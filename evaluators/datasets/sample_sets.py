@@ -12,12 +12,12 @@ from torch import Tensor
 
 from compress.core.errors import InputError
 from evaluators.datasets.decoding import reason
-from evaluators.datasets.image_files import limited
+from evaluators.datasets.image_files import sample_loaders, sides_for
 from evaluators.datasets.images import Images, Positive, Unit
 from evaluators.datasets.joint import IGNORED, Augmentation, JointTransform
 from evaluators.datasets.loaders import Data
 from evaluators.datasets.preprocessing import Statistics, choose
-from evaluators.datasets.samples import SampleLoader, Samples
+from evaluators.datasets.samples import Samples
 
 if TYPE_CHECKING:
     from evaluators.tasks.task import TaskConfig
@@ -78,28 +78,12 @@ class SampleImages(Images):
         """Return loaders that read and transform samples one by one."""
         hint = dict(preprocessing_hint or {})
         found = self.open(task)
-        side = self.image_size or image_size
-        sides = (side, side) if side else tuple(hint["input_size"][1:]) if hint.get("input_size") else (224, 224)
+        sides = sides_for(self.image_size or image_size, hint)
         preprocessing = choose(self, hint, sides, 3, measured=found.statistics, crop_pct=1.0)
         drawn = Augmentation(self.flip, self.scale, self.color_jitter)
         ignored = getattr(task, "ignore_index", IGNORED)
         evaluation, augmented = (JointTransform(preprocessing, each, ignored) for each in (None, drawn))
-        train, test = (
-            None
-            if split is None
-            else SampleLoader(
-                limited(split, limit),
-                evaluation=evaluation,
-                training=training,
-                batch_size=batch_size,
-                workers=self.workers,
-                seed=seed,
-            )
-            for split, limit, batch_size, training in (
-                (found.train, self.limit_train, self.batch_size, augmented),
-                (found.test, self.limit_test, self.eval_batch_size, None),
-            )
-        )
+        train, test = sample_loaders(self, (found.train, found.test), evaluation, augmented, self.workers, seed)
         bound = task.bind(len(found.class_names), preprocessing.input_size)
         return Data(bound, preprocessing, train, test, found.class_names)
 

@@ -6,19 +6,16 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluators.tasks import Task
-from spaces.architecture import Architecture
 from spaces.lraspp.network import LRASPP
 from spaces.lraspp.rows import SegmenterRows
-from spaces.mobilenet.sliced import conv, crop, norm
+from spaces.mobilenet.sliced import conv, norm
 from spaces.mobilenet.tables import BlockRow
 from spaces.mobilenetv3.elastic import ElasticBottleneck
-from spaces.mobilenetv3.supernet import elastic_block, elastic_blocks, run_blocks
-from spaces.supernet import Supernet
+from spaces.mobilenetv3.supernet import ElasticSupernet, elastic_block, elastic_blocks, run_blocks
 
 if TYPE_CHECKING:
     from spaces.lraspp.space import LRASPPSpace
@@ -57,31 +54,10 @@ class ElasticLRASPP(LRASPP):
             yield from elastic_blocks(f"stages.{number}", cast(nn.Sequential, self.stages[number]), stage)
 
 
-class LRASPPSupernet(Supernet):
-    """One set of weights for every network of an LR-ASPP space, shared as in `spaces.mobilenetv3.supernet`."""
-
-    space: LRASPPSpace
+class LRASPPSupernet(ElasticSupernet):
+    """One set of weights for every network of an LR-ASPP space; gives logits (N, classes, H, W)."""
 
     def __init__(self, space: LRASPPSpace, task: Task) -> None:
         super().__init__(space, task)
         self.shared = ElasticLRASPP(space.rows(space.largest()), task, space.config.backbone.kernels)
         self.activate(space.largest())
-
-    def _activate(self, arch: Architecture) -> None:
-        self.shared.active_rows = self.space.rows(arch)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, classes, H, W) of the active architecture for images (N, C, H, W)."""
-        logits: Tensor = self.shared(images)
-        return logits
-
-    @torch.no_grad()
-    def inherited(self, arch: Architecture) -> dict[str, Tensor]:
-        """Return the state of the stand-alone network: parts of the shared tensors, and its own kernels."""
-        with torch.device("meta"):
-            alone = self.space.build(arch, self.task).state_dict()
-        shared = self.shared.state_dict()
-        found = {name: crop(shared[name], tensor.shape) for name, tensor in alone.items()}
-        for name, block, row in self.shared.blocks_of(self.space.rows(arch)):
-            found[f"{name}.depthwise.weight"] = block.kernel(row.hidden, row.kernel)
-        return found

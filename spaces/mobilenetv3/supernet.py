@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,24 +77,22 @@ def elastic_maps(whole: Stages, rows: NetworkRows, images: Tensor) -> Iterator[T
         yield x
 
 
-class MobileNetV3Supernet(Supernet):
-    """One set of weights for every network of an elastic MobileNetV3 space (Cai et al. 2020, section 3)."""
+class ElasticSupernet(Supernet):
+    """One set of weights for every network of a space whose blocks are elastic (Cai et al. 2020, section 3).
 
-    space: MobileNetV3Space
+    A subclass sets `shared` to the largest network, with `active_rows` and `blocks_of`; its space has `rows`.
+    """
 
-    def __init__(self, space: MobileNetV3Space, task: Task) -> None:
-        super().__init__(space, task)
-        self.shared = ElasticMobileNet(space.rows(space.largest()), task, space.config.kernels)
-        settle_head(self.shared, space.skeleton)
-        self.activate(space.largest())
+    space: Any
+    shared: Any
 
     def _activate(self, arch: Architecture) -> None:
         self.shared.active_rows = self.space.rows(arch)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits (N, classes) of the active architecture for images (N, C, H, W)."""
-        logits: Tensor = self.shared(images)
-        return logits
+        """Return what the active architecture gives for images (N, C, H, W)."""
+        outputs: Tensor = self.shared(images)
+        return outputs
 
     @torch.no_grad()
     def inherited(self, arch: Architecture) -> dict[str, Tensor]:
@@ -106,6 +104,16 @@ class MobileNetV3Supernet(Supernet):
         for name, block, row in self.shared.blocks_of(self.space.rows(arch)):
             found[f"{name}.depthwise.weight"] = block.kernel(row.hidden, row.kernel)
         return found
+
+
+class MobileNetV3Supernet(ElasticSupernet):
+    """One set of weights for every network of an elastic MobileNetV3 space."""
+
+    def __init__(self, space: MobileNetV3Space, task: Task) -> None:
+        super().__init__(space, task)
+        self.shared = ElasticMobileNet(space.rows(space.largest()), task, space.config.kernels)
+        settle_head(self.shared, space.skeleton)
+        self.activate(space.largest())
 
     def sort_channels(self) -> None:
         """Put each block's middle channels in falling order of L1 norm, so that narrow variants keep the strong ones.
