@@ -21,12 +21,22 @@ class AttributeSetting:
 
     def enter(self, small: nn.Module, kept: Mapping[str, Tensor]) -> None:
         """Give the attributes of a narrowed model the values of this choice."""
-        widths = {**self.graph.widths(), **{name: len(units) for name, units in kept.items()}}
-        for candidate in self.graph.candidates:
+        for candidate, value in zip(self.graph.candidates, self.values(kept), strict=True):
             module = small.get_submodule(candidate.module)
-            formula = self._formula(candidate)
-            value = vars(self.model.get_submodule(candidate.module))[candidate.attribute]
-            setattr(module, candidate.attribute, value if formula is None else value_of(formula, widths))
+            as_list = isinstance(getattr(module, candidate.attribute), list)
+            setattr(module, candidate.attribute, list(value) if as_list and isinstance(value, tuple) else value)
+
+    def values(self, kept: Mapping[str, Tensor]) -> tuple[int | tuple[int, ...], ...]:
+        """Return what this choice gives the attribute of every candidate."""
+        widths = {**self.graph.widths(), **{name: len(units) for name, units in kept.items()}}
+        return tuple(self._value(candidate, widths) for candidate in self.graph.candidates)
+
+    def _value(self, candidate: Candidate, widths: Mapping[str, int]) -> int | tuple[int, ...]:
+        formula = self._formula(candidate)
+        if formula is not None:
+            return value_of(formula, widths)
+        value = vars(self.model.get_submodule(candidate.module))[candidate.attribute]
+        return value if isinstance(value, int) else tuple(value)
 
     def settled(self) -> Graph:
         """Return the graph with the attributes of this choice."""

@@ -13,7 +13,7 @@ What holds for a group is tried on those of the same place in other blocks next.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice, product
 from math import gcd
@@ -73,6 +73,7 @@ class _Trials:
         self._shift = 0
         self._place = {name: place for place, name in enumerate(self.groups)}
         self._made: _Made | None = None
+        self._seen: dict[object, Fault | None] = {}
         self._hopeless: set[tuple[str, int]] = set()
 
     def settle(self) -> None:
@@ -129,12 +130,16 @@ class _Trials:
         if self._made is None or self._made.key != key:
             small = self.exact.narrowed(make_plan(self.model, self.graph, kept))
             self._made = _Made(key, small)
-        made = self._made
+        again = (key, values, self.setting.values(kept))  # many choices of attributes come to the same numbers
+        if again not in self._seen:
+            self._seen[again] = self._fault(self._made, kept, values and not (self._shift and amount is None))
+        return self._seen[again]
+
+    def _fault(self, made: _Made, kept: Mapping[str, Tensor], values: bool) -> Fault | None:
+        """Look at a narrowed model; at the second amounts shapes tell: values were compared at the first."""
         self.setting.enter(made.small, kept)
-        if (found := self.exact.shapes(self.graph, kept, made.small)) is not None:
+        if (found := self.exact.shapes(self.graph, kept, made.small)) is not None or not values:
             return found
-        if not values or (self._shift and amount is None):
-            return None  # shapes tell: values were compared at the first amounts
         if made.reference is None:
             made.reference = self.exact.reference(self.graph, kept)
         self.setting.enter(made.reference.model, kept)
@@ -175,11 +180,20 @@ class _Trials:
 
     def _settings(self, fault: Fault) -> Iterator[dict[Key, str | None]]:
         """Yield choices for all attributes of the classes at fault: some need two of theirs changed."""
-        kinds = {c.kind for c in self.graph.candidates if _related(c.module, fault.module)}
+        kinds = self._kinds(fault)
         labels = {key_of(c): [*c.options, None] for c in reversed(self.graph.candidates) if c.kind in kinds}
         if labels:
             for chosen in islice(product(*labels.values()), MOST_SETTINGS):
                 yield {**self.setting.labels, **dict(zip(labels, chosen, strict=True))}
+
+    def _kinds(self, fault: Fault) -> set[str]:
+        """Return the classes at fault that keep numbers which may follow a width."""
+        return {c.kind for c in self.graph.candidates if _related(c.module, fault.module)}
+
+    def _sharing(self, fault: Fault) -> list[Lane]:
+        """Return the lanes in modules whose attributes are those of the classes at fault, wherever they lie."""
+        kinds = self._kinds(fault)
+        return self.kin.within({c.module for c in self.graph.candidates if c.kind in kinds}, self.lanes)
 
     def _excused(self, lane: Lane, fault: Fault) -> bool:
         """Return whether a lane by itself is right with some values of the attributes around a fault."""
@@ -208,8 +222,8 @@ class _Trials:
         pool = suspects if suspects and self.fault(suspects) is not None else self.lanes
         guilty = conflict(pool, lambda lanes: self.fault(lanes) is not None)
         if len(guilty) == 1 and self._excused(guilty[0], fault):  # attributes are at the service of another one
-            near = self.kin.near(guilty[0], self.lanes)
-            worse = [lane for lane in near if not self._excused(lane, fault)]
+            near = [*self.kin.near(guilty[0], self.lanes), *self._sharing(fault)]
+            worse = [lane for lane in dict.fromkeys(near) if lane != guilty[0] and not self._excused(lane, fault)]
             if worse and self.fault(worse[:1]) is not None:
                 guilty = worse[:1]
                 self._hopeless.clear()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from compress.graph.graph import Group
 
@@ -39,6 +39,10 @@ class Kin:
         """Return the other lanes that meet this one in a module."""
         around = self._modules(lane)
         return [other for other in lanes if other != lane and not around.isdisjoint(self._modules(other))]
+
+    def within(self, modules: Collection[str], lanes: Sequence[Lane]) -> list[Lane]:
+        """Return the lanes that narrow layers of these modules."""
+        return [lane for lane in lanes if not self._modules(lane).isdisjoint(modules)]
 
     def _alike(self, lane: Lane, lanes: Sequence[Lane]) -> list[Lane]:
         """Return the lanes of the same width, by itself or times heads, that meet this one or one that does so."""

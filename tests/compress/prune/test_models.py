@@ -27,7 +27,6 @@ MODELS = sorted(path.stem for path in FOLDER.glob("*.py"))
 WHOLE = {
     "hyperprior": 0.21,  # its last layer gives the image, two give latents whose likelihoods are outputs
     "leyolo": 0.2,  # the last layers of its narrow heads give 64 shares of distances, and the classes
-    "set_transformer": 0.1,  # its first attention: a number that sets its scale is that of its heads' widths as well
 }
 """Share of the MACs in layers that stay whole at most, where it is more than a twentieth, and why."""
 
