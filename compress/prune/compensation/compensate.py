@@ -1,4 +1,4 @@
-"""Compensation: layers that read less than before are refitted, front to back, to what the dense model has there."""
+"""Compensation: layers that read less, or what has changed, are refitted front to back to what the dense model has."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def compensated(
     """Refit what reads removed units, in place, layer by layer from front to back.
 
     A layer whose output goes into a residual sum is fitted to the dense sum less the pruned shortcut, so that each
-    block makes up for what earlier ones broke; a run of removed blocks is made up for by the layer before it.
+    block (also one that lost nothing itself) makes up for what earlier ones broke; a run of removed blocks is made up
+    for by the layer before it.
 
     Args:
         narrowed: `apply(plan, dense)`, on `device`; its running statistics are those of the dense model.

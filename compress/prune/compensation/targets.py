@@ -45,6 +45,9 @@ def targets(
 ) -> tuple[list[Target], dict[str, str]]:
     """Return what is refitted, in the order in which it runs, and for what reason other layers (or blocks) are not.
 
+    What reads less than before, and what precedes removed blocks; and behind the first of these what ends in a residual
+    sum, and the last layer, though they read as much as before: what they read is no longer what they were made for.
+
     Args:
         small: the pruned model.
         dense: the model before.
@@ -56,15 +59,14 @@ def targets(
     of_small, of_dense = ways
     runs, reasons = _runs(dense, plan, of_small, of_dense)
     wanted = {layer for layer in narrowed_readers(small, plan, reasons)} | runs.keys()
+    behind = _behind(wanted, of_small, of_dense)
     found: list[Target] = []
-    for layer in [name for name in of_small.order if name in wanted] + sorted(wanted - set(of_small.order)):
-        why = _refusal(small, layer, of_small, of_dense, held)
-        if why is not None:
-            reasons[layer] = why
-            continue
+    for layer in [name for name in of_small.order if name in wanted | behind] + sorted(wanted - set(of_small.order)):
         norm = norms.get(layer)
-        if norm is not None and not can_unfold(small.get_submodule(norm)):
-            reasons[layer] = f"its batch norm {norm} has no scale and shift of its own"
+        why = _refusal(small, layer, norm, of_small, of_dense, held)
+        if why is not None:
+            if layer in wanted:
+                reasons[layer] = why
             continue
         rows = plan.kept.get(f"{layer}.weight", {}).get(0)
         kept = None if rows is None else torch.tensor(rows)
@@ -118,7 +120,16 @@ def _runs(
     return found, reasons
 
 
-def _refusal(small: nn.Module, layer: str, of_small: Ways, of_dense: Ways, held: Collection[str]) -> str | None:
+def _behind(wanted: Collection[str], small: Ways, dense: Ways) -> set[str]:
+    """Return the layers behind the first of `wanted` that end in a sum in both models, and the last layer."""
+    places = [place for place, name in enumerate(small.order) if name in wanted]
+    later = small.order[min(places) + 1 :] if places else []
+    return {name for name in later if name in small.sums and name in dense.sums} | set(later[-1:])
+
+
+def _refusal(
+    small: nn.Module, layer: str, norm: str | None, of_small: Ways, of_dense: Ways, held: Collection[str]
+) -> str | None:
     """Return why a layer cannot be refitted, if so."""
     calls = of_small.calls[layer]
     if calls == 0 or of_dense.calls[layer] == 0:
@@ -127,4 +138,6 @@ def _refusal(small: nn.Module, layer: str, of_small: Ways, of_dense: Ways, held:
         return f"it runs {max(calls, of_dense.calls[layer])} times in one pass"
     if f"{layer}.weight" in held:
         return "masks hold some of its weights at zero"
+    if norm is not None and not can_unfold(small.get_submodule(norm)):
+        return f"its batch norm {norm} has no scale and shift of its own"
     return None

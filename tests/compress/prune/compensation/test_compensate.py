@@ -15,6 +15,7 @@ from compress.graph.graph import Graph
 from compress.graph.known import Known
 from compress.graph.plan import Plan, make_plan
 from compress.graph.tracer import Limits
+from compress.prune.compensation import targets
 from compress.prune.compensation.compensate import Compensation, compensated
 from compress.prune.compensation.norms import settle_norms
 from compress.prune.compensation.statistics import DenseStatistics
@@ -85,7 +86,8 @@ def test_a_resnet_narrowed_inside_its_blocks() -> None:
     dense = resnet()
     _, plan = planned(dense, only="conv1:channels")
     _, result = checked(dense, plan)
-    assert [refit.layer for refit in result.refits] == [name for name, _ in dense.named_modules() if "conv2" in name]
+    closing = [name for name, _ in dense.named_modules() if "conv2" in name]
+    assert [refit.layer for refit in result.refits] == [*closing, "linear"]
     assert not result.left
 
 
@@ -93,9 +95,22 @@ def test_what_precedes_removed_blocks_makes_up_for_the_run() -> None:
     dense = resnet()
     _, plan = planned(dense, dropped=("layer1.1", "layer1.2"), only="none")
     _, result = checked(dense, plan)
-    (refit,) = result.refits
+    refit, *behind = result.refits
     assert refit.layer == "layer1.0.conv2"
     assert refit.blocks == ("layer1.1", "layer1.2")
+    assert [each.layer for each in behind] == [f"layer{n}.{k}.conv2" for n in (2, 3) for k in range(3)] + ["linear"]
+
+
+def test_layers_that_read_as_much_as_before_make_up_for_what_comes_before_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dense = resnet()
+    _, plan = planned(dense, dropped=("layer1.1", "layer2.1"), only="layer1.0.conv1:channels")
+    all_of_them, _ = checked(dense, plan)
+    monkeypatch.setattr(targets, "_behind", lambda *given: set())
+    few, result = checked(dense, plan)
+    assert {refit.layer for refit in result.refits} == {"layer1.0.conv2", "layer2.0.conv2"}
+    assert distance(all_of_them, dense) < 0.8 * distance(few, dense)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +146,7 @@ def test_statistics_of_the_dense_model_repair_one_group_and_one_block() -> None:
         plain = distance(small, dense)
         (quick,) = statistics.repair(small, plan).refits
         assert distance(small, dense) < 0.7 * plain
-        (slow,) = compensated(apply(plan, dense).eval(), dense, plan, lambda: CALIBRATION, UNSIZED).refits
+        slow, *_ = compensated(apply(plan, dense).eval(), dense, plan, lambda: CALIBRATION, UNSIZED).refits
         assert (quick.before, quick.after) == pytest.approx((slow.before, slow.after), rel=1e-3)
 
 
