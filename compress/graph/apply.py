@@ -82,7 +82,7 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     modules = [module for module in model.modules() if id(module) not in replaced and plain[type(module)]]
     for module in modules:  # all first: they may refer to one another in a circle
         memo[id(module)] = type(module).__new__(type(module))
-    for module in modules:
+    for module in reversed(modules):  # children first: what was compiled asks what it holds
         own = vars(memo[id(module)])
         for name, value in vars(module).items():
             if type(value) in (bool, int, float, str, type(None)):

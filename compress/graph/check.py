@@ -31,6 +31,7 @@ from compress.graph.kin import Kin, Lane, counterparts, place_of
 from compress.graph.plan import make_plan
 
 AMOUNTS = (0.45, 0.55, 0.65, 0.75, 0.85)
+SHIFTS = (0, 1, 2)  # of the amounts: those of two lanes that fit one another by chance do not do so each time
 MOST_SETTINGS = 32  # of attributes, tried for one fault
 MOST_GROWN = 12  # lanes that are tied one by one
 
@@ -78,7 +79,8 @@ class _Trials:
 
     def settle(self) -> None:
         """Narrow all lanes together until nothing is wrong any more."""
-        for self._shift in (0, 2):  # amounts that fit one another by chance do not do so twice
+        few = len(self.lanes) <= len(AMOUNTS) ** 2  # for which two shifts will do
+        for self._shift in SHIFTS[:2] if few else SHIFTS:
             while (fault := self.fault(self.lanes)) is not None:
                 if not self._adapted(fault):
                     self._give_way(fault)
@@ -151,7 +153,7 @@ class _Trials:
         sizes = [self.groups[name].size for name in lane]
         levels = gcd(*sizes)
         least = 2 if levels > 2 else 1  # of one, too much comes out right by chance
-        amount = amount or AMOUNTS[(self._place[lane[0]] + self._shift) % len(AMOUNTS)]
+        amount = amount or _amount(self._place[lane[0]], self._shift)
         share = max(least, int(levels * amount))
         draw = torch.Generator().manual_seed(self._place[lane[0]])
         with torch.device("cpu"):
@@ -172,11 +174,22 @@ class _Trials:
             if labels == before:
                 continue
             found = self.fault(self.lanes)
-            if found is None or found.later > fault.later:
+            if (found is None or found.later > fault.later) and self._right_before():
                 return True
         self.setting.labels = before
         self._hopeless.add(mark)
         return False
+
+    def _right_before(self) -> bool:
+        """Return whether nothing is wrong at the amounts that were tried before the present ones."""
+        present = self._shift
+        try:
+            for self._shift in range(present):
+                if self.fault(self.lanes) is not None:
+                    return False
+        finally:
+            self._shift = present
+        return True
 
     def _settings(self, fault: Fault) -> Iterator[dict[Key, str | None]]:
         """Yield choices for all attributes of the classes at fault: some need two of theirs changed."""
@@ -316,6 +329,12 @@ class _Trials:
         if not self.graph.blocks or not fails(self.graph.blocks):
             return self.graph.blocks
         return tuple(block for block in self.graph.blocks if not fails((block,)))
+
+
+def _amount(place: int, shift: int) -> float:
+    """Return how much stays of the lane at a place: of up to 125 lanes no two keep the same share at all shifts."""
+    count = len(AMOUNTS)
+    return AMOUNTS[(place * (shift + 1) + 2 * shift + (place // count**shift if shift else 0)) % count]
 
 
 def _related(a: str, b: str) -> bool:

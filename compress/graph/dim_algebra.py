@@ -20,18 +20,23 @@ from compress.graph.axes import (
     unify,
 )
 
+PARTS = "it numbers the parts that it is split into"
 BLOCKS = "it numbers the blocks that groups across a concatenation are made of"
 
 
 def narrow(dim: Dim, start: int, length: int) -> Dim:
     """Return the part of `dim` at positions start ... start + length - 1, cutting axes at its ends.
 
-    A single position of a factor is picked out of it, not cut off, which would break the products that it belongs to.
+    One of the equal parts of a factor is a factor itself, and not cut off, which would break the products that it
+    belongs to: halves of each head's width (rotary embeddings), or a single position.
     """
     whole = expand(dim)
-    if length == 1 and [len(segment) for segment in whole] == [1] and "inner" in whole[0][0].marks:
-        freeze(dim, "single positions of it are picked out")
-        return ONE
+    size = dim_size(whole)
+    factor = size > 1 and len(whole) == 1 and "inner" in whole[0][0].marks
+    if factor and 0 < length < size and size % length == start % length == 0:
+        numbers, part = split(whole, (size // length, length))
+        freeze(numbers, "single positions of it are picked out" if length == 1 else PARTS)
+        return part
     for at in (start, start + length):
         if not _ensure_boundary(dim, at):
             freeze(dim, "it is cut inside a group of positions")

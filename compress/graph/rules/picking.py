@@ -112,6 +112,17 @@ def _embedding(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: T
     t.set(out, [*t.of(args[1]), table[1]])
 
 
+@rule("_embedding_bag", "_embedding_bag_forward_only")
+def _embedding_bag(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Sequence[Tensor]) -> None:
+    """Sums, means or maxima of rows of a table (V, C), one for each bag; the other results are where they came from."""
+    table = t.of(args[0])
+    axes.freeze(table[0], PICKED)
+    freeze((dim for tensor in tensors_in(args[1:]) for dim in t.of(tensor)), PICKED)
+    t.set(out[0], [*positions(out[0].shape[:1]), table[1]])
+    for place in out[1:]:
+        t.set(place, positions(place.shape))
+
+
 @rule("sort", "argsort")
 def _sort(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Any) -> None:
     dims = list(t.of(args[0]))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from compress.graph import axes
 from compress.graph.axes import ONE
-from compress.graph.dim_algebra import concatenate, flatten, narrow, reshape, split
+from compress.graph.dim_algebra import PARTS, concatenate, flatten, narrow, reshape, split
 from compress.graph.recording import Recording
 from compress.graph.rules.rule import SPATIAL, argument, broadcast, freeze, places, positions, rule
 
@@ -105,7 +105,7 @@ def _split_with_sizes(t: Recording, args: Sequence[Any], kwargs: dict[str, Any],
     if followed or (equal and len(out) > 1 and axes.is_inner(whole)):
         numbers, inner = split(whole, (len(out), out[0].shape[place]))
         if not followed:
-            axes.freeze(numbers, "it numbers the parts that it is split into")
+            axes.freeze(numbers, PARTS)
         for part in out:
             t.set(part, [inner if other == place % part.dim() else dim for other, dim in enumerate(t.of(args[0]))])
         t.parts.note(out, numbers)

@@ -1,0 +1,159 @@
+"""Layers as people write them by hand: what could be narrowed is, and computes what the silenced dense model does."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import compress
+from compress.core.tensors import call, doubled, flat
+from compress.graph.apply import apply
+from compress.graph.build import build_graph
+from compress.graph.check import checked
+from compress.graph.graph import inside
+from compress.graph.plan import make_plan
+from evaluators.cost import parameter_macs
+
+
+def rotated(x):
+    """Turn both halves of every head against each other, by angles that grow with the position."""
+    half = x.shape[-1] // 2
+    angles = torch.arange(x.shape[-2])[:, None] / 10 ** (torch.arange(half) / half)
+    first, second = x[..., :half], x[..., half:]
+    turned = (first * angles.cos() - second * angles.sin(), first * angles.sin() + second * angles.cos())
+    return torch.cat(turned, -1).type(x.dtype)
+
+
+class Normalised(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.gain, self.scale = nn.Parameter(torch.rand(width) + 0.5), width**0.5
+
+    def forward(self, x):
+        return F.normalize(x, dim=-1) * self.scale * self.gain
+
+
+class Grouped(nn.Module):
+    """A decoder block: rotary embeddings, four queries to each key, gated hidden units."""
+
+    def __init__(self, width=64, heads=8, keys=2):
+        super().__init__()
+        self.heads, self.keys, self.size = heads, keys, width // heads
+        self.norms = nn.ModuleList(Normalised(width) for _ in range(2))
+        self.q, self.k, self.v = (nn.Linear(width, n * self.size, bias=False) for n in (heads, keys, keys))
+        self.o = nn.Linear(heads * self.size, width, bias=False)
+        self.gate, self.up, self.down = nn.Linear(width, 128), nn.Linear(width, 128), nn.Linear(128, width)
+        self.table, self.head = nn.Embedding(50, width), nn.Linear(width, 50, bias=False)
+
+    def forward(self, tokens):
+        x = self.table(tokens)
+        y, (b, n) = self.norms[0](x), tokens.shape
+        q = self.q(y).view(b, n, self.heads, self.size).transpose(1, 2)
+        k, v = (layer(y).view(b, n, self.keys, self.size).transpose(1, 2) for layer in (self.k, self.v))
+        k, v = (each.repeat_interleave(self.heads // self.keys, 1) for each in (rotated(k), v))
+        x = x + self.o(F.scaled_dot_product_attention(rotated(q), k, v, is_causal=True).transpose(1, 2).flatten(2))
+        y = self.norms[1](x)
+        return self.head(x + self.down(F.silu(self.gate(y)) * self.up(y)))
+
+
+class Bags(nn.Module):
+    """Two tables of features summed up in bags."""
+
+    def __init__(self):
+        super().__init__()
+        self.mean, self.sum = nn.EmbeddingBag(40, 32, mode="mean"), nn.EmbeddingBag(40, 16, mode="sum")
+        self.hidden, self.head = nn.Linear(48, 64), nn.Linear(64, 3)
+
+    def forward(self, words):
+        return self.head(self.hidden(torch.cat([self.mean(words), self.sum(words)], 1)).relu())
+
+
+class Compiled(nn.Module):
+    """A part of it was compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(8, 24)
+        self.b = torch.compile(nn.Sequential(nn.Linear(24, 32), nn.ReLU()), backend="eager")
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x):
+        return self.head(self.b(self.a(x)))
+
+
+KINDS = {
+    "rotary grouped queries": (Grouped, torch.arange(12)[None], 0.1),
+    "bags of embeddings": (Bags, torch.arange(8)[None], 0.1),
+    "compiled inside": (Compiled, torch.randn(1, 8, generator=torch.Generator().manual_seed(0)), 0.2),
+}
+"""What makes it, what it takes, and which share of its MACs lies in layers that stay whole, at most (its head)."""
+
+
+def silenced(model, plan):
+    """Return the dense model in double precision with all that the plan removes at zero."""
+    model = copy.deepcopy(model).double()
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with torch.no_grad():
+        for name, dims in plan.kept.items():
+            for dim, kept in dims.items():
+                gone = sorted(set(range(tensors[name].shape[dim])) - set(kept))
+                tensors[name].index_fill_(dim, torch.tensor(gone), 0)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_of_the_macs_is_exactly_the_dense_model_without_the_removed_units(kind):
+    make, inputs, most = KINDS[kind]
+    torch.manual_seed(0)
+    model = make().eval()
+    plan = compress.plan(model, inputs, criterion="random", budget={"macs": 0.5}, align=1)
+    assert 0.47 <= plan.macs[1] / plan.macs[0] <= 0.53
+    whole = {skip.layer for skip in plan.skipped if ":" not in skip.layer}
+    macs = parameter_macs(model, inputs)
+    assert sum(n for name, n in macs.of_parameter.items() if inside(name, whole)) <= most * macs.total, plan.skipped
+    small = compress.apply(plan, model)
+    with torch.no_grad():
+        expected = flat(call(silenced(model, plan), doubled(inputs)))
+        found = flat(call(copy.deepcopy(small).double(), doubled(inputs)))
+        assert math.isclose(0, (expected - found).abs().max(), abs_tol=1e-9)
+        again = compress.apply(plan, make().eval())
+        again.load_state_dict(small.state_dict())
+        assert torch.equal(flat(call(again, inputs)), flat(call(small, inputs)))
+
+
+class Viewed(nn.Module):
+    """Forms what its layer gives by a number, which is also the width of what comes in."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.size, self.layer = width, nn.Linear(width, width)
+
+    def forward(self, x):
+        return self.layer(x.tanh()).view(len(x), self.size)
+
+
+class Chain(nn.Module):
+    """Between both widths lie four others: trials that go round by fives give both the same share."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(8, 20)
+        self.between = nn.ModuleList(nn.Linear(20, 10 + 4 * n) for n in range(4))
+        self.last, self.head = Viewed(20), nn.Linear(20 + 64, 5)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.head(torch.cat([self.last(x).relu(), *(layer(x).relu() for layer in self.between)], 1))
+
+
+def test_a_number_follows_the_width_that_it_is_and_not_one_that_keeps_the_same_share_by_chance():
+    torch.manual_seed(0)
+    model, x = Chain().eval(), torch.randn(1, 8)
+    graph = checked(model, build_graph(model, x), x)
+    assert [group.name.partition(":")[0] for group in graph.groups][::5] == ["first", "last.layer"]
+    names = [group.name for group in graph.groups]
+    kept = {names[0]: torch.arange(6), names[5]: torch.arange(14)}
+    apply(make_plan(model, graph, kept), model)(x)
