@@ -182,11 +182,21 @@ def load(directory: str | Path) -> nn.Module:
 
 @dataclass
 class Opened:
-    """A model ready to work on, its data (None for `name: none`), and what became of its checkpoint, if any."""
+    """A model ready to work on, its data (None for `name: none`), and what became of its checkpoint, if any.
+
+    `note` is what else there is to be told of the model.
+    """
 
     bundle: Bundle
     data: Data | None
     load_report: LoadReport | None
+    note: str = ""
+
+    @property
+    def told(self) -> list[str]:
+        """What users are to know of the model, in sentences."""
+        report = [] if self.load_report is None else [self.load_report.summary()]
+        return [*report, *([self.note] if self.note else [])]
 
 
 def open_model(
@@ -223,7 +233,7 @@ def open_model(
         bundle = replace(built.bundle, task=fitted, preprocessing=preprocessing)
     else:
         bundle = Bundle(built.module, built.config, fitted, preprocessing)
-    return Opened(bundle, found, built.load_report)
+    return Opened(bundle, found, built.load_report, built.note)
 
 
 @dataclass

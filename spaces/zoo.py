@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
@@ -13,9 +13,10 @@ from torch import nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean
-from compress.core.inputs import Description, ModelInputs
+from compress.core.inputs import Description, InputConfig, ModelInputs
 from compress.core.registry import Registry
 from compress.core.sections import NameOf
+from compress.core.tensors import mapped
 from evaluators.tasks import DEFAULT, Task, TaskConfig
 from spaces.checkpoint import LoadReport, load_checkpoint
 from spaces.shapes import Shape, as_argument, check_forward, pair, sides_of, wished
@@ -140,7 +141,8 @@ class BuiltModel:
     `task` is at the model's sizes; it has 0 outputs where the model gives others than the task's.
     `config` is resolved: building it again, with no other argument, gives the same architecture without weights.
     `pretrained_cfg` has `input_size` as built, `fixed_input_size` (true where no other image size works) and, for
-    models with published preprocessing, timm's keys `mean`, `std`, `interpolation`, `crop_pct`.
+    models with published preprocessing, timm's keys `mean`, `std`, `interpolation`, `crop_pct`. `note` is what users
+    are to be told of the module.
     """
 
     module: nn.Module
@@ -148,6 +150,7 @@ class BuiltModel:
     task: Task
     load_report: LoadReport | None
     pretrained_cfg: dict[str, Any]
+    note: str = field(default="", kw_only=True)
 
     @property
     def input_size(self) -> Shape:
@@ -174,20 +177,44 @@ def build_model(config: ModelConfig, task: Task | TaskConfig | None = None, seed
         agree("model.input_size", channels, wished(task.in_chans), "data.channels")
         agree("model.input_size", sides, as_argument(sides_of(task)), "pixels a side: data.image_size")
         task = task.resized(config.input_size)
-    described = config.described
-    if described is not None:
-        task = task.resized(described.main.shape or (1,))
+    if config.described is not None:
+        task = task.resized(config.described.main.shape or (1,))
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         built = source.build(config, task)
+    _to_single(built)
     if not source.checked and (sides_of(task) is not None or task.num_outputs or not built.task.num_outputs):
         asked = task.resized(built.input_size)
-        found = check_forward(built.module.eval(), config.name, asked, described)
+        try:
+            found = check_forward(built.module.eval(), config.name, asked, built.config.described)
+        except InputError as error:
+            raise (InputError(f"{error}; {built.note}") if built.note else error) from error.__cause__
         built.task = task.config.of_model(found, built.input_size)
     if config.checkpoint is not None:
         built.load_report = load_checkpoint(built.module, config.checkpoint)
     built.module.eval()
     return built
+
+
+def _to_single(built: BuiltModel) -> None:
+    """Turn a module whose parameters are all of another precision, and its described inputs, into float32.
+
+    Half precision can neither be trained nor held against a file exactly, and runtimes have no convolutions of doubles.
+    Where parameters are of several kinds the module casts by itself, and is left as it is.
+    """
+    kinds = {each.dtype for each in built.module.parameters() if each.is_floating_point()}
+    if len(kinds) != 1 or torch.float32 in kinds:
+        return
+    kind = str(kinds.pop()).removeprefix("torch.")
+    built.module.float()
+
+    def single(one: InputConfig) -> InputConfig:
+        return one.model_copy(update={"dtype": "float32"}) if one.dtype == kind else one
+
+    inputs = mapped(built.config.inputs, single, InputConfig)
+    built.config = built.config.model_copy(update={"inputs": inputs})
+    half = "" if kind == "float64" else "; compress quantize writes files of float16"
+    built.note = f"the weights of {built.config.name} are {kind}, it is worked on in float32{half}"
 
 
 def agree(key: str, given: Any, wish: Any, what: str) -> None:

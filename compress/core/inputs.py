@@ -7,11 +7,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
-from pydantic import AfterValidator, Discriminator, Field, PositiveInt, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    FiniteFloat,
+    PositiveInt,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    Tag,
+    model_validator,
+)
 from torch import Generator, Tensor
+from typing_extensions import TypeAliasType
 
 from compress.core.config import Config
-from compress.core.sections import one_or_many
 from compress.core.tensors import Inputs, mapped, named_leaves
 
 SMALL = {"uint8": (0, 256), "int8": (-128, 128), "bool": (0, 2)}
@@ -111,9 +122,12 @@ def _kind(value: Any) -> str | None:
 
 
 def _agreeing(value: Any) -> Any:
-    """Refuse a name that stands for dimensions of several sizes."""
+    """Refuse arguments of which none is a tensor, and a name that stands for dimensions of several sizes."""
+    tensors = named_leaves(value, "", "", InputConfig)
+    if not tensors:
+        raise ValueError("none of the arguments is a tensor, which is written {shape: [3, 64, 64]}")
     known: dict[str, int] = {}
-    for each in named_leaves(value, "", "", InputConfig).values():
+    for each in tensors.values():
         for place, name in each.dynamic.items():
             size = each.sizes(0)[place]
             if known.setdefault(name, size) != size:
@@ -121,11 +135,37 @@ def _agreeing(value: Any) -> Any:
     return value
 
 
-# what an argument is: a tensor, or a list of tensors
+def _describes(value: Any) -> bool:
+    """Whether `value` is one tensor's description, or a list or dictionary of such."""
+    if isinstance(value, Mapping):
+        return isinstance(value.get("shape"), list | tuple) or _form(value) == "by name"
+    return isinstance(value, InputConfig) or (isinstance(value, list | tuple) and any(map(_describes, value)))
+
+
+def _form(value: Any) -> str:
+    """Return what an argument is; a mapping is a dictionary of arguments where any of its values describes a tensor."""
+    if isinstance(value, Mapping):
+        alone = isinstance(value.get("shape"), list | tuple) and not _describes(value["shape"])
+        return "by name" if not alone and any(map(_describes, value.values())) else "a tensor"
+    if isinstance(value, InputConfig):
+        return "a tensor"
+    return "in order" if isinstance(value, list | tuple) else "as it is"
+
+
+# what an argument is: a tensor, a list or a dictionary of arguments, or a value that is handed on as it is
 if TYPE_CHECKING:
-    Argument = InputConfig | list[InputConfig]
+    Argument = InputConfig | list[Any] | dict[str, Any] | bool | int | float | str | None
 else:
-    Argument = one_or_many(InputConfig)
+    Argument = TypeAliasType(
+        "Argument",
+        Annotated[
+            Annotated[InputConfig, Tag("a tensor")]
+            | Annotated[list["Argument"], Field(min_length=1), Tag("in order")]
+            | Annotated[dict[str, "Argument"], Field(min_length=1), Tag("by name")]
+            | Annotated[StrictBool | StrictInt | FiniteFloat | StrictStr | None, Tag("as it is")],
+            Discriminator(_form),
+        ],
+    )
 Description = Annotated[
     Annotated[Annotated[dict[str, Argument], Field(min_length=1)], Tag("by name")]
     | Annotated[Annotated[list[Argument], Field(min_length=1)], Tag("in order")],
@@ -149,7 +189,8 @@ class ModelInputs:
     def of(cls, description: Any) -> ModelInputs:
         """Return those of the key `model.inputs`; a single one in order is the whole of what the model takes."""
         if isinstance(description, list):
-            return cls(tuple(description) if len(description) > 1 else description[0])
+            alone = len(description) == 1 and not isinstance(description[0], dict)
+            return cls(description[0] if alone else tuple(description))
         return cls(description)
 
     def named(self, whole: str = "input") -> dict[str, InputConfig]:

@@ -265,6 +265,8 @@ def _fitness(alternative: dict[str, Any], tree: dict[str, Any], value: Any) -> t
     if not isinstance(value, dict):
         return (alternative.get("type") == "array") == isinstance(value, list), 0.0
     keys = alternative.get("properties", {})
+    if not keys and isinstance(alternative.get("additionalProperties"), dict):  # any names
+        return True, 0.25 * all(isinstance(each, dict | list) for each in value.values())
     return "properties" in alternative, sum(
         1.0 if key in keys else 0.5 * bool(did_you_mean(key, keys)) for key in value
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar
 
 import torch
@@ -22,8 +23,8 @@ def call(model: nn.Module, inputs: Inputs) -> Any:
 
 
 def called(function: Callable[..., Any], inputs: Inputs) -> Any:
-    """Return what `function`, such as a module, gives for `inputs` themselves."""
-    if isinstance(inputs, tuple):
+    """Return what `function`, such as a module, gives for `inputs` themselves; a named tuple is one argument."""
+    if isinstance(inputs, tuple) and not hasattr(inputs, "_fields"):
         return function(*inputs)
     return function(**inputs) if isinstance(inputs, dict) else function(inputs)
 
@@ -78,11 +79,24 @@ def named_leaves(value: Any, whole: str, part: str, kind: type[K]) -> dict[str, 
 
 
 def mapped(value: Any, function: Callable[[Any], Any], kind: type[Any] = Tensor) -> Any:
-    """Return `value` with `function` applied to every tensor (or `kind`) in its tuples, lists and dictionaries."""
+    """Return `value` with `function` applied to every tensor (or `kind`) in it.
+
+    Tuples, lists, dictionaries and dataclasses are of the same class as before.
+    """
     if isinstance(value, kind):
         return function(value)
+    if isinstance(value, MutableMapping) and type(value) is not dict:
+        made = copy.copy(value)
+        for key, each in value.items():
+            made[key] = mapped(each, function, kind)
+        return made
     if isinstance(value, Mapping):
         return {key: mapped(each, function, kind) for key, each in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        whole: Any = copy.copy(value)
+        for field in dataclasses.fields(value):  # past the constructor, which may ask for other things
+            object.__setattr__(whole, field.name, mapped(getattr(value, field.name), function, kind))
+        return whole
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return type(value)(*(mapped(each, function, kind) for each in value))
     if isinstance(value, (tuple, list)):

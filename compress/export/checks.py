@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.core.errors import CompressError
+from compress.core.errors import CompressError, InputError
 from compress.core.inputs import BATCH
 from compress.core.tensors import Inputs, call, mapped, named_tensors, tensors_in
 from evaluators.tasks import Task
+
+ROUNDING, ROUNDING_OF_HALVES = 1e-4, 5e-3
+"""What the order of sums makes of outputs, in terms of the largest; where numbers have 11 bits or fewer."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Check:
     inputs: dict[str, Tensor]
     expected: dict[str, Tensor]
     open_sizes: dict[str, int] = field(default_factory=dict)
+    rounding: float = ROUNDING
+    """How far an output of a file may be off, in terms of its largest value."""
 
     @property
     def images(self) -> Tensor:
@@ -104,6 +109,7 @@ def answered(module: nn.Module, inputs: Inputs, task: Task, axes: Sequence[Mappi
     `axes` are names of the open dimensions of every input.
 
     Raises:
+        InputError: the answer holds complex numbers.
         CompressError: the answer holds no tensor, or NaN or infinite values, with which no file can be compared.
     """
     with torch.no_grad():
@@ -115,6 +121,11 @@ def answered(module: nn.Module, inputs: Inputs, task: Task, axes: Sequence[Mappi
             f"the model returns a {type(output).__name__} without any tensor; there is nothing to export"
         )
     for name, value in found.items():
+        if value.is_complex():
+            raise InputError(
+                f"export: the model's output {name!r} holds complex numbers, which ONNX files have none of; return "
+                "torch.view_as_real of it"
+            )
         if not torch.isfinite(value).all():
             where = "the model's output" if isinstance(output, Tensor) else f"the model's output {name!r}"
             raise CompressError(f"{where} holds NaN or infinite values, so its export cannot be checked")
@@ -124,7 +135,9 @@ def answered(module: nn.Module, inputs: Inputs, task: Task, axes: Sequence[Mappi
         for tensor, named in zip(given.values(), axes, strict=False)
         for axis, name in named.items()
     }
-    return Check(given, expected, sizes)
+    numbers = [*module.parameters(), *given.values(), *found.values()]
+    halves = any(each.dtype in (torch.float16, torch.bfloat16) for each in numbers)
+    return Check(given, expected, sizes, ROUNDING_OF_HALVES if halves else ROUNDING)
 
 
 def needs_flat(module: nn.Module, inputs: Inputs) -> bool:

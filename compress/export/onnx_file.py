@@ -16,7 +16,6 @@ from evaluators.latency.agent.feed import DESCRIBED
 from evaluators.tasks import Task
 
 SINGLE_FILE_BYTES = 1_500_000_000  # protobuf ends at 2 GB
-PARITY = 1e-4
 FIRST_NORMAL_FLOAT32 = 0x00800000
 
 
@@ -102,12 +101,16 @@ def verify(path: Path, checks: list[Check], task: Task) -> float:
         except CompressError as error:
             raise CompressError(f"{when} {error}") from error
         for name, value in expected.items():
-            worst = max(worst, _difference(name, given[name], value, when, task, alone=len(expected) == 1))
+            allowed = task.tolerance(name, check.rounding)
+            difference = _difference(name, given[name], value, when, task, allowed, alone=len(expected) == 1)
+            worst = max(worst, difference)
     return worst
 
 
-def _difference(name: str, output: Tensor, expected: Tensor, when: str, task: Task, *, alone: bool) -> float:
-    """Return max|d| / max|y| of one output; CompressError if too large, of another shape, or not the task's same."""
+def _difference(
+    name: str, output: Tensor, expected: Tensor, when: str, task: Task, allowed: float, *, alone: bool
+) -> float:
+    """Return max|d| / max|y| of one output; CompressError above `allowed`, of another shape, or not the task's same."""
     what = f"{when} its output " + ("" if alone else f"{name!r} ")
     if output.shape != expected.shape:
         raise CompressError(f"{what}has shape {tuple(output.shape)} instead of {tuple(expected.shape)}")
@@ -116,7 +119,6 @@ def _difference(name: str, output: Tensor, expected: Tensor, when: str, task: Ta
     output, expected = output.double(), expected.double()
     scale = expected.abs().max().item()
     relative = (output - expected).abs().max().item() / (scale or 1.0)
-    allowed = task.tolerance(name, PARITY)
     if not relative <= allowed:
         raise CompressError(f"{what}is off by {relative:.1e} of the largest (allowed {allowed:g})")
     wrong = task.disagreement(name, output, expected, within=allowed * scale)

@@ -85,9 +85,7 @@ def _start(opened: Opened) -> str:
         numbers = [f"{data.train.num_samples} to train"] if data.train is not None else []
         numbers += [f"{data.test.num_samples} to test"] if data.test is not None else []
         told.append(f"images {', '.join(numbers)}")
-    if opened.load_report is not None:
-        told.append(opened.load_report.summary())
-    return "  ".join(told)
+    return "  ".join([*told, *opened.told])
 
 
 def _print_step(step: dict[str, Any]) -> None:

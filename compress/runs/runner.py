@@ -92,8 +92,8 @@ class Runner:
         if model is None:
             raise CompressError(f"{first.stage.where} needs a model, and the stages before it have left no bundle")
         opened = open_model(model, self.recipe.data, self.recipe.seed, self.recipe.task)
-        if opened.load_report is not None:
-            say(opened.load_report.summary())
+        for line in opened.told:
+            say(line)
         settle_threads(opened.bundle.costs()["macs"] * getattr(self.recipe.data, "batch_size", 1))
         self.data, self.opened = opened.data, True
         self.directory.log({"event": "environment", **self.environment})

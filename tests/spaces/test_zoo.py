@@ -40,6 +40,47 @@ def test_keeps_the_models_own_sizes_where_nobody_asks() -> None:
     assert built(name="vit_tiny_patch16_224", kwargs={"depth": 1}).pretrained_cfg["fixed_input_size"]
 
 
+PRECISIONS = """
+import torch
+from torch import nn
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1).half(), nn.Linear(4, 10)
+    def forward(self, x):
+        return self.second(self.first(x.half()).float().mean((2, 3)))
+
+def plain(kind):
+    layers = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 10)
+    return nn.Sequential(*layers).to(getattr(torch, kind))
+
+class Casting(Mixed):
+    def __init__(self):
+        super().__init__()
+        self.half()
+"""
+
+
+def test_models_of_halves_or_doubles_are_worked_on_in_single_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "precisions.py").write_text(PRECISIONS)
+    for kind in ("float16", "bfloat16", "float64"):
+        name = {"source": "python", "name": "precisions:plain", "kwargs": {"kind": kind}}
+        inputs = [{"shape": [3, 2, 2], "dtype": kind}]
+        for key in ({"input_size": (3, 2, 2)}, *([{"inputs": inputs}] if kind != "bfloat16" else [])):
+            model = built(**name, **key)
+            assert {each.dtype for each in model.module.parameters()} == {torch.float32}
+            assert f"are {kind}, it is worked on in float32" in model.note and rebuilds(model)
+            assert model.config.described is None or model.config.described.main.dtype == "float32"
+    mixed = built(source="python", name="precisions:Mixed", input_size=(3, 2, 2))  # which casts by itself
+    assert not mixed.note and mixed.module.first.weight.dtype == torch.float16  # type: ignore[union-attr]
+    sentence = refused(source="python", name="precisions:Casting", input_size=(3, 2, 2))
+    assert "fails in layer 'first'" in sentence and "the weights of precisions:Casting are float16" in sentence
+
+
 def test_same_seed_same_weights_and_global_generator_untouched() -> None:
     state = torch.get_rng_state()
     config = ModelConfig(source="builtin", name="cifar_resnet20")

@@ -47,6 +47,16 @@ def test_positional_arguments_and_lists_of_tensors():
     assert isinstance(alone.draw(1), list) and len(list(tensors_in(alone.draw(1)))) == 2
 
 
+def test_dictionaries_nested_lists_and_values_that_are_no_tensors():
+    value = {"batch": {"images": [IMAGE, None], "step": STEP}, "mask": None, "twice": True, "mode": "sum"}
+    drawn = described(value).draw(2)
+    assert list(described(value).named()) == ["batch_images_0", "batch_step"]
+    assert tuple(drawn["batch"]["images"][0].shape) == (2, 3, 8, 6) and drawn["batch"]["images"][1] is None
+    assert drawn["mask"] is None and drawn["twice"] is True and drawn["mode"] == "sum"
+    alone = described([{"low": IMAGE, "shape": STEP}])  # names that descriptions have, too
+    assert isinstance(alone.draw(1), tuple) and set(alone.draw(1)[0]) == {"low", "shape"}
+
+
 @pytest.mark.parametrize(("kind", "least", "most"), [("uint8", 0, 255), ("int8", -128, 127), ("bool", 0, 1)])
 def test_small_types_need_no_range(kind, least, most):
     values = described([{"shape": [4000], "dtype": kind}]).draw(1).long()
@@ -74,6 +84,12 @@ def test_small_types_need_no_range(kind, least, most):
         ({"shape": [3]}, r"one input is a list of one, \[{shape: ...}\], or has its name"),
         ({"x": {"dtype": "int8"}}, "x.shape: missing|x.shape"),
         ([], "inputs"),
+        ({"x": [3, 64, 64]}, "none of the arguments is a tensor, which is written {shape: .3, 64, 64.}"),
+        (
+            {"x": {"a": {"shape": [3], "dtyp": "int8"}}},
+            "x.a.dtyp: unknown key; allowed batched, .* 'dtype'",
+        ),
+        ({"x": {"a": {"shape": [3]}, "b": {"dtype": "int8"}}}, "x.b.shape: required, but missing: sizes of one"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(value, sentence):

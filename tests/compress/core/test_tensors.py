@@ -38,6 +38,22 @@ def test_tensors_are_found_and_named_by_where_they_lie(value, names):
     assert all(one is other for one, other in zip(found.values(), tensors_in(value), strict=True))
 
 
+class Attributes(dict):
+    """A dictionary whose values are attributes as well."""
+
+    def __getattr__(self, name):
+        return self[name]
+
+
+def test_mapping_keeps_dataclasses_and_kinds_of_dictionaries_and_leaves_the_first_ones_alone():
+    value = [Found(a, (b,)), Attributes(x=c)]
+    found, given = mapped(value, lambda each: each + 1)
+    assert isinstance(found, Found) and found.logits[0] == 1 and found.states[0][0] == 2
+    assert isinstance(given, Attributes) and given.x[0] == 3
+    assert value[0].logits is a and value[1]["x"] is c
+    assert called(lambda pair: pair.left, Pair(a, b)) is a  # one argument
+
+
 def test_mapping_keeps_the_structure():
     found = mapped({"x": [a, (b, 5)], "y": Pair(c, None)}, lambda each: each + 1)
     assert found["x"][1][1] == 5 and isinstance(found["x"][1], tuple)

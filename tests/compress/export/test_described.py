@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,49 @@ def test_files_are_timed_on_the_inputs_that_they_tell_of_or_that_are_told(tmp_pa
     ):
         found = latency(str(tmp_path / "other.onnx"), "--set", f"latency.inputs={wrong}")
         assert found.exit_code == 2 and sentence in found.output, (wrong, found.output)
+
+
+@dataclass
+class Scene:
+    image: Tensor
+    scale: Tensor
+
+
+class OfScene(nn.Module):
+    """Reads one argument that holds two tensors, a dataclass or a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(3, 4)
+
+    def forward(self, scene: Any, mask: Tensor | None, *, twice: bool = False) -> Tensor:
+        assert mask is None
+        image, scale = (scene["image"], scene["scale"]) if isinstance(scene, dict) else (scene.image, scene.scale)
+        return self.out(image * scale[:, None]) * (2 if twice else 1)
+
+
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.rfft(x)
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize("kind", [dict, Scene])
+def test_one_argument_that_holds_several_tensors(tmp_path: Path, exporter: Any, kind: Any) -> None:
+    image, scale = torch.randn(2, 3), torch.tensor([2.0, 3.0])
+    example, model = {"scene": kind(image=image, scale=scale), "mask": None, "twice": True}, OfScene().eval()
+    export(model, example, tmp_path / "m.onnx", ExportConfig(exporter=exporter))
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    (given,) = session.run(None, {"scene_image": (image + 1).numpy(), "scene_scale": (scale + 1).numpy()})
+    with torch.no_grad():
+        expected = model({"image": image + 1, "scale": scale + 1}, None, twice=True)
+    assert torch.allclose(torch.from_numpy(given), expected, atol=1e-5)
+
+
+def test_files_of_halves_are_compared_as_near_as_halves_are_and_complex_outputs_refused(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    deep = nn.Sequential(*[nn.Sequential(nn.Linear(16, 16), nn.GELU()) for _ in range(4)]).half().eval()
+    result = export(deep, torch.randn(2, 16).half(), tmp_path / "m.onnx", ExportConfig(exporter="dynamo"))
+    assert 1e-4 < result.parity_max_rel < 5e-3
+    with pytest.raises(InputError, match="holds complex numbers"):
+        export(Spectrum(), torch.randn(2, 16), tmp_path / "c.onnx")
