@@ -53,6 +53,8 @@ def departure(model, small, plan, x):  # type: ignore[no-untyped-def]
         for module in dense.modules():
             if type(module).__name__ == "GlobalResponseNorm" and id(module.weight) in stays:
                 module.forward = partial(response_norm, module, stays[id(module.weight)])
+            elif hasattr(module, "normalized_shape") and id(module.weight) in stays:  # some are written out
+                module.forward = over(module, stays[id(module.weight)])
         with norms_over(stays, inputs):
             expected = [*tensors_in(dense(x))]
         pairs = zip(tensors_in(small(x)), expected, strict=True)
@@ -65,6 +67,18 @@ def response_norm(module, left, x):  # type: ignore[no-untyped-def]
     mean = response.index_select(module.channel_dim, left).mean(dim=module.channel_dim, keepdim=True)
     scaled = module.weight.view(module.wb_shape) * (x * (response / (mean + module.eps)))
     return x + scaled + module.bias.view(module.wb_shape)
+
+
+def over(module, left):  # type: ignore[no-untyped-def]
+    """Return the forward pass of a layer or RMS norm of timm over the positions `left` alone, zero elsewhere."""
+    import copy
+
+    import torch
+
+    small, place = copy.copy(module), 1 if type(module).__name__.removesuffix("Fp32").endswith("2d") else -1
+    small.normalized_shape = (len(left),)
+    small._parameters = {name: None if each is None else each[left] for name, each in module._parameters.items()}
+    return lambda x: torch.zeros_like(x).index_copy(place, left, small(x.index_select(place, left)))
 
 
 def norms_over(stays, inputs):  # type: ignore[no-untyped-def]

@@ -238,7 +238,7 @@ def peer(case: Case) -> Row:
 def isolated(function: Callable[..., Row], args: tuple[Any, ...], seconds: float, gigabytes: float) -> Row:
     """Return what `function` gives in a process of its own, or the row of what became of it."""
     fresh = multiprocessing.get_context("forkserver")  # which imports torch and timm once for all of them
-    fresh.set_forkserver_preload(["timm", "torchvision", "compress.prune.structure", "compress.export.quick"])
+    fresh.set_forkserver_preload(PRELOADED)
     mine, its = fresh.Pipe(duplex=False)
     process = fresh.Process(target=_reporting, args=(function, args, seconds, gigabytes, its))
     process.start()
@@ -258,6 +258,14 @@ def isolated(function: Callable[..., Row], args: tuple[Any, ...], seconds: float
 
 
 IDLE = 6  # times as long may a process take by the clock, on a busy machine
+PRELOADED = [
+    "timm",
+    "torchvision",
+    "onnxruntime",
+    "compress.prune.kinds.structure",
+    "compress.export.quick",
+    "spaces.zoo",
+]
 
 
 def _reporting(

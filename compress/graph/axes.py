@@ -9,6 +9,7 @@ Operations refine axes (a reshape splits one into a product, a slice cuts one in
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from math import prod
 
 MAX_REPEATS = 64  # a product whose inner factor is a concatenation is written out at most this often
@@ -139,13 +140,54 @@ def unify(a: Dim, b: Dim) -> None:
             if not _unify_products(x[0], y[0]):
                 _give_up(x, y)
             continue
+        if (parts := _numbered(x, y) or _numbered(y, x)) is not None:
+            pending += parts
+            continue
         size_x, size_y = segment_size(x[0]), segment_size(y[0])
-        if size_x == size_y:
-            pending += [(x[1:], y[1:]), (x[:1], y[:1])]
+        if (ends := _first_common_end(x, y)) != (len(x), len(y)):
+            pending += [(x[ends[0] :], y[ends[1] :]), (x[: ends[0]], y[: ends[1]])]
         elif cut(x[0], size_y) if size_x > size_y else cut(y[0], size_x):
             pending.append((x, y))
         else:
             _give_up(x, y)
+
+
+def _first_common_end(x: Dim, y: Dim) -> tuple[int, int]:
+    """Return after how many segments of each two concatenations of one size first come to the same position."""
+    ends = {end: count for count, end in enumerate(accumulate(map(segment_size, y)), 1)}
+    for count, end in enumerate(accumulate(map(segment_size, x)), 1):
+        if end in ends:
+            return count, ends[end]
+    return len(x), len(y)
+
+
+def _numbered(x: Dim, y: Dim) -> list[tuple[Dim, Dim]] | None:
+    """Return what to join where `y` lists parts, and `x` is a product that can be read as so many rows of each.
+
+    To cut `x` would write out every product that it is a factor of: the heads whose halves are turned (RoPE). It is
+    read in rows where these are many and stay, or where `y` has parts of one size, one a row. The width of a head is
+    made to rows only where that ties nothing: the parts are the same width again, or all of them stay.
+    """
+    if len(x) != 1 or not x[0]:
+        return None
+    segment, sizes = x[0], [segment_size(part) for part in y]
+    if segment[0].frozen is None:
+        if len(set(sizes)) != 1:
+            return None
+        if segment[0].size != len(y):
+            alike = len(set(y)) == 1 or all(axis.frozen is not None for part in y for axis in part)
+            if "inner" not in segment[0].marks or segment[0].size % len(y) or not alike:
+                return None
+            refine(segment[0], len(y), segment[0].size // len(y))
+            (segment,) = expand(x)
+        segment[0].frozen = "it numbers parts that are alike"
+    reason, row = segment[0].frozen, segment_size(segment[1:])
+    if any(size % row for size in sizes):
+        return None
+    return [
+        ((fresh(size // row, reason)[0] + segment[1:],), (part,))
+        for size, part in zip(sizes[::-1], y[::-1], strict=True)
+    ]
 
 
 def _give_up(*dims: Dim) -> None:

@@ -37,6 +37,10 @@ def narrow(dim: Dim, start: int, length: int) -> Dim:
         numbers, part = split(whole, (size // length, length))
         freeze(numbers, "single positions of it are picked out" if length == 1 else PARTS)
         return part
+    if len(whole) == 1 and len(whole[0]) > 1 and (reason := whole[0][0].frozen) is not None:
+        row = segment_size(whole[0][1:])
+        if start % row == length % row == 0:
+            return flatten([fresh(length // row, reason), (whole[0][1:],)])
     for at in (start, start + length):
         if not _ensure_boundary(dim, at):
             freeze(dim, "it is cut inside a group of positions")

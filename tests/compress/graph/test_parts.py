@@ -1,11 +1,13 @@
 """Parts and joins of widths: groups that lie across a concatenation, heads whose widths are split into equal parts."""
 
+import pytest
 import torch
 from torch import nn
 
 import compress
 from compress.graph.build import build_graph
 from compress.graph.check import checked
+from compress.graph.plan import make_plan
 
 
 class AcrossTheJoin(nn.Module):
@@ -83,3 +85,52 @@ def test_a_scale_that_follows_the_width_is_told_and_keeps_it():
     assert {group.kind for group in graph.groups} == {"heads"}
     (reason,) = (skip.reason for skip in graph.skipped if skip.layer == "qkv:head_dims")
     assert "by one factor" in reason
+
+
+def turned_by_slices(x, cos, sin):
+    half = x.shape[-1] // 2
+    return x * cos + torch.cat([-x[..., half:], x[..., :half]], -1) * sin
+
+
+def turned_by_chunks(x, cos, sin):
+    first, second = x.chunk(2, -1)
+    return torch.cat([-second, first], -1) * sin + x * cos
+
+
+def turned_along_two_sides(x, cos, sin):
+    parts = zip(*(each.split(x.shape[-1] // 2, -1) for each in (x, cos, sin)), strict=True)
+    return torch.cat([turned_by_slices(*each) for each in parts], -1)
+
+
+class TurnedHeads(nn.Module):
+    """Queries and keys are turned by their positions (RoPE): one half of the width of a head meets the other."""
+
+    def __init__(self, turned):
+        super().__init__()
+        self.heads, self.width, self.turned = 4, 8, turned
+        self.q, self.k, self.v, self.out = nn.Linear(12, 32), nn.Linear(12, 32), nn.Linear(12, 32), nn.Linear(32, 5)
+        self.norm = nn.RMSNorm(8)
+        self.register_buffer("frequencies", torch.tensor([1.0, 0.3]))
+
+    def forward(self, x):
+        b, n, _ = x.shape
+        angles = torch.arange(float(n))[:, None] * self.frequencies
+        angles = torch.cat([angles] * 4, -1)
+        q, k, v = (layer(x).view(b, n, self.heads, self.width).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        q, k = (self.turned(self.norm(each), angles.cos(), angles.sin()) for each in (q, k))
+        y = nn.functional.scaled_dot_product_attention(q, k, v, scale=0.3)
+        return self.out(y.transpose(1, 2).reshape(b, n, -1))
+
+
+@pytest.mark.parametrize("turned", [turned_by_slices, turned_by_chunks, turned_along_two_sides])
+def test_heads_whose_halves_are_turned_may_go(turned):
+    torch.manual_seed(0)
+    model, x = TurnedHeads(turned).eval(), torch.randn(1, 6, 12)
+    graph = checked(model, build_graph(model, x), x)
+    (heads,) = (group for group in graph.groups if group.kind == "heads")
+    assert heads.size == 4
+    small = compress.apply(make_plan(model, graph, {heads.name: torch.tensor([0, 2])}), model)
+    assert (small.heads, small.width, small.q.out_features) == (2, 8, 16)
+    with torch.no_grad():
+        model.out.weight.view(5, 4, 8)[:, [1, 3]] = 0
+    assert torch.allclose(small(x), model(x), atol=1e-6)
