@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,7 @@ class Choice:
         latency: how and where files are timed.
         most: of the main metric that may be lost.
         folder: for files.
+        reference: the judgement that losses count from; None: the float file's own.
     """
 
     config: QuantizeConfig
@@ -91,6 +92,8 @@ class Choice:
     latency: LatencyConfig
     most: float
     folder: Path
+    reference: Judgement | None = None
+    _made: dict[Way, Candidate] = field(default_factory=dict)
     _ranges: dict[tuple[str, ...], Any] = field(default_factory=dict)
 
     def run(self) -> tuple[Candidate | None, list[Candidate]]:
@@ -102,7 +105,7 @@ class Choice:
         """
         record(self.source.path, _shortest(self.latency))  # what is wrong with the target or
         _ = self.before  # with the float file is told before any work
-        tried = [self._made(way, number) for number, way in enumerate(self.ways())]
+        tried = [self.made(way) for way in self.ways()]
         self._time(tried)
         good = [each for each in tried if self._kept(each)]
         best = max((each.speed for each in good), default=FASTER)
@@ -130,10 +133,19 @@ class Choice:
             if method == "dynamic" or (method == "auto" and self.source.share_of("MatMul", "Gemm") >= WORTH):
                 yield dynamic(types, channels)
 
+    def of_other_weights(self, source: FloatFile, folder: Path) -> Choice:
+        """Return the choice for a file of other weights; what it loses is counted from this one's float file."""
+        return replace(self, source=source, folder=folder, reference=self.before, _made={}, _ranges={})
+
+    @property
+    def static_way(self) -> Way | None:
+        """The static way of the most layers, for the types that suit the processor best; None where none is tried."""
+        return next((way for way in self.ways() if way.method == "static"), None)
+
     @cached_property
     def before(self) -> Judgement:
-        """The float file's judgement."""
-        return judge(self.source.path, self.images.judged, self.task)
+        """The judgement that losses count from."""
+        return self.reference or judge(self.source.path, self.images.judged, self.task)
 
     @cached_property
     def excluded(self) -> list[str]:
@@ -158,10 +170,12 @@ class Choice:
             self._ranges[way.operators] = ranges(self.source, way.operators, images, self.config.calibrate)
         return self._ranges[way.operators]
 
-    def _made(self, way: Way, number: int) -> Candidate:
-        """Write and judge a candidate; a failure is recorded, not raised."""
+    def made(self, way: Way) -> Candidate:
+        """Return a candidate, written and judged, but not timed; a failure is recorded, not raised."""
+        if way in self._made:
+            return self._made[way]
         say(f"quantizing: {way.name}")
-        candidate = Candidate(way, self.folder / f"{number}.onnx")
+        candidate = self._made[way] = Candidate(way, self.folder / f"{len(self._made)}.onnx")
         try:
             write(way, self.source, candidate.file, self._found(way), but=self.excluded)
             candidate.kernels = self._kernels(candidate)

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from compress.core.config import Config
+from compress.distill.finetune import FinetuneConfig
 from evaluators.tasks import Task
 
 CALIBRATING = ("calibration", "calibrate")
@@ -26,7 +27,11 @@ class QuantizeConfig(Config):
         "minmax", description="how a range is found; percentile and entropy leave outliers out, and take longer"
     )
     per_channel: bool = Field(True, description="a scale for each output channel of a weight")
-    judged: int = Field(2000, ge=1, description="other training images that files are judged on, at most")
+    judged: int = Field(
+        2000,
+        ge=1,
+        description="other training images that files are judged on, at most; with finetune at most half of the others",
+    )
     max_drop: float | None = Field(
         None,
         ge=0,
@@ -35,16 +40,32 @@ class QuantizeConfig(Config):
     )
     exclude: tuple[str, ...] = Field((), description="layers that stay float: their names, * for any characters")
 
+    finetune: FinetuneConfig | None = Field(
+        None,
+        description="trains the model beforehand, rounded in every forward pass as a static file of integers rounds; "
+        "the weights are taken where that file is the better for it",
+    )
+
     def unfit(self, task: Task) -> str | None:
-        """Return that the task has no metric to judge files by."""
-        return None if task.metrics else f"files are judged by a metric, and task {task.name} has none; leave it out"
+        """Return that the task has no metric to judge files by, or no loss of what its models give in files."""
+        if not task.metrics:
+            return f"files are judged by a metric, and task {task.name} has none; leave it out"
+        if self.finetune is not None and not task.gives_tensor:
+            return f"finetune: models of task {task.name} have no loss of what they give in a file; leave it out"
+        return None
 
     @model_validator(mode="after")
     def _of_integers(self) -> Self:
-        if self.types != "int8" and (given := self._given("method", *CALIBRATING, "per_channel", "exclude")):
+        of_integers = ("method", *CALIBRATING, "per_channel", "exclude", "finetune")
+        if self.types != "int8" and (given := self._given(*of_integers)):
             raise ValueError(f"{given}: of types int8 alone; leave out with {self.types}")
         if self.method == "dynamic" and (given := self._given(*CALIBRATING)):
             raise ValueError(f"{given}: dynamic files take no ranges from images; leave out with method dynamic")
+        if self.method == "dynamic" and self.finetune is not None:
+            raise ValueError(
+                "finetune: trains for the rounding of static files, which is known beforehand; got method dynamic; "
+                "allowed: auto, static"
+            )
         return self
 
     def _given(self, *keys: str) -> str:

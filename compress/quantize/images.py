@@ -12,7 +12,7 @@ from evaluators.datasets.holdout import with_holdout
 
 @dataclass(frozen=True)
 class Images:
-    """Two parts of the training images that share none; their `batches` are as the model takes them, not augmented.
+    """Parts of the training images that share none; their `batches` are as the model takes them, not augmented.
 
     `calibration` is None where the settings need no ranges.
     """
@@ -21,6 +21,8 @@ class Images:
     judged: Loader
     few: Loader
     """About `FEW` of those that are judged on."""
+    learnt: Data
+    """The data with the training images that are left."""
 
 
 FEW = 128
@@ -33,28 +35,31 @@ def images_of(data: Data, config: QuantizeConfig, seed: int) -> Images:
         InputError: there are too few training images.
     """
     assert data.train is not None  # the recipe's checks refuse quantising without data
-    there = data.train.num_samples
+    there, kept = data.train.num_samples, 1 if config.finetune is None else 2
     if not config.calibrates:
         return _judging(data, config, seed, None)
-    if config.calibration >= there:
+    if config.calibration + kept > there:
+        use = "judge by" if config.finetune is None else "judge by and to learn from"
         raise InputError(
-            f"quantize.calibration: is taken from the {there} training images, and some are left to judge by; got "
-            f"{config.calibration}; allowed 1 to {there - 1}"
+            f"quantize.calibration: is taken from the {there} training images, and some are left to {use}; got "
+            f"{config.calibration}; allowed 1 to {there - kept}"
         )
-    calibration, left = _taken(data, config.calibration, seed)
-    return _judging(left, config, seed, calibration)
+    calibration, left_over = _taken(data, config.calibration, seed)
+    return _judging(left_over, config, seed, calibration)
 
 
 def _judging(left: Data, config: QuantizeConfig, seed: int, calibration: Loader | None) -> Images:
-    judged, _ = _taken(left, config.judged, seed)
-    return Images(calibration, judged, _taken(replace(left, train=judged), FEW, seed)[0])
+    assert left.train is not None
+    most = config.judged if config.finetune is None else min(config.judged, left.train.num_samples // 2)
+    judged, others = _taken(left, most, seed)
+    return Images(calibration, judged, _taken(replace(left, train=judged), FEW, seed)[0], others)
 
 
 def _taken(data: Data, number: int, seed: int) -> tuple[Loader, Data]:
-    """Return `number` training images, or all where there are no more, and the data without them."""
+    """Return `number` training images, or all where there are no more, and the data without them (or all again)."""
     assert data.train is not None
     if number >= data.train.num_samples:
         return data.train, data
     parted = with_holdout(data, number / data.train.num_samples, seed)
     assert parted.test is not None
-    return parted.test, parted
+    return parted.test, replace(parted, test=data.test)

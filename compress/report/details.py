@@ -38,6 +38,23 @@ class Judged(Record):
     agreement: Number = None
 
 
+class Trained(Record):
+    """The main metric over so many images: of the float file, and of integers without and with training for them."""
+
+    images: int
+    floats: Number = None
+    without: Number = None
+    with_: Number = Field(None, alias="with")
+
+
+class Finetuned(Record):
+    """What training before quantising has given; `kept` says whether its weights were taken."""
+
+    kept: bool
+    judged: Trained
+    test: Trained | None = None
+
+
 class QuantizedDetails(Quantized):
     """What the stage `quantize` leaves in details.json."""
 
@@ -46,6 +63,7 @@ class QuantizedDetails(Quantized):
     test: Judged | None = None
     calibration: dict[str, Any] | None = None
     max_drop: float
+    finetuned: Finetuned | None = None
     candidates: list[TriedWay] = Field(default_factory=list)
     sensitivity: list[NodeError] = Field(default_factory=list)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compress.core.formatting import MISSING, arrow_with_prefix, file_size, signed, times
-from compress.report.details import QuantizedDetails
+from compress.report.details import QuantizedDetails, Trained
 from compress.report.schema import Report
 
 if TYPE_CHECKING:
@@ -58,10 +58,21 @@ def _facts(found: QuantizedDetails, main: Metric) -> Iterator[tuple[str, str]]:
     yield "Judged on", f"{found.judged.images} held-out training images; allowed to lose {lost}"
     if found.calibration is not None:
         yield "Ranges", f"{found.calibration['method']} of {found.calibration['images']} other training images"
+    if found.finetuned is not None:
+        taken = "its weights are taken" if found.finetuned.kept else "the weights from before are taken"
+        parts = [(found.finetuned.judged, "held-out training"), (found.finetuned.test, "test")]
+        yield "Training for integers", "; ".join([_trained(each, of, main) for each, of in parts if each] + [taken])
     if found.left_float:
         yield "Left float", ", ".join(found.left_float)
     features = ", ".join(found.processor.get("features", [])) or "features not told"
     yield "Processor of the target", f"{found.processor.get('machine')} ({features})"
+
+
+def _trained(found: Trained, of: str, main: Metric) -> str:
+    floats, without, trained = (
+        MISSING if each is None else main.show(each) for each in (found.floats, found.without, found.with_)
+    )
+    return f"{main.label} on {found.images} {of} images {floats} in floats, {without} without, {trained} with it"
 
 
 def _percent(value: float | None) -> str:

@@ -9,14 +9,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
 from compress.bundle import Bundle
 from compress.core.atomic import replacing
 from compress.core.errors import InputError, did_you_mean
 from compress.core.globs import named
 from compress.core.progress import say
 from compress.core.yaml_lines import Path_
+from compress.distill.finetune import named_after
 from compress.export.onnx_file import SINGLE_FILE_BYTES
-from compress.quantize.choose import Candidate, Choice
+from compress.quantize.choose import WORTH, Candidate, Choice
 from compress.quantize.config import QuantizeConfig
 from compress.quantize.details import details_of, in_brief, verdict
 from compress.quantize.float_file import FloatFile
@@ -26,6 +30,8 @@ from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.recipe_file import Finding
 from compress.runs.stage import MODEL_FILE, Act, Seconds, Stage, stages
+from compress.runs.stages.rounded_training import SECTION, tuned, weights_of
+from compress.training.estimate import estimate_seconds
 from evaluators.datasets import Data
 from evaluators.latency.measure import LatencyConfig
 from evaluators.latency.processor import processor
@@ -34,6 +40,9 @@ from evaluators.tasks import TaskConfig
 FLOAT_FILE = "model.float.onnx"
 POINTS = 0.5
 """Of accuracy that may be lost by default: what a CIFAR ResNet's accuracy moves between two seeds of a training."""
+
+ROUNDING = 1.5
+"""How many times as long a training takes whose forward passes round, on one core."""
 
 
 @stages.register("quantize")
@@ -80,34 +89,39 @@ class Quantize(Stage[QuantizeConfig]):
         for stale in (float_file, kept_file):
             stale.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(dir=context.directory) as folder:
-            source = FloatFile.prepare(artifact.onnx, Path(folder), _weights(bundle))
+            source = FloatFile.prepare(artifact.onnx, Path(folder), weights_of(bundle))
             choice = Choice(
                 config, source, images, data.task, processor(latency.target), latency, config.max_drop, Path(folder)
             )
+            tuning = tuned(choice, bundle, context)
+            choice = tuning.choice
             kept, tried = choice.run()
             sentence = verdict(choice, kept, tried)
             say(sentence)
             details = details_of(choice, kept, tried)
             details["test"] = None if kept is None else _on_test(kept, artifact.onnx, data)
+            details["finetuned"] = tuning.details
             context.details |= {
                 "quantized": details,
-                "notes": [sentence],
+                "notes": [*filter(None, [tuning.sentence]), sentence],
                 "in_report": {"quantized": in_brief(details)},
             }
             if kept is None:
+                tuning.undo()
                 return artifact
-            for source_file, target in ((artifact.onnx, float_file), (kept.file, kept_file)):
+            for source_file, target in ((choice.source.path, float_file), (kept.file, kept_file)):
                 with replacing(target) as file:
                     shutil.copyfile(source_file, file)
-        return _kept(bundle, kept_file, details)
+        return _kept(tuning.bundle, kept_file, details)
 
     def restore(self, artifact: Artifact, config: QuantizeConfig, context: Context) -> Artifact:
         """Return the file that was chosen, and its figures."""
         file = context.directory / MODEL_FILE
         if not file.is_file():
             return artifact
-        details = json.loads((context.directory / "details.json").read_text(encoding="utf-8"))
-        return _kept(artifact.loaded, file, details["quantized"])
+        details = json.loads((context.directory / "details.json").read_text(encoding="utf-8"))["quantized"]
+        trained = (details.get("finetuned") or {}).get("kept")
+        return _kept(Bundle.load(context.directory) if trained else artifact.loaded, file, details)
 
     def estimate(self, act: Act, outlook: Outlook) -> Seconds:
         """Yield about how long it takes.
@@ -118,9 +132,17 @@ class Quantize(Stage[QuantizeConfig]):
         """
         config: QuantizeConfig = act.config
         assert outlook.data is not None
-        images_of(outlook.data, config, outlook.recipe.seed)
+        images = images_of(outlook.data, config, outlook.recipe.seed)
         _check_names(outlook.bundle, config.exclude)
         _check_size(outlook.bundle)
+        if config.finetune is not None:
+            if config.method == "auto":
+                _check_convolutions(outlook.bundle)
+            teacher = outlook.bundle.model if config.finetune.needs_teacher else None
+            parts = outlook.bundle.model, images.learnt, config.finetune, outlook.device
+            with named_after(SECTION, config.finetune):
+                seconds = estimate_seconds(*parts, teacher=teacher, seed=outlook.recipe.seed)
+            yield SECTION, ROUNDING * seconds * outlook.share_left + outlook.evaluation
         test = outlook.data.test
         judged = 0.0 if test is None else outlook.evaluation * config.judged / test.num_samples
         yield self.name, 4 * judged * outlook.share_left + 15
@@ -145,10 +167,6 @@ def _on_test(kept: Candidate, float_file: Path, data: Data) -> dict[str, Any] | 
     }
 
 
-def _weights(bundle: Bundle) -> dict[str, Any]:
-    return {name: value.detach().cpu().numpy() for name, value in bundle.model.named_parameters()}
-
-
 def _check_names(bundle: Bundle, globs: tuple[str, ...]) -> None:
     """Raise InputError for a glob that names no layer of the model that multiplies: others are not made integers."""
     names = [name.rpartition(".")[0] for name, value in bundle.model.named_parameters() if value.ndim > 1]
@@ -158,6 +176,17 @@ def _check_names(bundle: Bundle, globs: tuple[str, ...]) -> None:
                 f"quantize.exclude: the pattern {glob!r} matches no layer that multiplies; allowed are globs over the "
                 f"names of such layers and of modules around them, such as {names[0]!r}{did_you_mean(glob, names)}"
             )
+
+
+def _check_convolutions(bundle: Bundle) -> None:
+    """Raise InputError where no static file will be tried: too few of the layers are convolutions."""
+    layers = [module for module in bundle.model.modules() if isinstance(module, (nn.Linear, _ConvNd))]
+    share = sum(isinstance(layer, _ConvNd) for layer in layers) / max(1, len(layers))
+    if share < WORTH:
+        raise InputError(
+            f"quantize.finetune: trains for static files, and method auto tries none for a model of which {share:.0%} "
+            "of the layers are convolutions; leave it out, or ask for method: static"
+        )
 
 
 def _check_size(bundle: Bundle) -> None:

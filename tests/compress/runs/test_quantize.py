@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 import compress
+from compress.bundle import Bundle, open_model
 from compress.cli import app
-from compress.core.errors import InputError
+from compress.core.errors import CompressError, InputError
 from compress.report import summary_of
 from compress.runs.dry_run import dry_run
 from compress.runs.evaluation import evaluate_file
 from compress.runs.recipe import load_recipe
+from compress.training.trainer import Trainer
 from evaluators.latency.measure import Comparison, LatencyConfig
+from evaluators.tasks.evaluation import evaluate
+from spaces.zoo import ModelConfig
 
 RECIPE: dict[str, Any] = {
     "version": 1,
@@ -140,9 +145,103 @@ def test_the_float_file_stays_where_integers_are_not_faster(quantized, tmp_path,
     assert "1.05× is needed" in json.loads(file.read_text())["notes"][0]
 
 
+TRAINED = {**RECIPE["quantize"], "finetune": {"epochs": 2, "lr": 1.0e-4, "distill": {"loss": "kd"}}}
+
+
+@pytest.fixture(scope="module")
+def learnt(quantized: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose section trains beforehand, and which says that this was worth it."""
+    run = tmp_path_factory.mktemp("learnt") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("compress.quantize.choose.interleave", faster(2.0))
+        patch.setattr("evaluators.tasks.task.Metric.better", lambda self, value, other: True)
+        return compress.run(written(run.parent, quantize=TRAINED), out=run, device="cpu").directory
+
+
+def details_of(run: Path) -> dict[str, Any]:
+    (file,) = run.glob("stages/*-quantize/details.json")
+    return json.loads(file.read_text())
+
+
+def test_trained_weights_are_in_the_bundle_and_in_both_files(quantized, learnt):
+    before, after = (compress.load(run).state_dict() for run in (quantized, learnt))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    report, recipe = json.loads((learnt / "report.json").read_text()), load_recipe(learnt / "recipe.yaml")
+    found = details_of(learnt)["quantized"]["finetuned"]
+    assert found["kept"] and found["rounded"][0] == found["rounded"][1]
+    assert found["judged"]["images"] == 100 and found["difference"][1] < 0.2 * found["difference"][0]
+    figures = {"floats": report["baseline"]["top1"], "with": report["final"]["top1"]}
+    assert {name: found["test"][name] for name in figures} == pytest.approx(figures)
+    assert report["final"]["loss"] == pytest.approx(evaluate_file(learnt / "model.onnx", recipe)["loss"])
+    floats = evaluate_file(learnt / "model.float.onnx", recipe)["loss"]
+    assert floats == pytest.approx(evaluate_bundle(learnt, recipe), rel=1e-4) != report["baseline"]["loss"]
+    assert "Training for integers" in (learnt / "report.html").read_text()
+
+
+def evaluate_bundle(run: Path, recipe: Any) -> float:
+    bundle = Bundle.load(run)
+    opened = open_model(ModelConfig(source="bundle", name=str(run)), recipe.data, 0, recipe.task)
+    return evaluate(bundle.model, opened.data.test, opened.data.task)["loss"]
+
+
+def test_weights_that_are_no_better_are_not_taken(quantized, tmp_path, monkeypatch):
+    monkeypatch.setattr("compress.quantize.choose.interleave", faster(2.0))
+    section = {**TRAINED, "finetune": {"epochs": 1, "lr": 1.0, "warmup_epochs": 0, "optimizer": "sgd"}}
+    run = compress.run(written(tmp_path, quantize=section), out=tmp_path / "run", device="cpu").directory
+    found = details_of(run)
+    assert found["quantized"]["finetuned"]["kept"] is False and "weights from before" in found["notes"][0]
+    before, after = (compress.load(each).state_dict() for each in (quantized, run))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_file(learnt, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    monkeypatch.setattr("compress.quantize.choose.interleave", faster(2.0))
+    monkeypatch.setattr("evaluators.tasks.task.Metric.better", lambda self, value, other: True)
+    shutil.copytree(learnt, run)
+    for gone in (run / "report.json", *run.glob("stages/*-quantize"), *run.glob("stages/*-latency")):
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+    shutil.copyfile(run / "model.float.onnx", run / "model.onnx")
+    (export,) = run.glob("stages/*-export")
+    shutil.copyfile(export.parent / "01-dense" / "model.onnx", run / "model.onnx")
+
+    class Killed(Exception):
+        pass
+
+    save = Trainer._save
+
+    def killed(self: Trainer) -> None:
+        save(self)
+        if self.label == "training for integers" and self.position.epoch == 1:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", killed)
+        with pytest.raises(CompressError, match="quantize failed"):
+            compress.run(load_recipe(run / "recipe.yaml"), out=run, resume=True, device="cpu")
+    compress.run(load_recipe(run / "recipe.yaml"), out=run, resume=True, device="cpu")
+    assert (run / "model.onnx").read_bytes() == (learnt / "model.onnx").read_bytes()
+    first, again = (compress.load(each).state_dict() for each in (learnt, run))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+DETECTOR = {"source": "torchvision", "name": "fcos_resnet50_fpn"}
+TRANSFORMER = {"source": "timm", "name": "vit_tiny_patch16_224", "kwargs": {"depth": 4, "embed_dim": 48}}
+
+
 @pytest.mark.parametrize(
     ("sections", "said"),
     [
+        ({"quantize": {"finetune": {}, "method": "dynamic"}}, "finetune: trains for the rounding of static files"),
+        ({"quantize": {"finetune": {}, "types": "fp16"}}, "finetune: of types int8 alone"),
+        ({"quantize": {"finetune": {}}, "data": {"name": "none"}, "train": None}, "needs images"),
+        ({"quantize": {"finetune": {}}, "model": TRANSFORMER}, "auto tries none for a model of which .* convolutions"),
+        ({"quantize": {"finetune": {}, "calibration": 399}}, "judge by and to learn from; got 399; allowed 1 to 398"),
+        ({"quantize": {"finetune": {"distill": {"loss": "kdd"}}}}, "quantize.finetune.distill"),
+        (
+            {"quantize": {"finetune": {}, "max_drop": 1}, "task": {"name": "detection"}, "model": DETECTOR},
+            "finetune: models of task detection have no loss of what they give in a file",
+        ),
         ({"export": None, "latency": None}, "needs an export section"),
         ({"data": {"name": "none"}, "train": None}, "needs images to calibrate and to judge by"),
         ({"quantize": {"calibration": 400}}, r"quantize.calibration.*got 400; allowed 1 to 399"),
@@ -155,5 +254,5 @@ def test_the_float_file_stays_where_integers_are_not_faster(quantized, tmp_path,
     ],
 )
 def test_what_cannot_be_done_is_a_sentence_before_any_training(tmp_path, sections, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=f"(?s){said}"):
         dry_run(load_recipe(written(tmp_path, **sections)), "cpu")
