@@ -26,6 +26,7 @@ from compress.graph import axes
 from compress.graph.module_reports import AttentionScale, attribute_reads, running_modules
 from compress.graph.recording import Recording
 from compress.graph.rules import POINTWISE, RULES, follow_means, freeze_means
+from compress.graph.siblings import join_siblings
 from compress.graph.trace import Trace
 from compress.graph.watch import watched
 
@@ -58,9 +59,12 @@ def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None
     seen = _traced(model, example_inputs, limits or Limits())
     if rejoined := seen.parts.rejoined:
         seen = _traced(model, example_inputs, limits or Limits(), rejoined)
-    for name in seen.unused():
-        for dim in seen.result.tensors[name]:
-            axes.freeze(dim, "no forward pass reached it, so whether it still fits what feeds it is not known")
+    unused = seen.unused()
+    joined = join_siblings(model, seen.result.tensors, unused)
+    for name in unused:
+        for place, dim in enumerate(seen.result.tensors[name]):
+            if (name, place) not in joined:
+                axes.freeze(dim, "no forward pass reached it, so whether it still fits what feeds it is not known")
     return seen.result
 
 

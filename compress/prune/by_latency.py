@@ -201,7 +201,7 @@ class _Search:
         plan = make_plan(self.model, graph, kept, dropped=dropped, align=self._align)
         fault = self.exact.fault(graph, kept, dropped, finished=plan)
         if fault is None:
-            return with_counted_costs(self.model, self.inputs, self.exact, plan)
+            return with_counted_costs(self.model, self.inputs, self.exact, plan, graph)
         if dropped and self.exact.fault(graph, {}, dropped) is not None:
             alone = [block for block in dropped if self.exact.fault(graph, {}, (block,)) is not None]
             say(f"these blocks stay, and the choice is made again: {', '.join(alone or dropped)}: {fault}")

@@ -64,11 +64,11 @@ def mended(
     )
 
 
-def with_counted_costs(model: nn.Module, example_inputs: Inputs, exact: Exactness, plan: Plan) -> Plan:
+def with_counted_costs(model: nn.Module, example_inputs: Inputs, exact: Exactness, plan: Plan, graph: Graph) -> Plan:
     """Return the plan, its costs counted anew where not every shape of the narrowed model was seen.
 
-    Over one position that is left torch may multiply element by element, which is no product: then the plan takes on
-    what was counted.
+    Over one position that is left torch may multiply element by element, which is no product, and where values decide
+    what is computed (which expert a token goes to) they do so otherwise: then the plan takes on what was counted.
 
     Raises:
         CompressError: the narrowed model does not cost what the plan says.
@@ -79,7 +79,8 @@ def with_counted_costs(model: nn.Module, example_inputs: Inputs, exact: Exactnes
     slack = abs(before - plan.macs[0]) + 0.005 * before  # what the tracer does not count is outside of any choice
     if abs(after - plan.macs[1]) <= slack:
         return plan
-    if not any(row.after == row.unit < row.before for row in plan.layers):
+    decided = any(step.dynamic for step in graph.record.steps)
+    if not decided and not any(row.after == row.unit < row.before for row in plan.layers):
         raise CompressError(
             f"the narrowed model takes {after:,} MACs where the plan foretells {plan.macs[1]:,} "
             f"(dense: {before:,} counted, {plan.macs[0]:,} traced); please report the model"

@@ -120,7 +120,7 @@ def plan_structure(
         choice, plan = _chosen(model, matched, scores, config, setting, dropped)
         fault = exact.fault(matched, choice.kept, dropped, finished=plan)
         if fault is None:
-            return with_counted_costs(model, example_inputs, exact, plan)
+            return with_counted_costs(model, example_inputs, exact, plan, matched)
         graph, scored = mended(graph, matched, choice, partial(exact.fault, matched, dropped=dropped), fault), None
 
 

@@ -288,12 +288,12 @@ def test_every_operation_is_compared_in_other_memory_layouts():
 
 
 class Routed(nn.Module):
-    """Takes one of two layers, as the input says."""
+    """Takes one of two layers of unlike sizes, as the input says."""
 
     def __init__(self):
         super().__init__()
         self.a, self.fc = nn.Conv2d(3, 16, 3, 4), nn.Linear(16, 5)
-        self.ways = nn.ModuleList(nn.Conv2d(16, 16, 1) for _ in range(2))
+        self.ways = nn.ModuleList(nn.Conv2d(16, 16, size, padding=size // 2) for size in (1, 3))
 
     def forward(self, x):
         return self.fc(self.ways[int(x.mean() > 0)](self.a(x)).mean((2, 3)))

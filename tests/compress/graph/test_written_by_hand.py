@@ -124,6 +124,42 @@ def test_half_of_the_macs_is_exactly_the_dense_model_without_the_removed_units(k
         assert torch.equal(flat(call(again, inputs)), flat(call(small, inputs)))
 
 
+class Experts(nn.Module):
+    """Every token goes to two experts of four; those that none goes to are left out."""
+
+    def __init__(self, width=32, count=4, hidden=64):
+        super().__init__()
+        self.first, self.gate, self.head = nn.Linear(8, width), nn.Linear(width, count), nn.Linear(width, 5)
+        self.up = nn.ModuleList(nn.Linear(width, hidden) for _ in range(count))
+        self.down = nn.ModuleList(nn.Linear(hidden, width) for _ in range(count))
+
+    def forward(self, x):
+        x = self.first(x)
+        tokens = x.flatten(0, 1)
+        weights, chosen = self.gate(tokens).softmax(-1).topk(2, -1)
+        out = torch.zeros_like(tokens)
+        for number, (up, down) in enumerate(zip(self.up, self.down, strict=True)):
+            token, slot = torch.where(chosen == number)
+            if token.numel():
+                out[token] += down(F.gelu(up(tokens[token]))) * weights[token, slot, None]
+        return self.head((x + out.view(x.shape)).mean(1))
+
+
+def test_experts_that_the_example_does_not_reach_fit_what_feeds_them():
+    torch.manual_seed(0)
+    model, x = Experts().eval(), torch.randn(1, 1, 8)  # one token
+    plan = compress.plan(model, x, criterion="random", budget={"macs": 0.5}, align=1)
+    idle = [name for name in plan.kept if name.endswith("weight") and "up." in name and 0 not in plan.kept[name]]
+    assert len(idle) == 2  # their hidden units stay
+    assert {skip.layer for skip in plan.skipped} == {"gate", "head", *(name.removesuffix(".weight") for name in idle)}
+    others, small = torch.randn(1, 40, 8, dtype=torch.float64), compress.apply(plan, model).double()
+    reached = []
+    for name in idle:
+        small.get_submodule(name.rpartition(".")[0]).register_forward_hook(lambda *_: reached.append(1))
+    torch.testing.assert_close(small(others), silenced(model, plan)(others), rtol=0, atol=1e-9)
+    assert len(reached) == 2
+
+
 class Viewed(nn.Module):
     """Forms what its layer gives by a number, which is also the width of what comes in."""
 
