@@ -88,6 +88,11 @@ class SearchConfig(Config):
         if self.pruner is not None:
             self._check_pruner()
         count = len(self.objective.directions)
+        if self.strategy.maximizes and self.objective.directions != ("maximize",):
+            raise ValueError(
+                f"strategy {self.strategy.name} compares networks by a share of what the given one is worth; it needs "
+                f"one metric to maximize; got objective {', '.join(self.objective.names)}"
+            )
         if count > 1 and self.strategy.name not in self.strategy.several:
             able = [name for name in strategies if name in strategies.get(name).several]
             raise ValueError(

@@ -42,7 +42,20 @@ class Command(TyperCommand):
         return [*(["[-r] FILE"] if self.needs_recipe else []), *super().collect_usage_pieces(ctx)]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the flag before a recipe that comes first."""
-        if self.needs_recipe and args and not args[0].startswith("-"):
-            args = ["--recipe", *args]
+        """Put the flag before a recipe that stands by itself."""
+        named = any(arg.startswith("-r") or arg.partition("=")[0] == "--recipe" for arg in args)
+        place = self._first_alone(args) if self.needs_recipe and not named else None
+        if place is not None:
+            args = [*args[:place], "--recipe", *args[place:]]
         return list(super().parse_args(ctx, args))
+
+    def _first_alone(self, args: list[str]) -> int | None:
+        """Return the place of the first word that is neither an option nor what one is given."""
+        options = {name: each for each in self.params for name in each.opts}
+        place = 0
+        while place < len(args):
+            if not args[place].startswith("-"):
+                return place
+            option = options.get(args[place])
+            place += 1 if option is None or getattr(option, "is_flag", False) else 2
+        return None

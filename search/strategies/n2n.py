@@ -17,7 +17,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from optuna import Study
@@ -247,6 +247,7 @@ class N2NSampler(SpaceSampler):
 class N2NStrategy(StrategyBase):
     """Learns which layers of a model to leave out, then how far to shrink the others; for the space `n2n`."""
 
+    maximizes: ClassVar[bool] = True
     name: Literal["n2n"] = "n2n"
     rollouts: int = Field(5, ge=1, description="students per update of a policy")
     removal_epochs: int = Field(100, ge=1, description="updates of the first policy; then the second has its turn")

@@ -54,6 +54,8 @@ class StrategyBase(Config):
     name: str
     several: ClassVar[Collection[str]] = ()
     """Which of the names that it is registered under take several objectives."""
+    maximizes: ClassVar[bool] = False
+    """Whether its one objective has to be one to maximize."""
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -64,8 +64,9 @@ def test_every_command_is_under_one_heading() -> None:
     assert not any(line.endswith("...") for line in lines)
 
 
-def test_a_recipe_that_comes_first_needs_no_flag() -> None:
-    for flags in (["none.yaml"], ["-r", "none.yaml"], ["--quiet", "--recipe", "none.yaml"]):
+def test_a_recipe_that_stands_by_itself_needs_no_flag() -> None:
+    alone = (["none.yaml"], ["-q", "none.yaml"], ["--set", "seed=1", "--json", "none.yaml"])
+    for flags in (*alone, ["-r", "none.yaml"], ["-rnone.yaml"], ["--quiet", "--recipe", "none.yaml"]):
         result = invoke("plan", *flags)
         assert (result.exit_code, result.stderr.partition(";")[0]) == (2, "no such recipe"), flags
     assert invoke("eval", "none.yaml").stderr.startswith("none.yaml lies in no run directory")

@@ -17,6 +17,7 @@ from short_searches import Noise, runner_for, work
 
 from compress.core.errors import InputError
 from evaluators.candidates.evaluator import Metrics
+from search.config import SearchConfig
 from search.optuna_internals import trial_notes
 from search.strategies import StrategyContext, strategies
 from search.strategies.n2n import POLICIES, N2NSampler
@@ -288,3 +289,9 @@ def test_what_it_cannot_serve_is_one_sentence(tmp_path: Path) -> None:
         config().sampler(StrategyContext(students(), ("maximize",), **given))
     with pytest.raises(InputError, match="needs one metric to maximize"):
         config(accuracy=90).sampler(StrategyContext(students(), ("minimize",), **given))
+
+
+def test_an_objective_to_minimize_is_refused_when_the_recipe_is_read() -> None:
+    section = {"space": {"name": "n2n", "options": GIVEN}, "strategy": {"name": "n2n"}, "evaluator": {"kind": "train"}}
+    with pytest.raises(ValueError, match="needs one metric to maximize; got objective loss"):
+        SearchConfig.model_validate({**section, "objective": {"maximize": [], "minimize": ["loss"]}})
