@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from compress.core.config import Config
 from compress.distill.finetune import FinetuneConfig
@@ -53,6 +53,16 @@ class QuantizeConfig(Config):
         if self.finetune is not None and not task.gives_tensor:
             return f"finetune: models of task {task.name} have no loss of what they give in a file; leave it out"
         return None
+
+    @field_validator("types", mode="before")
+    @classmethod
+    def _with_kernels(cls, types: object) -> object:
+        if types == "bf16":
+            raise ValueError(
+                "ONNX Runtime's CPU provider has no kernels of bf16, not for convolutions, products or sums "
+                "(tried with version 1.32); got bf16; allowed: int8, fp16"
+            )
+        return types
 
     @model_validator(mode="after")
     def _of_integers(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -107,13 +107,18 @@ def _layers(model: Any, weights: Mapping[str, np.ndarray[Any, Any]]) -> Iterator
             continue
         weight = next((constants[each] for each in node.input[:2] if each in constants), None)
         name = node.name
-        if weight is not None and weight.name in weights:
-            name = weight.name.removesuffix(".weight")
-        elif f"{_module_of(node.name)}.weight" in weights:
-            name = _module_of(node.name)
+        if weight is not None and (own := _own(weight.name, weights)) in weights:
+            name = own.removesuffix(".weight")
+        elif (own := _own(f"{_module_of(node.name)}.weight", weights)) in weights:
+            name = own.removesuffix(".weight")
         elif weight is not None:  # an exporter that turns linear layers' weights over gives them names of its own
             name = by_content.get(_content(numpy_helper.to_array(weight)), name)
         yield Layer(node.name, name, node.op_type, weight is not None)
+
+
+def _own(name: str, weights: Collection[str]) -> str:
+    """Return the model's name of a parameter: files of several inputs or outputs hold the model as `module`."""
+    return name if name in weights else name.removeprefix("module.")
 
 
 def _module_of(node: str) -> str:

@@ -8,11 +8,16 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from compress.export.exporters import ExportConfig, export
+from compress.export.onnx_model import OnnxModel
 from compress.export.quick import export_quickly
 from compress.quantize.float_file import MULTIPLYING, FloatFile
 from compress.quantize.judge import judge
 from compress.quantize.number_types import U8S7, U8S8, U8U8
+from compress.quantize.rounding import roundings_of
+from compress.quantize.simulation import simulate
 from compress.quantize.writer import Way, dynamic, ranges, static, write
+from evaluators.datasets.batch import Batch
 from evaluators.tasks import DEFAULT
 
 
@@ -123,3 +128,52 @@ def test_fp16_keeps_the_types_of_inputs_and_outputs(trained, tmp_path):
     assert after.agreement(before) == 100
     assert 0 < after.error(before) < 1e-4
     assert (tmp_path / "h.onnx").stat().st_size < 0.6 * trained.file.stat().st_size
+
+
+class Shifted(torch.nn.Module):
+    """Images, and a whole number for each that says what is added to their maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = torch.nn.Conv2d(3, 16, 3, 2), torch.nn.BatchNorm2d(16)
+        self.table, self.head = torch.nn.Embedding(4, 16), torch.nn.Linear(16, 10)
+
+    def forward(self, image: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+        """Return logits."""
+        return self.head(self.norm(self.stem(image)).relu().mean((2, 3)) + self.table(place))
+
+
+@pytest.mark.parametrize("way", [Way("fp16"), dynamic(U8S8, True), static(U8S8, True, True, "minmax")])
+def test_files_of_several_inputs_have_fewer_bits_and_the_names_of_the_layers(tmp_path, way):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Shifted().eval()
+        example = {"image": torch.randn(8, 3, 16, 16), "place": torch.arange(8) % 4}
+    export(model, example, tmp_path / "m.onnx", ExportConfig(exporter="torchscript"))
+    weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
+    source = FloatFile.prepare(tmp_path / "m.onnx", tmp_path, weights)
+    assert {layer.name for layer in source.layers} == {"stem", "head"}
+    batch = Batch(example, torch.zeros(8, dtype=torch.int64))
+    found = ranges(source, way.operators, Few(batch), "minmax") if way.method == "static" else None
+    write(way, source, tmp_path / "q.onnx", found)
+    given = OnnxModel(tmp_path / "q.onnx", DEFAULT.bind(10, (3, 16, 16)))(**example)
+    wanted = model(**example).detach()
+    assert 0 < (given - wanted).abs().max() < 0.02 * wanted.abs().max()
+    if way.method == "static":
+        simulation = simulate(model, roundings_of(tmp_path / "q.onnx", way, source), source, batch)
+        assert simulation.found == simulation.wanted
+        with torch.no_grad(), simulation.of(model):
+            assert (model(**example) - given).abs().max() < 0.3 * (wanted - given).abs().max()
+
+
+class Few:
+    """One batch, as a loader gives it."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+
+    def __len__(self) -> int:
+        return 1
+
+    def batches(self):
+        return iter([self.batch])

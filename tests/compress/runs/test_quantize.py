@@ -233,6 +233,7 @@ TRANSFORMER = {"source": "timm", "name": "vit_tiny_patch16_224", "kwargs": {"dep
     ("sections", "said"),
     [
         ({"quantize": {"finetune": {}, "method": "dynamic"}}, "finetune: trains for the rounding of static files"),
+        ({"quantize": {"types": "bf16"}}, "quantize.types: .* no kernels of bf16.*allowed: int8, fp16"),
         ({"quantize": {"finetune": {}, "types": "fp16"}}, "finetune: of types int8 alone"),
         ({"quantize": {"finetune": {}}, "data": {"name": "none"}, "train": None}, "needs images"),
         ({"quantize": {"finetune": {}}, "model": TRANSFORMER}, "auto tries none for a model of which .* convolutions"),
