@@ -23,6 +23,9 @@ from compress.prune.compensation.stretches import Relay, stretches_of
 from compress.prune.compensation.targets import Target, targets
 from evaluators.tasks import Task
 
+ROWS = 32_768
+"""Rows that each layer is fitted to at least: layer behind layer is, and what is fitted to chance adds up."""
+
 
 @dataclass(frozen=True)
 class Refit:
@@ -84,7 +87,7 @@ def compensated(
         norms = dict(foldable_pairs(dense, few.inputs))
         found, result.left = targets(narrowed, dense, plan, (ways[0], ways[1]), norms, held)
         relay = Relay(run, len(images))
-        drawing = Drawing(len(images), seed)
+        drawing = Drawing(len(images), seed, ROWS)
         for stretch in track(stretches_of(dense, few.inputs, found), "compensating"):
             if stretch.layers and not relay.taken:
                 relay.enter(narrowed, stretch)

@@ -46,15 +46,16 @@ class NotPlain(Exception):
 
 @dataclass(frozen=True)
 class Drawing:
-    """How rows are drawn: so many in `batches` together, at random from `seed`."""
+    """How rows are drawn: at least `least` in `batches` together, at random from `seed`."""
 
     batches: int
     seed: int
+    least: int = ROWS
 
     def rows(self, layer: Reader, name: str, output: Tensor, batch: int) -> Tensor:
         """Return the rows of a batch's output that are looked at."""
         inputs = min(LIMIT, layer.weight[0].numel())
-        wanted = -(-max(ROWS, ROWS_PER_INPUT * inputs) // self.batches)
+        wanted = -(-max(self.least, ROWS_PER_INPUT * inputs) // self.batches)
         seed = hash_of(name, self.seed, batch)
         return drawn_rows(count_rows(layer, output), wanted, seed).to(output.device)
 
