@@ -16,12 +16,15 @@ _INSIDE: dict[type[nn.Module], str] = {
     DistributedDataParallel: "module",
     AveragedModel: "module",
 }
+QUANTIZED = ("quantized", "qat")
+"""Parts of the names of torch's modules of layers that compute, or learn to compute, with integers."""
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the module that a compiled, data-parallel or averaged `model` holds; any other as it is.
 
-    Raises InputError for TorchScript: its code is compiled for the widths that it was made with.
+    Raises InputError for TorchScript, whose code is compiled for the widths that it was made with, and for layers that
+    torch has quantized, whose weights are packed integers.
     """
     while (inside := _inside(model)) is not None:
         model = inside
@@ -29,6 +32,13 @@ def unwrapped(model: nn.Module) -> nn.Module:
         if isinstance(module, torch.jit.ScriptModule):
             where = f"layer {name!r} of the model" if name else "the model"
             raise InputError(f"{where} is TorchScript, whose code cannot be narrowed; give the Python module itself")
+        kind = type(module)
+        if any(part in kind.__module__.split(".") for part in QUANTIZED) and "FloatFunctional" not in kind.__name__:
+            where = f"layer {name!r} of the model" if name else "the model"
+            raise InputError(
+                f"{where} ({kind.__name__}) is quantized by torch, which is neither trained nor narrowed; give the "
+                "model of floats, and integers by the section quantize"
+            )
     return model
 
 

@@ -25,6 +25,7 @@ from compress.core.inputs import ModelInputs
 from compress.core.progress import say
 from compress.core.tensors import Inputs, mapped, tensors_in
 from compress.export.checks import Check, Flat, answered, needs_flat
+from compress.export.equal_ranks import ranks_equals, with_noise
 from compress.export.onnx_file import clean, place, read_opset, verify
 from compress.export.open_sizes import of_outputs
 from compress.export.samples import Samples, samples_of
@@ -91,6 +92,8 @@ class Attempt:
     denormals: int = 0
     seconds: float = 0.0
     relative_time: float | None = field(default=None)
+    differs: bool = False
+    """Whether it failed since the file gives something else than the module."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of `ExportResult.tried`."""
@@ -144,23 +147,29 @@ def export(
     larger = samples.other_sizes(module)
     if config.dynamic_size and len(larger) == 1:
         notes.append("the model does not take images of any height and width, so neither does the file")
-    checks = _checks(module, samples, config, task, larger)
-    others = [
-        (_flat(folded(each), samples, config), _checks(each, samples, config, task, larger))
-        for each in task.substitutes(own, [check.expected for check in checks])
-    ]
+    every = _compared(own, module, samples, config, task, larger)
+    (_, checks), *others = every
     if others:
         notes.append(
             "what the model gives for the images that its file is compared on says little (it finds nothing, or scores "
             "are alike), so files of what its heads give, or of lower thresholds, were compared as well"
         )
-    module = folded(module)  # the checks above are the answers of its own layers
-    flat = _flat(module, samples, config) if needs_flat(module, example) else module
     names = EXPORTERS if config.exporter == "auto" else (config.exporter,)
     data_name = f"{path.name}.data"
     with _folder_beside(path) as folder:
-        every = [(flat, checks), *others]
         attempts = [_attempt(name, every, samples, folder / name, data_name, config, task) for name in names]
+        if all(each.differs for each in attempts) and ranks_equals(module, samples.example):
+            notes.append(
+                "the model ranks values that are exactly equal, as untrained ones do, so what it picks is chance; the "
+                "file of the same model with noise on its weights was compared"
+            )
+            noisy = with_noise(own)
+            others = _compared(noisy, task.for_file(noisy, config.post_processing), samples, config, task, larger)
+            every = [every[0], *others]
+            attempts = [
+                _attempt(name, every, samples, folder / f"{name}_again", data_name, config, task, blind=True)
+                for name in names
+            ]
         best = _fastest(attempts, path, 1 if config.dynamic_batch else checks[0].batch, checks[0].images.shape[1:])
         tried = {each.exporter: each.to_dict() for each in attempts}
         opset, size = read_opset(best.file), place(best.file, path, data_name)
@@ -192,6 +201,20 @@ def _folder_beside(path: Path) -> Iterator[Path]:
         yield Path(name)
 
 
+def _compared(
+    own: nn.Module, module: nn.Module, samples: Samples, config: ExportConfig, task: Task, larger: Sequence[Any]
+) -> list[tuple[nn.Module, list[Check]]]:
+    """Return what is written of `module`, which is `own` as files have it, with its checks; then all substitutes."""
+    checks = _checks(module, samples, config, task, larger)
+    small = folded(module)  # the checks are the answers of its own layers
+    flat = _flat(small, samples, config) if needs_flat(small, samples.example) else small
+    substitutes = task.substitutes(own, [check.expected for check in checks])
+    return [
+        (flat, checks),
+        *((_flat(folded(each), samples, config), _checks(each, samples, config, task, larger)) for each in substitutes),
+    ]
+
+
 def _checks(
     module: nn.Module, samples: Samples, config: ExportConfig, task: Task, larger: Sequence[Any]
 ) -> list[Check]:
@@ -220,10 +243,12 @@ def _attempt(
     data_name: str,
     config: ExportConfig,
     task: Task,
+    *,
+    blind: bool = False,
 ) -> Attempt:
     """Export with one exporter into `folder`, clean and verify the file; a failure is recorded, not raised.
 
-    Of `every` module with its checks the first is kept, the others are only verified.
+    Of `every` module with its checks the first is kept, the others are only verified, and with `blind` alone.
     """
     say(f"exporting with torch's {name} exporter")
     attempt, started = Attempt(name, folder / f"{name}.onnx"), time.perf_counter()
@@ -236,11 +261,14 @@ def _attempt(
                     if place == 0:
                         attempt.denormals = clean(Path(raw) / "raw.onnx", attempt.file, data_name, samples.metadata)
                     file = attempt.file if place == 0 else Path(raw) / "raw.onnx"
-                    attempt.parity = max(attempt.parity or 0.0, verify(file, checks, task))
+                    attempt.parity = max(
+                        attempt.parity or 0.0, verify(file, [] if blind and place == 0 else checks, task)
+                    )
         except Exception as error:  # exporters raise anything; the other one may still do
             if is_out_of_memory(error):
                 raise
             attempt.error, attempt.chatter = cause(error), chatter.getvalue()
+            attempt.differs = isinstance(error, CompressError)
     attempt.seconds = time.perf_counter() - started
     return attempt
 

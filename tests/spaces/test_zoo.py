@@ -40,6 +40,22 @@ def test_keeps_the_models_own_sizes_where_nobody_asks() -> None:
     assert built(name="vit_tiny_patch16_224", kwargs={"depth": 1}).pretrained_cfg["fixed_input_size"]
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("r3d_18", "takes videos .* name: torchvision.models.video.resnet:r3d_18, model.inputs and task: {name: none}"),
+        ("raft_small", "takes two images.* name: torchvision.models.optical_flow.raft:raft_small"),
+        (
+            "maskrcnn_resnet50_fpn",
+            "learns from more than boxes.* {weights_backbone: null} and task: {name: detection}",
+        ),
+        ("quantized_resnet18", "is made for integers of torch's own; choose the one without 'quantized_'"),
+    ],
+)
+def test_torchvisions_models_of_other_kinds_are_refused_by_name(name: str, sentence: str) -> None:
+    assert re.search(f"torchvision's '{name}' {sentence}", refused(source="torchvision", name=name))
+
+
 PRECISIONS = """
 import torch
 from torch import nn

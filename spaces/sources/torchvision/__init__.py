@@ -31,7 +31,10 @@ class TorchvisionSource(Source):
 
     def problems(self, config: ModelConfig) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the name, and arguments that other keys stand for."""
-        yield from super().problems(config)
+        if problem := _not_here(config.name, self.names()):
+            yield "name", problem
+        else:
+            yield from super().problems(config)
         yield from reserved(config)
 
     def task_of(self, config: ModelConfig) -> TaskConfig:
@@ -52,6 +55,37 @@ class TorchvisionSource(Source):
             raise InputError(f"model.name: {problem}")
         agree("model.name", 3, wished(task.in_chans), "channels (torchvision's models take 3)")
         return _kind_of(config).build(config, task)
+
+
+OTHERS = {
+    "quantization": "is made for integers of torch's own; choose the one without 'quantized_' and the section quantize",
+    "video": "takes videos (channels, frames, height, width), which no data set here has",
+    "optical_flow": "takes two images, which no task here has",
+    "detection": "learns from more than boxes, which no task here has",
+}
+"""By torchvision's module: why some of its models are none of this source's."""
+
+
+def _not_here(name: str, known: Sequence[str]) -> str | None:
+    """Return why a model of torchvision's is none of this source's, and how to have it; None for any other name."""
+    import torchvision
+
+    if name in known or name not in torchvision.models.list_models():
+        return None
+    builder = torchvision.models.get_model_builder(name)
+    kind = next((each for each in OTHERS if f".{each}." in builder.__module__), None)
+    if kind is None:
+        return None
+    told = f"torchvision's {name!r} {OTHERS[kind]}"
+    if kind == "quantization":
+        return told
+    where = f"source: python, name: {builder.__module__}:{builder.__name__}"
+    if kind == "detection":
+        return (
+            f"{told}; {where}, kwargs: {{weights_backbone: null}} and task: {{name: detection}} prune, export and "
+            "measure what finds boxes in it, without training"
+        )
+    return f"{told}; {where}, model.inputs and task: {{name: none}} prune, export and measure it, without training"
 
 
 def _kind_of(config: ModelConfig) -> Kind:

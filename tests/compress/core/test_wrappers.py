@@ -53,3 +53,11 @@ def test_torchscript_is_refused_by_name() -> None:
     ):
         with pytest.raises(InputError, match=what):
             compress.plan(model, images, criterion="magnitude", budget={"macs": 0.5})
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+def test_layers_that_torch_has_quantized_are_refused_by_name() -> None:
+    floats = nn.Sequential(nn.Linear(2, 2), torch.ao.nn.quantized.FloatFunctional())
+    assert unwrapped(floats) is floats
+    with pytest.raises(InputError, match=r"layer '1' of the model \(Linear\) is quantized by torch"):
+        unwrapped(nn.Sequential(nn.Linear(2, 2), torch.ao.nn.quantized.Linear(2, 2)))

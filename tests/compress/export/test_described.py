@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from compress.cli import app
 from compress.core.config import Config
-from compress.core.errors import InputError
+from compress.core.errors import CompressError, InputError
 from compress.core.inputs import Description, ModelInputs
 from compress.export.exporters import ExportConfig, ExportResult, export
 
@@ -161,3 +161,34 @@ def test_files_of_halves_are_compared_as_near_as_halves_are_and_complex_outputs_
     assert 1e-4 < result.parity_max_rel < 5e-3
     with pytest.raises(InputError, match="holds complex numbers"):
         export(Spectrum(), torch.randn(2, 16), tmp_path / "c.onnx")
+
+
+class Ranking(nn.Module):
+    """Of many positions those with the highest scores, which are all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.score, self.out = nn.Linear(4, 1), nn.Linear(4, 3)
+        nn.init.zeros_(self.score.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.score(x).topk(5, dim=1).indices
+        return self.out(x.gather(1, places.expand(-1, -1, 4)))
+
+
+class Pointwise(Ranking):
+    """The same, whose file is wrong for another reason: it does what it does in training."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + float(x.sum())
+
+
+def test_a_model_that_ranks_equal_values_is_compared_with_noise_on_its_weights(tmp_path: Path) -> None:
+    model = Ranking().eval()
+    result = export(model, torch.randn(2, 80, 4), tmp_path / "m.onnx", ExportConfig(exporter="torchscript"))
+    assert any("values that are exactly equal" in note for note in result.notes) and result.parity_max_rel > 0
+    kept = [onnx.numpy_helper.to_array(each) for each in onnx.load(tmp_path / "m.onnx").graph.initializer]
+    weight = model.out.weight.detach()
+    assert any(array.size == 12 and torch.equal(torch.tensor(array).reshape(4, 3), weight.T) for array in kept)
+    with pytest.raises(CompressError, match="is off by"):
+        export(Pointwise().eval(), torch.randn(2, 80, 4), tmp_path / "w.onnx", ExportConfig(exporter="torchscript"))
