@@ -7,7 +7,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from search.runner import Runner
 
 POLL_SECONDS = 0.5
+PRELOADED = ["search.job", "compress.training.engine", "lightning_fabric", "timm"]
+"""Modules that workers need and that take long to import; none of them asks for a device."""
 
 
 @executors.register("local")
@@ -54,9 +57,10 @@ def _turns(runner: Runner, deadline: float | None) -> Iterator[None]:
 
 def _share(job: SearchJob, runner: Runner, count: int, deadline: float | None) -> Iterator[None]:
     """Let processes work; one step per trial of theirs. The first that fails ends the search."""
-    context = multiprocessing.get_context("spawn")
+    context = _context()
     errors = context.SimpleQueue()
-    workers = [context.Process(target=_work, args=(job, deadline, errors)) for _ in range(count)]
+    given = (job, deadline, dict(os.environ), errors)
+    workers = [context.Process(target=_work, args=given) for _ in range(count)]
     for worker in workers:
         worker.start()
     seen = runner.planned()
@@ -76,7 +80,20 @@ def _share(job: SearchJob, runner: Runner, count: int, deadline: float | None) -
             worker.join()
 
 
-def _work(job: SearchJob, deadline: float | None, errors: SimpleQueue[CompressError]) -> None:
+def _context() -> ForkServerContext | SpawnContext:
+    """Return what starts processes: where the system can, from a server that has imported what takes seconds, once."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    return context
+
+
+def _work(
+    job: SearchJob, deadline: float | None, environment: Mapping[str, str], errors: SimpleQueue[CompressError]
+) -> None:
+    os.environ.clear()
+    os.environ.update(environment)  # the server's may be older
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         for _ in _turns(job.open(), deadline):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import told_by
 
 from compress.bundle import open_model
 from compress.core.tensors import called, tensors_in
@@ -90,10 +88,7 @@ def prune(name: str, folder: Path) -> Any:
 def results(tmp_path_factory: pytest.TempPathFactory) -> Any:
     root = tmp_path_factory.mktemp("huggingface")
     plans = {name: prune(name, root / name) for name in MODELS}
-    command = [sys.executable, "-c", RELOAD, *(str(root / name) for name in MODELS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return plans, {line["name"]: line for line in lines}, done.stderr
+    return plans, *told_by(RELOAD, [root / name for name in MODELS])
 
 
 @pytest.mark.slow

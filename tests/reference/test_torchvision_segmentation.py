@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import told_by
 from torch import Tensor, nn
 
 from compress.bundle import Bundle, open_model
@@ -87,11 +85,8 @@ def pruned(name: str, folder: Path) -> tuple[float, float]:
 @pytest.mark.slow
 def test_half_the_macs_are_exact_and_export_at_any_size(tmp_path: Path) -> None:
     figures = {name: pruned(name, tmp_path / name) for name in MODELS}
-    command = [sys.executable, "-c", RELOAD, *(str(tmp_path / name) for name in MODELS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    found = {each["name"]: each for each in told}
-    assert list(found) == list(MODELS), done.stderr[-2000:]
+    found, errors = told_by(RELOAD, [tmp_path / name for name in MODELS])
+    assert list(found) == list(MODELS), errors[-2000:]
     for name, (macs, difference) in figures.items():
         assert 0.48 <= macs <= 0.52, name
         assert difference <= 1e-5, name

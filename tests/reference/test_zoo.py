@@ -1,11 +1,8 @@
 """Ten families at half of their MACs, bit-equal in a fresh process and in ONNX Runtime; benchmarks/zoo.py has all."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 import torch
+from processes import told_by
 
 from compress.bundle import open_model
 from compress.graph.apply import apply
@@ -60,10 +57,7 @@ def _prune(name, folder):
 def results(tmp_path_factory):
     root = tmp_path_factory.mktemp("zoo")
     plans = {name: _prune(name, root / name) for name in MODELS}
-    command = [sys.executable, "-c", RELOAD, *(str(root / name) for name in MODELS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return plans, {line["name"]: line for line in lines}, done.stderr
+    return plans, *told_by(RELOAD, [root / name for name in MODELS])
 
 
 @pytest.mark.slow

@@ -331,10 +331,9 @@ def test_networks_export_to_onnx_with_both_exporters(case: Case, tmp_path: Path)
     torch.manual_seed(0)
     space = space_of(case)
     drawn = sorted(samples(case, 30, seed=5), key=lambda arch: len(set(arch.values())), reverse=True)
-    for name, arch in {"auto": drawn[0], "torchscript": drawn[1]}.items():  # the other one takes ten times as long
+    for name, arch in {"dynamo": drawn[0], "torchscript": drawn[1]}.items():
         network = space.build(arch, case.task)
         config = ExportConfig(exporter=name)
         result = export(network, images_for(case, arch, 2), tmp_path / f"{name}.onnx", config)
         assert result.parity_max_rel <= 1e-4
-        both = ("dynamo", "torchscript") if name == "auto" else ("torchscript",)
-        assert {each: tried["error"] for each, tried in result.tried.items()} == dict.fromkeys(both)
+        assert result.tried[name]["error"] is None

@@ -18,6 +18,8 @@ RUNS = ("prune", "distill", "sort", "quantize", "search", "run")
 _TIMING = ["latency.runs=3", "latency.seconds=0", "latency.max_seconds=2"]
 _BRIEF = [*_TIMING, "export.exporter=torchscript"]  # the other exporter takes ten seconds a model
 _FEW = ["data.limit_train=200", "data.limit_test=100"]
+_FEWEST = ["data.limit_train=64", "data.limit_test=40"]
+_RESNET20 = ["model.name=cifar_resnet20", "model.checkpoint=resnet20.safetensors"]
 _SHORT = ["train.epochs=1", "train.warmup_epochs=0", "finetune.epochs=1", "finetune.warmup_epochs=0"]
 _SCENES = ["data.samples=48", "data.test_samples=24"]
 _CANDIDATES = ["search.evaluator.train.epochs=1", "train.epochs=1"]
@@ -28,10 +30,13 @@ _NETADAPT = [
     "train.epochs=1",
 ]
 _PLACEMENTS = [
-    "data.limit_train=64",
+    *_FEWEST,
     "data.batch_size=16",
+    "supernet.epochs=1",
     "supernet.method.models=2",
     "search.evaluator.recalibrate=1",
+    "search.trials=6",
+    "train.epochs=1",
 ]
 _CELLS = [
     "data.limit_train=32",
@@ -62,11 +67,11 @@ _WHOLE_WAY = [
     "quantize.calibration=32",
 ]  # fmt: skip
 QUICKER: dict[str, list[str]] = {
-    "bms_pooling_cifar10": [*_BRIEF, *_PLACEMENTS, "data.limit_test=50", "supernet.epochs=1", "train.epochs=1"],
+    "bms_pooling_cifar10": [*_BRIEF, *_PLACEMENTS],
     "bms_pooling_digits": [],
     "bossnas_hytra_cifar10": [*_BRIEF, *_FEW_VIEWS],
     "bossnas_hytra_digits": _BRIEF,
-    "bossnas_nats_cifar10": [*_BRIEF, *_FEW_VIEWS],
+    "bossnas_nats_cifar10": [*_BRIEF, *_FEW_VIEWS, "search.trials=60"],
     "bossnas_nats_digits": _BRIEF,
     "darts_cifar10": [*_BRIEF, *_CELLS],
     "darts_digits": [],
@@ -74,9 +79,9 @@ QUICKER: dict[str, list[str]] = {
     "dimap_swin": [*_BRIEF, *_FEW, *_SHORT],
     "dimap_swin_channels": [*_BRIEF, *_FEW, *_SHORT],
     "embed_digits": [*_BRIEF, *_FEW, *_SHORT],
-    "meal_v2_cifar10": [*_BRIEF, *_FEW, "distill.epochs=1", "distill.decay_epochs=[1]"],
+    "meal_v2_cifar10": [*_BRIEF, *_FEWEST, "distill.epochs=1", "distill.decay_epochs=[1]"],
     "meal_v2_digits": _BRIEF,
-    "ladder_swin_cifar10": [*_BRIEF, *_FEW, *_SHORT],
+    "ladder_swin_cifar10": [*_BRIEF, *_FEWEST, *_SHORT, "model.kwargs.depths=[1, 1, 2]", "model.kwargs.embed_dim=32"],
     "ladder_swin_digits": [],
     "n2n_resnet18_cifar10": [
         *_BRIEF,
@@ -87,12 +92,18 @@ QUICKER: dict[str, list[str]] = {
         "search.trials=2",
     ],
     "n2n_resnet18_digits": [],
-    "feature_kd_swin_cifar10": [*_BRIEF, *_FEW, *_SHORT, "model.kwargs.depths=[1, 1, 1]"],
+    "feature_kd_swin_cifar10": [
+        *_BRIEF,
+        *_FEWEST,
+        *_SHORT,
+        "model.kwargs.depths=[1, 1, 1]",
+        "model.kwargs.embed_dim=32",
+    ],
     "feature_kd_swin_digits": _BRIEF,
-    "guidance_mlp_cifar10": [*_BRIEF, *_FEW, "distill.epochs=1"],
+    "guidance_mlp_cifar10": [*_BRIEF, *_FEWEST, "distill.epochs=1"],
     "guidance_mlp_digits": _BRIEF,
-    "netadapt_digits": [*_BRIEF, *_FEW, *_NETADAPT],
-    "path_ensemble_vit_cifar10": [*_BRIEF, *_FEW, *_SHORT, "model.kwargs.depth=3"],
+    "netadapt_digits": [*_BRIEF, *_FEWEST, *_NETADAPT],
+    "path_ensemble_vit_cifar10": [*_BRIEF, *_FEWEST, *_SHORT, "model.kwargs.depth=3", "model.kwargs.embed_dim=48"],
     "path_ensemble_vit_digits": [],
     "phc_resnet_digits": [],
     "prune_segmentation_digits": [
@@ -103,48 +114,69 @@ QUICKER: dict[str, list[str]] = {
         "train.epochs=1",
         "finetune.epochs=1",
     ],
-    "full_pipeline": [*_BRIEF, *_FEW, *_WHOLE_WAY],
+    "full_pipeline": [*_BRIEF, *_FEWEST, *_WHOLE_WAY],
     "full_pipeline_cifar10": [
         *_BRIEF,
-        "data.limit_train=64",
-        "data.limit_test=40",
+        *_FEWEST,
         *_WHOLE_WAY,
         "search.space.options.strides=[2, 1, 1, 2, 2]",
-        "prune.budget.latency=0.85",
+        "search.strategy.initial=2",
+        "search.trials=4",
+        "prune.budget={macs: 0.8}",
         "references.networks=[mobilenetv3_small_050]",
     ],
-    "latency_resnet56_cifar10": [*_BRIEF, *_FEW],
-    "latency_resnet_digits": [*_TIMING, "train.epochs=1"],
+    "latency_resnet56_cifar10": [*_BRIEF, *_FEWEST, *_RESNET20, "prune.budgets=[{latency: 0.667}, {latency: 0.5}]"],
+    "latency_resnet_digits": [*_TIMING, *_FEW, "train.epochs=1"],
     "prune_detection_digits": [*_TIMING, *_SHORT, *_SCENES],
     "search_detector_digits": [*_TIMING, *_CANDIDATES, *_LATENCIES, *_SCENES],
-    "quantize_cifar10": [*_BRIEF, *_FEW, "quantize.calibration=32"],
+    "quantize_cifar10": [*_BRIEF, *_FEWEST, *_RESNET20, "quantize.calibration=32"],
     "quantize_digits": _TIMING,
-    "resnet56_cifar10": [*_BRIEF, *_FEW, "finetune.epochs=1"],
+    "resnet56_cifar10": [*_BRIEF, *_FEWEST, "finetune.epochs=1"],
     "resnet_digits": [],
-    "search_digits_mobilenetv3": [*_BRIEF, *_FEW, *_CANDIDATES],
-    "search_digits_nasnet_rl": [*_BRIEF, "data.limit_train=64", "data.limit_test=50", "train.epochs=1"],
+    "search_digits_mobilenetv3": [*_BRIEF, *_FEWEST, *_CANDIDATES],
+    "search_digits_nasnet_rl": [*_BRIEF, "data.limit_train=40", "data.limit_test=20", "train.epochs=1"],
     "search_nats_table": [],
-    "search_pooling_cifar10": [*_BRIEF, *_FEW, *_CANDIDATES],
-    "spos_mobilenetv3_cifar10": [*_BRIEF, *_FEW, *_LATENCIES, "supernet.epochs=1", "train.epochs=1"],
+    "search_pooling_cifar10": [*_BRIEF, *_FEWEST, *_CANDIDATES, "search.trials=7"],
+    "spos_mobilenetv3_cifar10": [
+        *_BRIEF,
+        *_FEWEST,
+        *_LATENCIES,
+        "supernet.epochs=1",
+        "search.strategy.initial=2",
+        "search.trials=4",
+        "search.evaluator.recalibrate=2",
+        "train.epochs=1",
+    ],
     "spos_mobilenetv3_digits": _BRIEF,
-    "tas_resnet56_cifar10": [*_BRIEF, *_FEW, "supernet.epochs=1", "train.epochs=1", "train.warmup_epochs=0"],
+    "tas_resnet56_cifar10": [*_BRIEF, *_FEWEST, "supernet.epochs=1", "train.epochs=1", "train.warmup_epochs=0"],
     "tas_resnet_digits": ["export.exporter=torchscript"],
     "spos_nas_bench_201_cifar10": [
         *_BRIEF,
-        *_FEW,
+        *_FEWEST,
         *_EDGES,
         "supernet.epochs=1",
+        "search.trials=40",
         "rank.architectures=8",
         "train.epochs=1",
     ],
     "spos_nas_bench_201_digits": [],
-    "sortednet_mobilenetv3_cifar10": [*_BRIEF, "data.limit_train=64", "data.limit_test=40", *_NESTED],
+    "sortednet_mobilenetv3_cifar10": [*_BRIEF, *_FEWEST, *_NESTED],
     "sortednet_mobilenetv3_digits": [*_TIMING, *_NESTED],
-    "sortednet_vit_cifar10": [*_BRIEF, "data.limit_train=64", "data.limit_test=40", "data.batch_size=16", *_NESTED],
+    "sortednet_vit_cifar10": [
+        *_BRIEF,
+        *_FEWEST,
+        "data.batch_size=16",
+        "model.kwargs.depth=3",
+        "model.kwargs.embed_dim=96",
+        *_NESTED,
+    ],
     "sortednet_vit_digits": [*_TIMING, *_NESTED],
     "search_ray": [*_BRIEF, *_FEW, "search.evaluator.train.epochs=2", "train.epochs=1"],
 }
-"""By a recipe's name, keys that leave all its stages and trials as they are, but make each of them short."""
+"""By a recipe's name, keys that leave all its stages as they are, and all its trials, but make each of them short.
+
+Those that want images of CIFAR-10, which have a twin on digits, make fewer trials.
+"""
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
+import os
 import random
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 # A new interpreter would take seconds to import everything, and a fork of the tests' own process inherits what earlier
 # tests have done to it: autograd refuses to run in a fork once a tensor of fake storage has been differentiated.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["compress.cli", "compress.runs.pipeline", "compress.runs.stages.search", "search.job"])
+_context.set_forkserver_preload(
+    ["compress.cli", "compress.runs.pipeline", "compress.runs.stages.search", "search.job", "lightning_fabric", "timm"]
+)
 
 
 class Child:
@@ -30,6 +36,28 @@ class Child:
         """Return 0, the status that it ended with (1: an exception), or minus the signal that ended it."""
         self.process.join()
         return self.process.exitcode
+
+
+def told_by(script: str, folders: Iterable[Path], place: Path | None = None) -> tuple[dict[str, dict[str, Any]], str]:
+    """Run a script on folders, in a process of its own that starts in `place`; return what it tells, and its errors.
+
+    It tells JSON objects, one a line, each with a "name".
+    """
+    with tempfile.TemporaryDirectory() as written:
+        out, errors = Path(written, "out"), Path(written, "errors")
+        Child(_interpret, script, [str(folder) for folder in folders], str(place or Path.cwd()), out, errors).wait()
+        told = [json.loads(line) for line in out.read_text().splitlines() if line.startswith("{")]
+        return {each["name"]: each for each in told}, errors.read_text()
+
+
+def _interpret(script: str, arguments: list[str], place: str, out: Path, errors: Path) -> None:
+    for number, path in ((1, out), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    os.chdir(place)
+    sys.path.insert(0, place)
+    sys.argv = ["-c", *arguments]
+    exec(compile(script, "<script>", "exec"), {"__name__": "__main__"})
+    sys.stdout.flush()
 
 
 def kill_after(process: Child, folder: Path, checkpoints: str, writes: int, generator: random.Random) -> None:

@@ -57,7 +57,7 @@ def serves(strategy: str, space: str) -> bool:
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "auto": {"initial": 20},
+    "auto": {"initial": 40},
     "gp": {"options": {"n_startup_trials": 57}},  # a fit over fifty decisions takes a second
     "local_search": {"improvement": "best"},
     "n2n": {"accuracy": 100, "rollouts": 3, "removal_epochs": 4, "hidden": 8},

@@ -4,12 +4,11 @@ import copy
 import functools
 import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import told_by
 from safetensors.torch import save_file
 from torch import nn
 
@@ -157,10 +156,7 @@ def reloaded(tmp_path_factory):
         )
         with torch.no_grad():
             torch.save(list(tensors_in(call(small, inputs))), root / name / "outputs.pt")
-    command = [sys.executable, "-c", RELOAD, *(str(root / name) for name in MODELS)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=FOLDER)
-    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    return {line["name"]: line for line in lines}, done.stderr
+    return told_by(RELOAD, [root / name for name in MODELS], FOLDER)
 
 
 @pytest.mark.xdist_group("models")  # or each worker would compute the results
