@@ -29,7 +29,7 @@ from compress.core.config import Config
 from compress.core.errors import InputError, NotWritten, reason_of
 from compress.core.inputs import ModelInputs
 from compress.core.problems import validated
-from compress.core.tensors import Inputs
+from compress.core.tensors import Inputs, restore
 from compress.graph.known import Known
 from compress.transforms import Transform, history
 from evaluators.datasets import Data, DataConfig, DataFacts, Preprocessing
@@ -159,7 +159,7 @@ class Bundle:
         state = read_safetensors(root / WEIGHTS, key)
         refuse_infinite(module, state, str(root / WEIGHTS), key)
         try:
-            module.load_state_dict(state, strict=True)
+            restore(module, state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{key}: the weights of {str(root)!r} do not fit its architecture: {reason}") from error

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import InputError
+from compress.core.tensors import restore
 from spaces.checkpoint_file import read_checkpoint, some
 
 _STATISTICS = ("running_mean", "running_var")
@@ -102,7 +103,7 @@ def load_weights(
     usable = {name: value for name, value in given.items() if name in wanted and name not in replaced}
     _refuse_strangers(model, usable, set(replaced), source, key, list(state))
     refuse_infinite(model, usable, source, key)
-    model.load_state_dict(usable, strict=False)
+    restore(model, usable, strict=False)
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
     return LoadReport(
         source=source,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, TypeVar
 
@@ -15,6 +16,16 @@ K = TypeVar("K")
 Inputs = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
 """What a module is called with: one argument (a tensor, or a list of them, as detectors take images), a tuple of
 positional or a dictionary of keyword arguments."""
+
+
+def restore(model: nn.Module, state: Mapping[str, Any], *, strict: bool = True) -> None:
+    """Load tensors by name that are of such a model as this; versions that its modules ask for are their own.
+
+    Raises as `load_state_dict` does.
+    """
+    versioned = OrderedDict(state)
+    versioned._metadata = model.state_dict()._metadata  # type: ignore[attr-defined]
+    model.load_state_dict(versioned, strict=strict)
 
 
 def call(model: nn.Module, inputs: Inputs) -> Any:

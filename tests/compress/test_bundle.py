@@ -362,6 +362,13 @@ class Odd(nn.Module):
 
     def forward(self, x):
         return self.norm(self.same(x)).relu().mean((2, 3)) @ self.turned
+
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version") != 2:  # as torchvision's MNASNet does
+            raise ValueError("of another version")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
 """
 
 
