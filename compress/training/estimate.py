@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.modes import modes_kept
-from compress.core.tensors import computed
+from compress.core.tensors import computed, restore
 from compress.training.config import FitConfig, TrainerConfig
 from compress.training.isolation import isolated
 from compress.training.step import StepContext, TrainingStep
@@ -99,5 +99,5 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.to(home).to(memory_format=torch.contiguous_format)
-        model.load_state_dict(before)
+        restore(model, before)
         model.zero_grad(set_to_none=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from compress.core.batch_norm import norm_layers, recalibrate
 from compress.core.errors import CompressError, Diverged, InputError
 from compress.core.progress import track
+from compress.core.tensors import restore
 from compress.training.checkpoint import FILE_NAME, discard, read_checkpoint, sweep, write_checkpoint
 from compress.training.config import TrainerConfig
 from compress.training.isolation import isolated
@@ -230,7 +231,7 @@ class Trainer:
         """Put the weights that count into the model, renew its batch-norm statistics, and sum up."""
         here, model = self.position, self.model
         if self.best is not None:
-            model.load_state_dict(self.best)
+            restore(model, self.best)
         elif self.updater.result is not model:
             model.load_state_dict(self.updater.result.state_dict())
         if self.config.bn_recalibrate and norm_layers(model):

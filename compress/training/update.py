@@ -10,6 +10,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from compress.core.tensors import restore
 from compress.training.config import TrainerConfig
 from compress.training.engine import Engine
 from compress.training.masks import MaskKeeper
@@ -120,10 +121,10 @@ class Updater:
         Raises:
             KeyError, RuntimeError, ValueError: it belongs to another model, step or optimiser.
         """
-        self.model.load_state_dict(state["model"])
+        restore(self.model, state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
+            restore(self.ema.module, state["ema"])
         self._fabric.strategy.precision.load_state_dict(state["scaler"])
         self.step.load_state_dict(state["step"])
         for name, optimizer in self.step.optimizers().items():

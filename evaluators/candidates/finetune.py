@@ -20,6 +20,7 @@ from compress.core.config import Numbers
 from compress.core.errors import CompressError, Diverged, InputError
 from compress.core.progress import hushed
 from compress.core.sections import NameOf
+from compress.core.tensors import restore
 from compress.criteria import unit_criteria
 from compress.training.config import TrainConfig
 from compress.training.fit import fit
@@ -171,7 +172,7 @@ class FinetuneEvaluator(Evaluator):
 
     def _opened(self, path: Path, arch: Architecture, seed: int) -> Narrower:
         model = build(self.space, arch, self.data, seed).eval()
-        model.load_state_dict(load_file(path))
+        restore(model, load_file(path))
         task = self.data.task
         loader, batches = self.data.train, self.config.calibration_batches
         assert loader is not None

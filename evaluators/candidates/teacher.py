@@ -14,6 +14,7 @@ from torch import nn
 from compress.core.atomic import replacing
 from compress.core.errors import CompressError, Diverged, InputError
 from compress.core.progress import hushed, say
+from compress.core.tensors import restore
 from compress.distill.teachers import TeacherConfig, opened
 from compress.training.config import TrainConfig
 from compress.training.fit import fit
@@ -78,7 +79,7 @@ class GivenModel:
         module = build_model(self.model, self.data.task, self.seed).module
         with locked(self.path.with_suffix(".lock")):
             if self.path.is_file():
-                module.load_state_dict(load_file(self.path))
+                restore(module, load_file(self.path))
                 return module
             self._fit(module, self.train)
         return module

@@ -14,6 +14,7 @@ from compress.core.atomic import replacing, write_json
 from compress.core.config import Config
 from compress.core.errors import InputError, reason_of
 from compress.core.problems import under, validated
+from compress.core.tensors import restore
 from evaluators.datasets import Data
 from evaluators.datasets.holdout import labels_of, with_holdout
 from evaluators.tasks import Task, TaskSection
@@ -130,7 +131,7 @@ class TrainedSupernet:
         state = read_safetensors(folder / _WEIGHTS, key)
         refuse_infinite(supernet, state, str(folder), key)
         try:
-            supernet.load_state_dict(state)
+            restore(supernet, state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:300]
             raise InputError(f"{key}: the weights in {str(folder)!r} do not fit the supernet: {reason}") from error

@@ -15,6 +15,7 @@ from torch import nn
 from compress.bundle import Bundle
 from compress.core.environment import on_device
 from compress.core.progress import say
+from compress.core.tensors import restore
 from compress.distill.teacher_cache import each_cached
 from compress.runs.context import Context
 from compress.runs.stages.train import train
@@ -55,7 +56,7 @@ def train_gently(bundle: Bundle, config: FitConfig, context: Context, label: str
     main = data.task.main_metric
     worse = main.better(before[main.name], after[main.name])
     if worse:
-        bundle.model.load_state_dict(start)
+        restore(bundle.model, start)
     figures = f"{main.show(before[main.name])} before, {main.show(after[main.name])} after"
     note = f"{main.label} on {judged.num_samples:,} training images set apart: {figures} {label}"
     note += "; the model is left as it was before" if worse else ""

@@ -17,6 +17,7 @@ from torch import Tensor
 from compress.bundle import Bundle
 from compress.core.modes import evaluating
 from compress.core.progress import say
+from compress.core.tensors import restore
 from compress.distill.finetune import named_after
 from compress.export.onnx_model import OnnxModel
 from compress.quantize.choose import Candidate, Choice
@@ -61,7 +62,7 @@ class Tuned:
     def undo(self) -> None:
         """Give the model its weights from before."""
         if self.start:
-            self.bundle.model.load_state_dict(self.start)
+            restore(self.bundle.model, self.start)
 
 
 def tuned(choice: Choice, bundle: Bundle, context: Context) -> Tuned:
@@ -93,7 +94,7 @@ def tuned(choice: Choice, bundle: Bundle, context: Context) -> Tuned:
     after = choice.of_other_weights(source, folder)
     learnt = after.made(way)
     if learnt.judgement is None:
-        bundle.model.load_state_dict(start)
+        restore(bundle.model, start)
         return _left_out(choice, bundle, f"{way.name} of the trained weights: {learnt.problem}")
     main = choice.task.main_metric
     judged = [main.of(each.metrics) for each in (choice.before, without.judgement, learnt.judgement)]
@@ -109,7 +110,7 @@ def tuned(choice: Choice, bundle: Bundle, context: Context) -> Tuned:
     say(sentence)
     if details["kept"]:
         return Tuned(after, trained, details, sentence, start)
-    bundle.model.load_state_dict(start)
+    restore(bundle.model, start)
     return Tuned(choice, bundle, details, sentence)
 
 
