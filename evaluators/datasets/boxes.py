@@ -98,7 +98,7 @@ class BoxReader:
     def __call__(self, index: int) -> tuple[Any, dict[str, Tensor]]:
         """Return an image, and its boxes, labels and `iscrowd`: 1 for those that are neither trained on nor counted."""
         entry = self.images[index]
-        image = read(entry.path)
+        image = read(entry.path, entry.size)
         found = size_of(image)
         if found != entry.size:
             raise InputError(

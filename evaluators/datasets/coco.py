@@ -138,7 +138,7 @@ class _MaskReader:
 
     def __call__(self, index: int) -> tuple[Any, tv_tensors.Mask]:
         entry, found = self.images[index], self.outlines[index]
-        image = read(entry.path)
+        image = read(entry.path, entry.size)
         if size_of(image) != entry.size:
             raise InputError("it has another size than its annotations are for")
         mask = np.zeros(entry.size, np.uint8)

@@ -18,17 +18,18 @@ ENDINGS = (
     ".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", ".webp", ".avif", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".jp2",
 )  # fmt: skip
-_BITS, _PHOTOMETRIC = 258, 262  # tags of TIFF: bits per sample, what 0 means
+_BITS, _PHOTOMETRIC, _ORIENTATION = 258, 262, 274  # tags of TIFF: bits per sample, what 0 means, how it was held
 _ROUNDING = 1e-5  # how far floats may lie outside 0..1
 
 
-def decode(image: Image) -> Image | Tensor:
+def decode(image: Image, annotated: tuple[int, int] | None = None) -> Image | Tensor:
     """Return the upright first frame of an opened image: bytes as RGB, deeper grey as float32 (1, H, W) in 0..1.
 
-    The orientation that a camera wrote into the file is applied. Transparency is dropped as timm and torchvision do:
-    the colours below it count. Grey levels of more than 8 bits keep their depth: whole numbers (16-bit PNG, TIFF, PGM)
-    are taken as 0 (black) to 65535 (white; 4095 in a TIFF of 12 bits), floats (TIFF, PFM) as 0 to 1. Colours of 16 bits
-    become bytes.
+    The orientation that a camera wrote into the file is applied, unless boxes or masks that go with the image are for a
+    height and width, `annotated`, that only the pixels as they are stored have. Transparency is dropped as timm and
+    torchvision do: the colours below it count. Grey levels of more than 8 bits keep their depth: whole numbers (16-bit
+    PNG, TIFF, PGM) are taken as 0 (black) to 65535 (white; 4095 in a TIFF of 12 bits), floats (TIFF, PFM) as 0 to 1.
+    Colours of 16 bits become bytes.
 
     Raises:
         InputError: levels outside those ranges.
@@ -37,7 +38,11 @@ def decode(image: Image) -> Image | Tensor:
     from PIL import ImageOps
 
     image.load()
-    ImageOps.exif_transpose(image, in_place=True)
+    height, width = image.height, image.width
+    lying = image.getexif().get(_ORIENTATION, 1) >= 5  # upright it is as high as it is wide now
+    upright = (width, height) if lying else (height, width)
+    if annotated is None or annotated == upright or annotated != (height, width):
+        ImageOps.exif_transpose(image, in_place=True)
     tiff = getattr(image, "tag_v2", {})
     inverted = tiff.get(_PHOTOMETRIC) == 0  # white is 0; Pillow minds that in images of bytes alone
     if image.mode == "F":
@@ -80,12 +85,12 @@ class ToChannels:
         return image.expand(self.channels, -1, -1)
 
 
-def read(file: str | BinaryIO) -> Image | Tensor:
+def read(file: str | BinaryIO, annotated: tuple[int, int] | None = None) -> Image | Tensor:
     """Open and `decode` an image file."""
     from PIL import Image
 
     with Image.open(file) as image:
-        return decode(image)
+        return decode(image, annotated)
 
 
 def reason(error: Exception) -> str:

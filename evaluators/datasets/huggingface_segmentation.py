@@ -71,5 +71,5 @@ class _Rows:
 
     def __call__(self, index: int) -> tuple[Any, tv_tensors.Mask]:
         row = self.rows[index]
-        image = read(image_file(row[self.image_key]))
-        return with_mask(image, self.reader(image_file(row[self.mask_key]), self.mask_key), self.mask_key)
+        numbers = self.reader(image_file(row[self.mask_key]), self.mask_key)
+        return with_mask(read(image_file(row[self.image_key]), numbers.shape), numbers, self.mask_key)

@@ -107,7 +107,8 @@ class MaskFiles:
     def __call__(self, index: int) -> tuple[Any, tv_tensors.Mask]:
         """Return an image and its mask uint8 (H, W)."""
         image, mask = map(str, self.pairs[index])
-        return with_mask(read(image), self.reader(mask, mask), mask)
+        numbers = self.reader(mask, mask)
+        return with_mask(read(image, numbers.shape), numbers, mask)
 
     def name(self, index: int) -> str:
         """Return the file of an image."""

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter
 from compress.core.errors import InputError
 from evaluators.datasets import Data, DataConfig
 from evaluators.datasets.decoding import read
+from evaluators.datasets.mask_files import MaskFiles, MaskReader
 from evaluators.tasks import DEFAULT
 
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)
@@ -184,6 +185,30 @@ def test_the_cameras_orientation_is_applied(tmp_path: Path) -> None:
     assert isinstance(deep, torch.Tensor) and torch.equal(
         deep[0], torch.arange(16).lt(8).float()[:, None].expand(16, 8)
     )
+
+
+def test_pixels_stay_as_they_are_stored_where_boxes_or_masks_are_for_those(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 16, 3), np.uint8)
+    pixels[:, :8] = 255
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
+        stored, upright, other = (
+            np.asarray(read(str(tmp_path / "x.png"), size)) for size in ((8, 16), (16, 8), (9, 9))
+        )
+        assert np.array_equal(upright, other) and np.array_equal(upright, read(str(tmp_path / "x.png")))
+        assert np.array_equal(stored, pixels if orientation >= 5 else upright)
+
+
+def test_a_mask_tells_which_way_its_image_is_meant(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (16, 8)).save(tmp_path / "x.jpg", exif=exif)
+    for name, size in (("stored", (16, 8)), ("upright", (8, 16))):
+        Image.new("L", size).save(tmp_path / f"{name}.png")
+        image, mask = MaskFiles([(tmp_path / "x.jpg", tmp_path / f"{name}.png")], MaskReader(2))(0)
+        assert image.size == size and mask.shape == size[::-1]
 
 
 def test_of_an_animation_the_first_frame_counts(tmp_path: Path) -> None:
