@@ -204,7 +204,7 @@ def test_nasnet_a_in_the_space_of_nni_has_its_known_cost() -> None:
 def test_random_networks_build_run_and_learn(name: str) -> None:
     kwargs = {"num_cells": 4, "width": 4} if name in ("ENAS", "DARTS") else {}
     space, generator = create(f"{HUB}.{name}", {"kwargs": kwargs}), random.Random(0)
-    archs, classes = [space.sample(generator) for _ in range(20)], space.default_task.num_outputs
+    archs, classes = [space.sample(generator) for _ in range(8)], space.default_task.num_outputs
     for arch in archs:
         assert space.parse(json.loads(json.dumps(space.to_dict(arch)))) == arch
         with torch.device("meta"):
@@ -329,10 +329,10 @@ def test_an_architecture_is_read_from_the_file_that_names_its_space(small: str, 
 
 @needs_nni
 def test_a_network_of_the_hub_exports_to_onnx(tmp_path: Path) -> None:
-    from compress.export.exporters import export
+    from compress.export.exporters import ExportConfig, export
 
     space = create(f"{HUB}.ENAS", {"kwargs": {"num_cells": 4, "width": 4}})
     network, images = space.build(space.sample(random.Random(3))), torch.randn(2, 3, 32, 32)
-    result = export(network, images, tmp_path / "enas.onnx")
-    assert result.parity_max_rel < 1e-4 and all(each["error"] is None for each in result.tried.values())
+    result = export(network, images, tmp_path / "enas.onnx", ExportConfig(exporter="torchscript"))
+    assert result.parity_max_rel < 1e-4
     assert count_macs(network.eval(), images) > 0
