@@ -14,7 +14,7 @@ from compress.core.errors import InputError
 from search.config import SearchConfig
 from search.job import SearchJob
 from search.runner import Runner
-from search.strategies import strategies
+from search.strategies import auto, strategies
 from search.study import architecture_of
 from spaces.registry import spaces as registry
 from spaces.space import Space
@@ -23,6 +23,13 @@ from spaces.space import Space
 @pytest.fixture(scope="module")
 def spaces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Space]:
     return make_spaces(tmp_path_factory.mktemp("table") / "table.csv")
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `auto` weigh a tenth of its candidates: with all of them a proposal takes a tenth of a second."""
+    monkeypatch.setattr(auto, "_CHILDREN", 150)
+    monkeypatch.setattr(auto, "_STRANGERS", 50)
 
 
 def check(runner: Runner) -> None:
@@ -79,8 +86,10 @@ def test_four_processes_make_legal_proposals(strategy: str, space: str, macs: fl
 SCRIPT = """
 import hashlib, json, sys
 from pathlib import Path
+from search.strategies import auto
 from short_searches import STRATEGIES, make_spaces, runner_for, serves, work
 
+auto._CHILDREN, auto._STRANGERS = 150, 50
 spaces = make_spaces(Path("table.csv"))
 for name in ("channels", "hytra", "n2n", "table"):
     for strategy in STRATEGIES:
