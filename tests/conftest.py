@@ -27,7 +27,15 @@ QUICK: dict[str, Any] = {
 }
 
 
+LONGEST = {"test_recipes.py", "test_readme.py", "test_whole_way_kills.py", "test_compensation.py"}
+"""Files whose tests take up to a minute each."""
+
 tracer.STRICT = True  # a rule that fails is an error in tests
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest, so that at the end no worker waits for the other."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ _SHORT = ["train.epochs=1", "train.warmup_epochs=0", "finetune.epochs=1", "finet
 _SCENES = ["data.samples=48", "data.test_samples=24"]
 _CANDIDATES = ["search.evaluator.train.epochs=1", "train.epochs=1"]
 _NETADAPT = [
-    "search.strategy.target=0.88",
+    "search.strategy.target=0.92",
     "search.evaluator.steps=1",
     "search.evaluator.seed_train.epochs=1",
     "train.epochs=1",
@@ -68,13 +68,13 @@ _WHOLE_WAY = [
 ]  # fmt: skip
 QUICKER: dict[str, list[str]] = {
     "bms_pooling_cifar10": [*_BRIEF, *_PLACEMENTS],
-    "bms_pooling_digits": [],
+    "bms_pooling_digits": _BRIEF,
     "bossnas_hytra_cifar10": [*_BRIEF, *_FEW_VIEWS],
     "bossnas_hytra_digits": _BRIEF,
     "bossnas_nats_cifar10": [*_BRIEF, *_FEW_VIEWS, "search.trials=60"],
     "bossnas_nats_digits": _BRIEF,
     "darts_cifar10": [*_BRIEF, *_CELLS],
-    "darts_digits": [],
+    "darts_digits": _BRIEF,
     "denoise_digits": [*_BRIEF, *_SHORT, "data.limit_train=256", "data.limit_test=64"],
     "dimap_swin": [*_BRIEF, *_FEW, *_SHORT],
     "dimap_swin_channels": [*_BRIEF, *_FEW, *_SHORT],
@@ -82,7 +82,7 @@ QUICKER: dict[str, list[str]] = {
     "meal_v2_cifar10": [*_BRIEF, *_FEWEST, "distill.epochs=1", "distill.decay_epochs=[1]"],
     "meal_v2_digits": _BRIEF,
     "ladder_swin_cifar10": [*_BRIEF, *_FEWEST, *_SHORT, "model.kwargs.depths=[1, 1, 2]", "model.kwargs.embed_dim=32"],
-    "ladder_swin_digits": [],
+    "ladder_swin_digits": _BRIEF,
     "n2n_resnet18_cifar10": [
         *_BRIEF,
         *_FEW,
@@ -91,7 +91,7 @@ QUICKER: dict[str, list[str]] = {
         "model={source: builtin, name: cifar_resnet20}",
         "search.trials=2",
     ],
-    "n2n_resnet18_digits": [],
+    "n2n_resnet18_digits": _BRIEF,
     "feature_kd_swin_cifar10": [
         *_BRIEF,
         *_FEWEST,
@@ -104,8 +104,8 @@ QUICKER: dict[str, list[str]] = {
     "guidance_mlp_digits": _BRIEF,
     "netadapt_digits": [*_BRIEF, *_FEWEST, *_NETADAPT],
     "path_ensemble_vit_cifar10": [*_BRIEF, *_FEWEST, *_SHORT, "model.kwargs.depth=3", "model.kwargs.embed_dim=48"],
-    "path_ensemble_vit_digits": [],
-    "phc_resnet_digits": [],
+    "path_ensemble_vit_digits": _BRIEF,
+    "phc_resnet_digits": _BRIEF,
     "prune_segmentation_digits": [
         *_TIMING,
         "data.image_size=32",
@@ -114,7 +114,7 @@ QUICKER: dict[str, list[str]] = {
         "train.epochs=1",
         "finetune.epochs=1",
     ],
-    "full_pipeline": [*_BRIEF, *_FEWEST, *_WHOLE_WAY],
+    "full_pipeline": [*_BRIEF, *_FEWEST, *_WHOLE_WAY, "prune.budget={macs: 0.6}"],
     "full_pipeline_cifar10": [
         *_BRIEF,
         *_FEWEST,
@@ -147,7 +147,7 @@ QUICKER: dict[str, list[str]] = {
         "search.evaluator.recalibrate=2",
         "train.epochs=1",
     ],
-    "spos_mobilenetv3_digits": _BRIEF,
+    "spos_mobilenetv3_digits": [*_BRIEF, "supernet.epochs=5", "train.epochs=3"],  # takes over a minute
     "tas_resnet56_cifar10": [*_BRIEF, *_FEWEST, "supernet.epochs=1", "train.epochs=1", "train.warmup_epochs=0"],
     "tas_resnet_digits": ["export.exporter=torchscript"],
     "spos_nas_bench_201_cifar10": [
@@ -159,7 +159,7 @@ QUICKER: dict[str, list[str]] = {
         "rank.architectures=8",
         "train.epochs=1",
     ],
-    "spos_nas_bench_201_digits": [],
+    "spos_nas_bench_201_digits": _BRIEF,
     "sortednet_mobilenetv3_cifar10": [*_BRIEF, *_FEWEST, *_NESTED],
     "sortednet_mobilenetv3_digits": [*_TIMING, *_NESTED],
     "sortednet_vit_cifar10": [
