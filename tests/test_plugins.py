@@ -107,6 +107,7 @@ class BrierConfig(TaskConfig):
 
     metrics: ClassVar[tuple[Metric, ...]] = (BRIER, LOSS)
     name: Literal["acme_brier"] = "acme_brier"
+    sharpness: tuple[float, float] = (1.0, 1.0)  # of the first classes, and of the others
 
     def bind(self, num_outputs, input_size):
         return Brier(num_outputs, input_size, self)
@@ -119,6 +120,8 @@ class Brier(Task):
     """Squared distance of the probabilities from 1 for the right class and 0 for the others."""
 
     def loss(self, outputs, batch, model=None):
+        first, others = self.config.sharpness
+        outputs = torch.cat([outputs[:, :5] * first, outputs[:, 5:] * others], dim=1)
         return (outputs.softmax(1) - F.one_hot(batch.targets, outputs.shape[1])).square().sum(1).mean()
 
     def tensor(self, outputs):
@@ -159,13 +162,14 @@ class ShellTarget(TargetBase):
 
     kind: Literal["acme_shell"] = "acme_shell"
     nice: int = Field(0, ge=0)
+    options: tuple[str, ...] = ()
 
     @property
     def shown(self):
         return f"shell, nice {self.nice}"
 
     def run(self, program):
-        command = f"nice -n {self.nice} {sys.executable} -"
+        command = f"nice -n {self.nice} {sys.executable} {' '.join(self.options)} -"
         return subprocess.run(command, shell=True, input=program, capture_output=True)
 '''
 ASKED = """
@@ -185,10 +189,10 @@ from compress.runs.recipe import load_recipe
 from compress.testing.targets import check_target
 
 latency = lambda target: {"export.opset": 18, "latency.target": target}
-for written in ("acme_shell", {"kind": "acme_shell", "nice": 3}):
+for written in ("acme_shell", {"kind": "acme_shell", "nice": 3, "options": ["-B", "-s"]}):
     recipe = load_recipe("acme.yaml", latency(written))
 check_target(recipe.section("latency").target)
-assert recipe.resolved()["latency"]["target"] == {"kind": "acme_shell", "nice": 3}
+assert recipe.resolved()["latency"]["target"] == {"kind": "acme_shell", "nice": 3, "options": ["-B", "-s"]}
 wrong = asked("validate", "acme.yaml", "--set=prune.criterion=acme_relativ", "--set=acme_clip.largest=0",
               "--set=export={}", "--set=latency.target={kind: acme_shell, nice: -1}")
 assert wrong.exit_code == 2 and len(wrong.stderr.splitlines()) == 3, wrong.stderr
@@ -199,7 +203,7 @@ assert "did you mean 'acme_relative'?" in wrong.stderr
 RECIPE = """
 version: 1
 name: acme
-task: {name: acme_brier}
+task: {name: acme_brier, sharpness: [1.0, 1.5]}
 model: {source: space, name: acme_width, kwargs: {arch: {width: 4}}}
 data: {name: digits, image_size: 8, limit_train: 100, limit_test: 50}
 train: {epochs: 1}

@@ -5,6 +5,7 @@ The alternatives are looked up when a section is first validated, not while modu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
@@ -25,6 +26,32 @@ from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 from compress.core.errors import InputError, did_you_mean, reason_of
 from compress.core.problems import named_by
 from compress.core.registry import Registry, module_of
+
+
+@dataclass(frozen=True)
+class ReadAnew:
+    """Annotates a config: what came as JSON is read as JSON, though a validator has made Python values of it before.
+
+    A validator in Python (for a name alone, a default, a discriminator of ours) hands on Python values. Validated
+    strictly, as recipes are, their lists are no tuples or sets and their texts no dates, while those of JSON are.
+    """
+
+    def __get_pydantic_core_schema__(self, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(section: Any, inner: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+            if info.mode == "python":
+                return inner(section)
+            return section if isinstance(section, source) else inner(json.dumps(section))
+
+        schema = handler(source)
+        either = core_schema.json_or_python_schema(core_schema.json_schema(schema), schema)
+        plain = core_schema.wrap_serializer_function_ser_schema(lambda section, write: write(section), schema=schema)
+        return core_schema.with_info_wrap_validator_function(read, either, serialization=plain)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        inner: Any = schema
+        while "python_schema" not in inner:  # below validators that are annotated after this
+            inner = inner["schema"]
+        return handler(inner["python_schema"])
 
 
 @dataclass(frozen=True)
@@ -61,7 +88,7 @@ class OneOf:
         if field is None or name not in get_args(field.annotation):
             raise InputError(f'{where} needs the field `{self.key}: Literal["{name}"]`')
         try:
-            return handler.generate_schema(config)
+            return handler.generate_schema(Annotated[config, ReadAnew()])
         except InputError:
             raise
         except Exception as error:  # pydantic and a third party's annotations may raise anything
@@ -156,7 +183,8 @@ class OptionsOf:
     beside: str
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        choices = {self._tag(name): handler.generate_schema(self.registry.get(name)) for name in self.registry}
+        configs = {self._tag(name): Annotated[self.registry.get(name), ReadAnew()] for name in self.registry}
+        choices = {tag: handler.generate_schema(config) for tag, config in configs.items()}
         chosen = core_schema.tagged_union_schema(choices, lambda section: section.tag)
         plain = core_schema.plain_serializer_function_ser_schema(lambda section: section.model_dump())
         return core_schema.with_info_wrap_validator_function(self._read, chosen, serialization=plain)

@@ -15,6 +15,7 @@ from compress.bundle import Opened, open_model
 from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.core.progress import say
+from compress.core.sections import ReadAnew
 from compress.core.yaml_lines import Path_
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
@@ -38,7 +39,7 @@ def _as_section(value: Any) -> Any:
     return value
 
 
-ReferenceConfig = Annotated[ModelConfig, BeforeValidator(_as_section)]
+ReferenceConfig = Annotated[ModelConfig, ReadAnew(), BeforeValidator(_as_section)]
 """A section `model`, or the name of one of timm's."""
 
 

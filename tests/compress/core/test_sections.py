@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import json
+from datetime import date
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import Field, create_model
+from pydantic import BeforeValidator, Field, ValidationError, create_model
 
 from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.core.problems import validated
 from compress.core.registry import Registry
-from compress.core.sections import NameOf, OneOf, OneOfShort, OptionsOf
+from compress.core.sections import NameOf, OneOf, OneOfShort, OptionsOf, ReadAnew
 
 
 class Base(Config):
@@ -236,3 +238,53 @@ def test_an_option_of_something_else_is_refused_by_name(written: Any, says: str)
     with pytest.raises(InputError) as caught:
         validated(ruled(), written)
     assert caught.value.problems == [says]
+
+
+class Trip(Config):
+    kind: Literal["trip"] = "trip"
+    stops: tuple[int, ...] = ()
+    shown: frozenset[str] = frozenset()
+    start: date | None = None
+
+
+def by_number(section: Any) -> Any:
+    return {"stops": [section]} if isinstance(section, int) else section
+
+
+def trips() -> type[Any]:
+    """A recipe with a section of every sort."""
+    registry: Registry[Any] = Registry("trip", base=Config)
+    registry.register("trip")(Trip)
+    return create_model(
+        "Recipe",
+        __base__=Config,
+        plain=(Annotated[Config, OneOf(registry, "kind")], Trip()),
+        default=(Annotated[Config, OneOf(registry, "kind", "trip")], Trip()),
+        short=(Annotated[Config, OneOfShort(registry, "kind")], Trip()),
+        name=(Annotated[str, NameOf(registry)], "trip"),
+        options=(Annotated[Config, OptionsOf(registry, "name")], Trip()),
+        number=(Annotated[Trip, ReadAnew(), BeforeValidator(by_number)], Trip()),
+        numbers=(list[Annotated[Trip, ReadAnew(), BeforeValidator(by_number)]], []),
+    )
+
+
+@pytest.mark.parametrize("key", ["plain", "default", "short", "options", "number"])
+def test_lists_and_texts_of_a_recipe_are_tuples_sets_and_dates_in_every_sort_of_section(key: str) -> None:
+    kind = trips()
+    written = {"kind": "trip", "stops": [1, 2], "shown": ["x"], "start": "2025-01-31"}
+    found = kind.model_validate_json(json.dumps({key: written}), strict=True)
+    assert getattr(found, key) == Trip(stops=(1, 2), shown=frozenset("x"), start=date(2025, 1, 31))
+    assert found.model_dump(mode="json")[key] == written
+    assert kind.model_validate_json(found.model_dump_json(), strict=True) == found == validated(kind, found)
+    for wrong in ([1, "2"], [1.5], 3):
+        with pytest.raises(ValidationError) as caught:
+            kind.model_validate_json(json.dumps({key: {"kind": "trip", "stops": wrong}}), strict=True)
+        assert [detail["loc"][0] for detail in caught.value.errors()] == [key]
+    with pytest.raises(InputError, match=rf"^{key}.stops.1: wrong type; got \"x\"; allowed a whole number$"):
+        validated(kind, {key: {"kind": "trip", "stops": [1, "x"]}})
+
+
+def test_a_section_that_a_validator_writes_in_full_is_read_as_if_it_had_been_written_so() -> None:
+    found = trips().model_validate_json('{"number": 3, "numbers": [4, {"stops": [5, 6]}]}', strict=True)
+    assert found.number == Trip(stops=(3,)) and found.numbers == [Trip(stops=(4,)), Trip(stops=(5, 6))]
+    assert set(trips().model_json_schema()["$defs"]["Trip"]["properties"]) == {"kind", "stops", "shown", "start"}

@@ -111,6 +111,12 @@ def test_what_cannot_be_a_reference_is_refused_by_its_key(
         load_recipe(written(tmp_path, **sections))
 
 
+def test_a_reference_may_say_its_input_size(tmp_path: Path) -> None:
+    sized = {"source": "builtin", "name": "cifar_resnet20", "input_size": [3, 8, 8]}
+    networks = load_recipe(written(tmp_path, references={"networks": [sized]})).section("references").networks
+    assert networks[0].input_size == (3, 8, 8)
+
+
 def test_a_reference_that_does_not_fit_the_data_is_refused_before_any_training(tmp_path: Path) -> None:
     recipe = written(tmp_path, references={"networks": [{"name": "resnet10t", "kwargs": {"depth": 3}}]})
     with pytest.raises(InputError, match=r"references\.networks\.0: resnet10t: model\.kwargs"):
