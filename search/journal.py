@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from filelock import FileLock
@@ -10,7 +9,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from compress.core.errors import InputError
-from evaluators.candidates.cache import POLL_SECONDS
+from evaluators.candidates.cache import POLL_SECONDS, drop_torn_line
 
 
 def journal(path: Path) -> JournalStorage:
@@ -46,7 +45,7 @@ class JournalLock(JournalFileOpenLock):
         """Wait for the lock; the last line is whole then, so that the next one does not continue another's."""
         self._lock.acquire(poll_interval=POLL_SECONDS)
         try:
-            _drop_torn_line(self.path)
+            drop_torn_line(self.path)
         except BaseException:
             self._lock.release()
             raise
@@ -55,14 +54,3 @@ class JournalLock(JournalFileOpenLock):
     def release(self) -> None:
         """Let go."""
         self._lock.release()
-
-
-def _drop_torn_line(path: Path) -> None:
-    """Cut off the end of a file up to its last line break."""
-    with path.open("rb+") as file:
-        size = file.seek(0, os.SEEK_END)
-        if size:
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)

@@ -110,7 +110,7 @@ class TabledLatency(LatencyMeter):
 
 
 class MeasuredLatency(LatencyMeter):
-    """Exports and times each architecture once; what is known stays in `latency.json`, for every process.
+    """Exports and times each architecture once; what is known stays in `latency.jsonl`, for every process.
 
     Processes that share the folder time one network at a time, so that they do not disturb each other's figures.
     """
@@ -120,7 +120,7 @@ class MeasuredLatency(LatencyMeter):
     ) -> None:
         self.config, self.space, self.directory, self.seed = config, space, directory, seed
         self.keep_files = keep_files  # for networks that are timed several times
-        self.cache = JsonCache(directory / "latency.json")
+        self.cache = JsonCache(directory / "latency.jsonl")
 
     def free(self, arch: Architecture) -> Metrics:
         """Return the latency where this network was timed before."""

@@ -68,7 +68,7 @@ class ProxyEvaluator(Evaluator):
                 f"search.evaluator.scores: {need[0]} needs training images; name a data set in data, "
                 "or combine only synflow, params and macs"
             )
-        self._cache = JsonCache(context.directory / "proxies.json")
+        self._cache = JsonCache(context.directory / "proxies.jsonl")
         self._images: dict[int, Batch] = {}
         self._known_ranks: dict[int, dict[str, Ranks]] = {}
 

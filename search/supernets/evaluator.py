@@ -61,7 +61,7 @@ class SupernetEvaluator(Evaluator):
         # the same space, and what it remembers of architectures counts once
         self.trained.supernet.space = context.space
         self.rater = self.trained.method.rater(self.trained, self.trained.supernet, context.device, config.recalibrate)
-        self.scores = JsonCache(context.directory / "supernet_scores.json")
+        self.scores = JsonCache(context.directory / "supernet_scores.jsonl")
         self._sized: dict[int, Data] = {}
 
     @property

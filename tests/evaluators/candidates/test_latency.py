@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from pydantic import ValidationError
 
 import evaluators.candidates.latency
 from compress.core.errors import CompressError, InputError
-from evaluators.candidates.cache import JsonCache, locked
 from evaluators.candidates.evaluator import EvaluatorContext
 from evaluators.candidates.latency import LatencyMeter, MeasuredLatency, SearchLatency, statistic
 from evaluators.latency.measure import METRICS, LatencyRecord, record
@@ -55,7 +53,7 @@ def test_a_network_is_timed_once_whoever_asks(space: Space, tmp_path: Path, time
     assert 0 < latency < 1000
     assert first.measure(arch) == second.measure(arch) == latency and second.free(arch) == {"latency_ms": latency}
     assert len(timed) == 1 and not timed[0].exists()
-    (entry,) = json.loads((tmp_path / "latency.json").read_text()).values()
+    (entry,) = json.loads((tmp_path / "latency.jsonl").read_text()).values()
     assert latency <= entry["record"]["p50"] and entry["choices"] == dict(arch) and "cpu" in entry["environment"]
 
 
@@ -102,31 +100,6 @@ def test_another_machine_measures_anew(space: Space, tmp_path: Path, monkeypatch
     assert make(space, tmp_path).free(arch) == {}
 
 
-def _put(path: Path, names: list[str]) -> None:
-    for name in names:
-        JsonCache(path).put(name, {"value": name})
-
-
-def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
-    path = tmp_path / "values.json"
-    lists = [[f"{worker}-{number}" for number in range(25)] for worker in range(3)]
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_put, args=(path, names)) for names in lists]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-    cache = JsonCache(path)
-    assert all(cache.get(name) == {"value": name} for names in lists for name in names)
-
-
-def test_a_lock_that_is_held_is_not_waited_for(tmp_path: Path) -> None:
-    with locked(tmp_path / "lock") as mine, locked(tmp_path / "lock", wait=False) as other:
-        assert mine and not other
-    with locked(tmp_path / "lock", wait=False) as free:
-        assert free
-
-
 def test_the_least_time_is_cpu_time_where_that_is_one_threads() -> None:
     values = {"min": 3.0, "p50": 4.0, "cpu_min": 2.0, "cpu_p50": 2.5, "threads": 1, "provider": "CPUExecutionProvider"}
     one = LatencyRecord.model_construct(None, **values)
@@ -138,8 +111,8 @@ def test_the_least_time_is_cpu_time_where_that_is_one_threads() -> None:
 
 
 def test_a_damaged_cache_names_the_file(space: Space, tmp_path: Path) -> None:
-    (tmp_path / "latency.json").write_text("{")
-    with pytest.raises(InputError, match=r"latency\.json: cannot be read as JSON"):
+    (tmp_path / "latency.jsonl").write_text("{\n")
+    with pytest.raises(InputError, match=r"latency\.jsonl: cannot be read as JSON"):
         make(space, tmp_path).free(space.sample(random.Random(0)))
 
 

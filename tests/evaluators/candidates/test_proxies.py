@@ -65,7 +65,7 @@ def test_proxy_is_the_mean_rank_among_a_sample_that_is_scored_once(
     ranks = [Ranks([each[name] for each in sample])(found[name]) for name in ("synflow", "macs")]
     assert found["proxy"] == pytest.approx(sum(ranks) / 2)
     product = make(context(space, tmp_path), scores=["synflow", "macs"], combine="rank_product")
-    monkeypatch.setattr(product, "_reference", None)  # the sample is in proxies.json
+    monkeypatch.setattr(product, "_reference", None)  # the sample is in proxies.jsonl
     assert product.evaluate(arch, ("proxy",), 0)["proxy"] == pytest.approx(ranks[0] * ranks[1])
 
 
