@@ -101,6 +101,8 @@ class EvaluatorBase(Config):
 
     resumable: ClassVar[bool] = True
     """Whether a search that is finished, and tidied up, can go on with more trials."""
+    preloaded: ClassVar[tuple[str, ...]] = ("compress.training.engine", "lightning_fabric", "timm")
+    """Modules that an evaluation needs and that take long to import, for workers: none may ask for a device."""
     kind: str
 
     @property

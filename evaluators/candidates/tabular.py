@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from statistics import fmean
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from spaces.table import Table, TableSpace
 class TabularConfig(EvaluatorBase):
     """A csv file with one row per architecture; rows that occur several times are averaged."""
 
+    preloaded: ClassVar[tuple[str, ...]] = ()
     kind: Literal["tabular"] = "tabular"
     path: str | None = Field(None, description="the csv file; null: that of the space `table`, which brings its own")
     code: str | None = Field(None, description="with path: the column with the space's published code")

@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from timm.data import Mixup
 from torch import Generator, Tensor, nn
 
 from compress.core.errors import Diverged, InputError
 from evaluators.datasets.batch import Batch
 from evaluators.tasks.task import Meter, Metric, Shape, Task, TaskConfig, tasks
+
+if TYPE_CHECKING:
+    from timm.data import Mixup
 
 TOP5_FROM = 6  # with five classes or fewer, top-5 is always right
 # Of torchvision's training heads: Szegedy et al. 2015, section 5; Inception as torchvision's guide has it.
@@ -75,6 +77,8 @@ class Classification(Task):
     def _mixing(self) -> Mixup | None:
         if self.mixup == 0 and self.cutmix == 0:
             return None
+        from timm.data import Mixup  # takes long to import: only where something is mixed
+
         return Mixup(self.mixup, self.cutmix, label_smoothing=self.label_smoothing, num_classes=self.num_outputs)
 
     def mixed(self, batch: Batch) -> Batch:

@@ -17,15 +17,15 @@ from pydantic import Field
 
 from compress.core.errors import CompressError
 from compress.core.progress import track
+from compress.core.registry import module_of
 from search.executors.executor import ExecutorBase, executors
+from spaces.registry import spaces
 
 if TYPE_CHECKING:
     from search.job import SearchJob
     from search.runner import Runner
 
 POLL_SECONDS = 0.5
-PRELOADED = ["search.job", "compress.training.engine", "lightning_fabric", "timm"]
-"""Modules that workers need and that take long to import; none of them asks for a device."""
 
 
 @executors.register("local")
@@ -57,7 +57,7 @@ def _turns(runner: Runner, deadline: float | None) -> Iterator[None]:
 
 def _share(job: SearchJob, runner: Runner, count: int, deadline: float | None) -> Iterator[None]:
     """Let processes work; one step per trial of theirs. The first that fails ends the search."""
-    context = _context()
+    context = _context(job)
     errors = context.SimpleQueue()
     given = (job, deadline, dict(os.environ), errors)
     workers = [context.Process(target=_work, args=given) for _ in range(count)]
@@ -80,13 +80,23 @@ def _share(job: SearchJob, runner: Runner, count: int, deadline: float | None) -
             worker.join()
 
 
-def _context() -> ForkServerContext | SpawnContext:
+def _context(job: SearchJob) -> ForkServerContext | SpawnContext:
     """Return what starts processes: where the system can, from a server that has imported what takes seconds, once."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(preloaded(job))
     return context
+
+
+def preloaded(job: SearchJob) -> list[str]:
+    """Return the modules that workers need: those of any search, all spaces among them, and those of the evaluator.
+
+    None of them asks for a device; modules of third parties, which may, are left out.
+    """
+    homes = {module_of(spaces.get(name)) for name in spaces}
+    ours = sorted(home for home in homes if home.startswith("spaces."))
+    return ["search.job", *ours, *job.config.evaluator.preloaded]
 
 
 def _work(

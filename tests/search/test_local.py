@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import pickle
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 
 import pytest
 
 from compress.core.errors import CompressError
+from search.executors.local import preloaded
 from search.study import JOURNAL
 
 STRATEGIES = [
@@ -123,3 +127,28 @@ def test_what_stops_a_worker_is_raised_here(job, tmp_path, table):
     search = job(space=space, trials=256, strategy={"name": "grid"}, executor={"kind": "local", "workers": 2})
     with pytest.raises(CompressError, match="the table has no top1"):
         search.run(search.open(), None)
+
+
+WORKER = """
+import pickle, sys
+from importlib import import_module
+
+for name in sys.argv[1:]:
+    import_module(name)
+before = set(sys.modules)
+job = pickle.load(sys.stdin.buffer)
+runner = job.open()
+runner.run(runner.ask())
+late = {name.partition(".")[0] for name in set(sys.modules) - before}
+print(*sorted(({"timm", "lightning_fabric"} & set(sys.modules)) | ({"torchvision", "onnx"} & late)))
+"""
+
+
+def test_a_worker_of_a_table_imports_nothing_for_training_and_all_spaces_beforehand(job):
+    search = job(trials=3)
+    found = subprocess.run(
+        [sys.executable, "-c", WORKER, *preloaded(search)], input=pickle.dumps(search), capture_output=True
+    )
+    assert (found.returncode, found.stdout.split()) == (0, []), found.stderr.decode()
+    trains = job(evaluator={"kind": "train", "train": {"epochs": 1}})
+    assert set(preloaded(trains)) - set(preloaded(search)) >= {"timm", "lightning_fabric"}
