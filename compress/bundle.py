@@ -180,6 +180,11 @@ def load(directory: str | Path) -> nn.Module:
     return Bundle.load(directory).model
 
 
+def task_in(directory: Path, key: str = "bundle") -> TaskConfig:
+    """Return the task of a bundle, which is not opened; InputError, naming `key`, where it cannot be told."""
+    return _read_manifest(find(directory, key), key)[0].task
+
+
 @dataclass
 class Opened:
     """A model ready to work on, its data (None for `name: none`), and what became of its checkpoint, if any.
@@ -265,7 +270,7 @@ class BundleSource(Source):
 
     def task_of(self, config: ModelConfig) -> TaskConfig:
         """Return the bundle's task."""
-        return _read_manifest(find(Path(config.name), "model.name"), "model.name")[0].task
+        return task_in(Path(config.name), "model.name")
 
     def build(self, config: ModelConfig, task: Task) -> BuiltModel:
         """Load the bundle; it is run where another size than its own, or another task, is asked for."""

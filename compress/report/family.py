@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 from compress.core import svg
 from compress.core.formatting import MISSING
+from compress.picking.budget import COSTS
+from compress.picking.members import Member
 from compress.report.plot import Plot
 from compress.report.schema import Metrics, Report
 from compress.report.search_charts import dots, figure, front, steps
-from compress.sorted.budget import COSTS
-from compress.sorted.family import Family, Member
+from compress.sorted.family import Family
 
 
 @dataclass(frozen=True)

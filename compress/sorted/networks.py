@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,18 +13,18 @@ from torch import Tensor, nn
 
 from compress.bundle import Bundle
 from compress.core.batch_norm import norm_layers
-from compress.core.errors import CompressError, InputError
+from compress.core.errors import InputError
 from compress.core.problems import validated
 from compress.core.tensors import called
-from compress.sorted.family import NORMS, WEIGHTS, Family, Member
+from compress.export.quick import export_quickly
+from compress.picking.comparison import compare
+from compress.picking.members import Member, Written
+from compress.sorted.family import NORMS, WEIGHTS, Family
 from compress.sorted.network import NestedNetwork
 from compress.sorted.space import NestedSpace
 from compress.transforms.narrow import Narrow
 from spaces.channels.space import ChannelsConfig
 from spaces.checkpoint_file import read_safetensors
-
-TOLERANCE = 1e-6
-"""Largest difference between the outputs of a member and of its part of the shared weights, relative to the largest."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Networks:
         own = {name.removeprefix(prefix): value for name, value in self.norms.items() if name.startswith(prefix)}
         enter_statistics(module, own, f"{self.family.folder / NORMS}: the statistics of member {place}")
         plan = self.space.plan_of(arch)
-        bundle = replace(self.bundle.transformed(Narrow(plan=plan), module), metrics=self._metrics(member))
+        bundle = replace(self.bundle.transformed(Narrow(plan=plan), module), metrics=member.measured())
         costs = bundle.costs()
         if (costs["params"], costs["macs"]) != (member.params, member.macs):
             raise InputError(
@@ -85,15 +86,16 @@ class Networks:
         bundle.metrics |= costs
         return bundle
 
+    def write(self, place: int, bundle: Bundle, path: Path) -> Written:
+        """Write the ONNX file of a member to `path`; raises as `compress.export.quick.export_quickly` does."""
+        found = export_quickly(bundle.model, bundle.example_inputs(2), path, bundle.task, bundle.inputs)
+        return Written(found.bytes, found.parity_max_rel)
+
     def _checked(self, member: Member) -> Any:
         try:
             return self.space.check(member.arch)
         except InputError as error:
             raise InputError(f"{self.family.folder}: a member does not fit the weights: {error.problems[0]}") from error
-
-    def _metrics(self, member: Member) -> dict[str, Any]:
-        known = {"onnx_bytes": member.onnx_bytes, "latency_ms": member.latency_ms}
-        return {**member.metrics, "onnx_parity_max_rel": None, **known}
 
 
 @torch.no_grad()
@@ -114,10 +116,3 @@ def statistics_of(module: nn.Module) -> dict[str, Tensor]:
         for layer in norm_layers(module)
         for leaf, buffer in layer.named_buffers(recurse=False)
     }
-
-
-def compare(outputs: Tensor, expected: Tensor, what: str) -> None:
-    """Raise CompressError, which says `what`, where outputs differ by more than `TOLERANCE` of the largest."""
-    largest = float((outputs - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
-    if not largest <= TOLERANCE:
-        raise CompressError(f"{what}: their outputs differ by {largest:.1e} of the largest")

@@ -13,7 +13,8 @@ from compress.core.batch_norm import recalibrate
 from compress.core.environment import on_device
 from compress.core.errors import Diverged, InputError
 from compress.core.progress import hushed, say, track
-from compress.sorted.family import INDEX, WEIGHTS, Family, MainMetric, Member, digest, write_norms
+from compress.picking.members import MainMetric, Member
+from compress.sorted.family import INDEX, WEIGHTS, Family, digest, write_norms
 from compress.sorted.network import NestedNetwork
 from compress.sorted.networks import enter_statistics, statistics_of
 from evaluators.cost import count_params

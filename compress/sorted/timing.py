@@ -10,8 +10,9 @@ from pathlib import Path
 
 from compress.core.progress import say, track
 from compress.export.quick import export_quickly
-from compress.sorted.budget import Budget
-from compress.sorted.family import Family, Member
+from compress.picking.budget import Budget
+from compress.picking.members import Member
+from compress.sorted.family import Family
 from compress.sorted.networks import Networks
 from evaluators.latency.measure import LatencyConfig, interleave, record
 

@@ -13,7 +13,8 @@ import torch
 from pydantic import TypeAdapter
 
 from compress.bundle import open_model
-from compress.sorted.family import INDEX, Family, Member
+from compress.picking.members import Member
+from compress.sorted.family import INDEX, Family
 from compress.sorted.network import NestedNetwork
 from compress.sorted.rating import make_family
 from compress.sorted.space import NestedSpace

@@ -14,8 +14,8 @@ from small_families import edited, member, small_family, timed_at, with_members
 from compress.bundle import Bundle
 from compress.core.batch_norm import norm_layers
 from compress.core.errors import CompressError, InputError
-from compress.sorted import networks as networks_of
-from compress.sorted.budget import COSTS, Budget
+from compress.picking import comparison
+from compress.picking.budget import COSTS, Budget
 from compress.sorted.family import INDEX, NORMS, WEIGHTS, Family
 from compress.sorted.network import NestedNetwork
 from compress.sorted.networks import Networks, statistics_of
@@ -154,7 +154,7 @@ def test_a_member_that_computes_something_else_is_not_handed_out(
     monkeypatch.setattr(NestedNetwork, "extract", wrong)
     with pytest.raises(CompressError, match="member 1 is another network than its part of the whole"):
         networks.member(1)
-    assert networks_of.TOLERANCE == 1e-6
+    assert comparison.TOLERANCE == 1e-6
 
 
 def test_the_front_and_the_best_are_what_an_enumeration_finds(family: Family) -> None:

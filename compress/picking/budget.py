@@ -1,4 +1,4 @@
-"""What a member of a family may cost: `3.5ms`, `20M`, `5MB`, or a fraction of the full network's cost."""
+"""What a member may cost: `3.5ms`, `20M`, `5MB`, or a fraction of the full network's cost."""
 
 from __future__ import annotations
 

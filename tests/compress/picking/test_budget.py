@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from compress.core.errors import InputError
-from compress.sorted.budget import Budget, Limit
+from compress.picking.budget import Budget, Limit
 
 
 @pytest.mark.parametrize(

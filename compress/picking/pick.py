@@ -1,9 +1,9 @@
-"""Members of a family on disk: the best one within a budget as bundle and ONNX file, or all that may be the best."""
+"""Members on disk: the best one within a budget as bundle and ONNX file, or all that may be the best."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,75 +15,79 @@ from compress.core.atomic import check_writable, write_json
 from compress.core.errors import InputError, NotWritten, reason_of
 from compress.core.progress import track
 from compress.core.tensors import called
-from compress.export.exporters import ExportResult
-from compress.export.quick import export_quickly
-from compress.sorted.budget import Budget
-from compress.sorted.family import Family
-from compress.sorted.networks import Networks, compare
+from compress.picking.budget import Budget
+from compress.picking.comparison import compare
+from compress.picking.members import Members, Models, Written
 
 
-def write_pick(family: Family, budget: Budget, out: Path | None = None) -> dict[str, Any]:
+def write_pick(
+    members: Members, opened: Callable[[], Models], budget: Budget, out: Path | None = None
+) -> dict[str, Any]:
     """Write the best member within `budget` to the directory `out` and return the content of its pick.json.
 
-    It holds bundle/, which needs nothing of the family, model.onnx, checked against it, and pick.json. It has to be
-    new; without `out` it is `default_place`, where an earlier pick is replaced.
+    It holds bundle/, which needs nothing else, model.onnx, checked against it, and pick.json. It has to be new; without
+    `out` it is `default_place`, where an earlier pick is replaced.
+
+    Args:
+        members: what there is to choose from.
+        opened: opens the models of the members.
+        budget: what the chosen one may cost.
+        out: where it goes.
 
     Raises:
         InputError: no member is within the budget, or `out` cannot be a new directory.
-        CompressError: the network is another than its part of the family, or could not be exported.
+        CompressError: the network is another than the index tells of, or could not be exported.
     """
-    place = family.best(budget)
-    with _directory(out, default_place(family, budget), "pick.json") as folder:
-        bundle = Networks.open(family).member(place)
+    place = members.best(budget)
+    with _directory(out, default_place(members, budget), "pick.json") as folder:
+        models = opened()
+        bundle = models.member(place)
         bundle.provenance = [*bundle.provenance, {"stage": "pick", "member": place, "budget": budget.text}]
-        found = _exported(bundle, folder / "model.onnx")
+        found = models.write(place, bundle, folder / "model.onnx")
         bundle.metrics |= {"onnx_bytes": found.bytes, "onnx_parity_max_rel": found.parity_max_rel}
         bundle.save(folder / "bundle")
         images = bundle.example_inputs(2)
         with torch.no_grad():
-            models = Bundle.load(folder / "bundle").model, bundle.model
-            again, expected = (bundle.task.tensor(called(model, images)) for model in models)
+            both = Bundle.load(folder / "bundle").model, bundle.model
+            again, expected = (bundle.task.tensor(called(model, images)) for model in both)
             compare(again, expected, f"the bundle of member {place} is another network when opened")
         record = {
             "schema": 1,
-            "family": str(family.folder),
+            members.kind: str(members.folder),
             "budget": {key: limit.text for key, limit in budget.limits.items()},
-            **_entry(family, place, found),
+            **_entry(members, place, found),
         }
         write_json(folder / "pick.json", record)
     return record
 
 
-def write_front(family: Family, out: Path | None = None) -> dict[str, Any]:
-    """Write every member of the front as ONNX to the directory `out` and return the content of its index.json.
+def write_front(members: Members, opened: Callable[[], Models], out: Path | None = None) -> dict[str, Any]:
+    """Write every member that is the best within some budget as ONNX to `out` and return what its index.json holds.
 
-    The directory is as in `write_pick`, and so is what is raised.
+    The directory and arguments are as in `write_pick`, and so is what is raised.
     """
-    networks = Networks.open(family)
     entries = []
-    with _directory(out, default_place(family), "index.json") as folder:
-        for number, place in enumerate(track(family.front, "writing members"), start=1):
+    with _directory(out, default_place(members), "index.json") as folder:
+        models = opened()
+        for number, place in enumerate(track(members.front, "writing members"), start=1):
             name = f"{number:02d}.onnx"
-            entries.append({"file": name, **_entry(family, place, _exported(networks.member(place), folder / name))})
-        index = {"schema": 1, "family": str(family.folder), "members": entries}
+            found = models.write(place, models.member(place), folder / name)
+            entries.append({"file": name, **_entry(members, place, found)})
+        index = {"schema": 1, members.kind: str(members.folder), "members": entries}
         write_json(folder / "index.json", index)
     return index
 
 
-def default_place(family: Family, budget: Budget | None = None) -> Path:
-    """Return where the pick of a budget lies if nothing else is said, or (None) the front: in the run's folder."""
+def default_place(members: Members, budget: Budget | None = None) -> Path:
+    """Return where the pick of a budget lies if nothing else is said, or (None) the front."""
     name = "front" if budget is None else "_".join(f"{key}-{limit.text}" for key, limit in budget.limits.items())
-    return family.folder.parent / "picks" / name
+    return members.picks / name
 
 
-def _exported(bundle: Bundle, path: Path) -> ExportResult:
-    return export_quickly(bundle.model, bundle.example_inputs(2), path, bundle.task, bundle.inputs)
-
-
-def _entry(family: Family, place: int, found: ExportResult) -> dict[str, Any]:
+def _entry(members: Members, place: int, found: Written) -> dict[str, Any]:
     """Return what is told of a member that was written."""
     parity = {"onnx_bytes": found.bytes, "onnx_parity_max_rel": found.parity_max_rel}
-    return {"member": place, **family.members[place].to_dict(), **parity}
+    return {"member": place, **members.members[place].to_dict(), **parity}
 
 
 @contextmanager
