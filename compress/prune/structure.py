@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.core.problems import validated
+from compress.core.progress import say
 from compress.core.tensors import Inputs, tensors_in
 from compress.core.wrappers import unwrapped
 from compress.criteria.score import score_units
@@ -133,17 +134,30 @@ def _chosen(
     dropped: tuple[str, ...],
 ) -> tuple[Choice, Plan]:
     """Choose widths by the scores of their units; return the choice and the plan of it."""
-    align = setting.multiple if config.align == "auto" else config.align
-    rules = WidthRules(align, config.min_width, config.min_fraction, full=setting.full)
     counted = config.budget.counted if config.budget else "macs"
-    selector = Selector(scored, scores, CostModel(scored, counted, dropped, setting.dense), config.allocation, rules)
-
-    if config.budget is None:
-        share = config.ratio or 0.0
-        choice = selector.removing(share if setting.target is None else 1 - setting.target)
-    else:
-        choice = meet_budget(selector, config.budget, rules, setting.target)
+    cost = CostModel(scored, counted, dropped, setting.dense)
+    for align in _aligns(config, setting):
+        rules = WidthRules(align, config.min_width, config.min_fraction, full=setting.full)
+        selector = Selector(scored, scores, cost, config.allocation, rules)
+        if config.budget is None:
+            share = config.ratio or 0.0
+            choice = selector.removing(share if setting.target is None else 1 - setting.target)
+            break
+        try:
+            choice = meet_budget(selector, config.budget, rules, setting.target)
+            break
+        except InputError:
+            if align == 1 or config.align != "auto":
+                raise
+            say(f"prune.align auto: no widths in multiples of {align} meet {config.budget}; finer ones are tried")
     return choice, make_plan(model, scored, choice.kept, dropped=dropped, align=align)
+
+
+def _aligns(config: StructureConfig, setting: Setting) -> tuple[int, ...]:
+    """Return the multiples to try: for auto, halves of the target's as well, which may cost speed but meet budgets."""
+    if config.align != "auto":
+        return (config.align,)
+    return tuple(setting.multiple >> shift for shift in range(setting.multiple.bit_length()))
 
 
 def scored_units(model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting) -> Scored:

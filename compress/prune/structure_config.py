@@ -43,7 +43,9 @@ class StructureConfig(Config):
         0, ge=0, description="residual blocks to remove first, those that change the stream least: number or share"
     )
     align: Literal["auto"] | int = Field(
-        "auto", description="widths of channels and MLPs become multiples of this; auto: what the target runs fastest"
+        "auto",
+        description="widths of channels and MLPs become multiples of this; auto: what the target runs fastest, or "
+        "less where no such widths meet the budget",
     )
     min_width: int = Field(1, ge=1, description="channels or MLP units that every layer keeps at least")
     min_fraction: float = Field(0.1, gt=0, le=1, description="share of its units that every layer keeps at least")

@@ -148,6 +148,14 @@ def test_align_auto_means_what_this_machine_runs_fastest(monkeypatch):
     assert (plan.align, plan.layers[0].after) == (24, 48)
 
 
+def test_align_auto_is_finer_where_no_multiples_of_the_target_meet_the_budget():
+    model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 4, 3)).eval()
+    plan = structure.plan(model, torch.randn(1, 3, 8, 8), "magnitude", {"macs": 0.625}, multiple=16)
+    assert (plan.align, plan.layers[0].after) == (4, 20)
+    with pytest.raises(InputError, match="align 16 allows are too far apart"):
+        structure.plan(model, torch.randn(1, 3, 8, 8), "magnitude", {"macs": 0.625}, align=16)
+
+
 def test_the_option_that_0_1_wrote_down_for_every_criterion_is_read_as_none():
     given = {"kind": "structure", "ratio": 0.5, "options": {"norm": 2}}
     assert StructureConfig.model_validate(given) == StructureConfig(kind="structure", ratio=0.5)
