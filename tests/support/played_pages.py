@@ -147,7 +147,7 @@ def _among(line: str, output: str) -> bool:
 
 def _words(line: str) -> str:
     """Return a line with figures, units of time, frames and runs of spaces made alike."""
-    line = re.sub(r"[-+]?\d[\d.,]*(e[-+]?\d+)?", "0", line)
+    line = re.sub(r"[-+\u2212\u00b1]?\d[\d.,]*(e[-+]?\d+)?", "0", line)
     line = re.sub(r"\b0 (K|M|G)\b", "0", line)
     return re.sub(r"[\s─━│-]+", " ", line).strip()
 

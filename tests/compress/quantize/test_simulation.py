@@ -15,13 +15,14 @@ from compress.quantize.config import QuantizeConfig
 from compress.quantize.float_file import FloatFile
 from compress.quantize.images import images_of
 from compress.quantize.judge import judge
-from compress.quantize.number_types import S8S8, U8S7, U8S8, U8U8
+from compress.quantize.number_types import S8S8, U8S7, U8U8
 from compress.quantize.rounding import OfActivation, roundings_of
 from compress.quantize.simulation import simulate
 from compress.quantize.writer import ranges, static, write
 from compress.training.fit import fit
 from evaluators.tasks import DEFAULT
 from evaluators.tasks.evaluation import evaluate
+from tests.support.integers import EXACT
 
 
 def written(source, way, images, folder):
@@ -43,8 +44,8 @@ def errors(model, simulation, file, batch):
 @pytest.mark.parametrize(
     ("types", "wide", "channels", "nearer"),
     [
-        (U8S8, False, True, 10),
-        (U8S8, True, True, 10),
+        (EXACT, False, True, 10),
+        (EXACT, True, True, 10),
         (U8S7, False, False, 10),
         (U8U8, False, False, 10),
         (S8S8, False, False, 10),
@@ -81,7 +82,7 @@ def top1_of_integers(trained, model, folder):
     export_quickly(model, trained.bundle.example_inputs(2), folder / "m.onnx", task)
     weights = {name: value.detach().numpy() for name, value in model.named_parameters()}
     source = FloatFile.prepare(folder / "m.onnx", folder, weights)
-    way, images = static(U8S8, True, True, "minmax"), images_of(data, QuantizeConfig(calibration=64, judged=100), 0)
+    way, images = static(EXACT, True, True, "minmax"), images_of(data, QuantizeConfig(calibration=64, judged=100), 0)
     file = written(source, way, images.calibration, folder)
     batch = next(iter(images.few.batches())).part(0, 2)
     simulation = simulate(model, roundings_of(file, way, source), source, batch)
@@ -114,7 +115,7 @@ def test_a_model_that_computes_otherwise_than_before_is_told(trained, tmp_path):
             return images.sigmoid().tanh().sigmoid().tanh()
 
     source, images = trained.source(tmp_path), trained.choice(tmp_path).images
-    way = static(U8S8, True, True, "minmax")
+    way = static(EXACT, True, True, "minmax")
     file = written(source, way, images.calibration, tmp_path)
     batch = next(iter(images.few.batches()))
     found = simulate(trained.bundle.model, roundings_of(file, way, source), source, batch.part(0, 2))

@@ -19,6 +19,7 @@ from compress.quantize.simulation import simulate
 from compress.quantize.writer import Way, dynamic, ranges, static, write
 from evaluators.datasets.batch import Batch
 from evaluators.tasks import DEFAULT
+from tests.support.integers import EXACT
 
 
 def constants(file):
@@ -64,7 +65,7 @@ def test_only_and_but_say_which_layers_become_integers(trained, tmp_path):
 @pytest.mark.parametrize("calibrate", ["minmax", "percentile", "entropy"])
 def test_each_kind_of_range_gives_a_file_that_agrees_with_the_floats(trained, tmp_path, calibrate):
     source, images = trained.source(tmp_path), trained.choice(tmp_path).images
-    way = static(U8S8, True, True, calibrate)
+    way = static(EXACT, True, True, calibrate)
     write(way, source, tmp_path / "q.onnx", ranges(source, way.operators, images.few, calibrate))
     before, after = (judge(file, images.few, trained.data.task) for file in (trained.file, tmp_path / "q.onnx"))
     assert after.agreement(before) >= 97
@@ -143,7 +144,7 @@ class Shifted(torch.nn.Module):
         return self.head(self.norm(self.stem(image)).relu().mean((2, 3)) + self.table(place))
 
 
-@pytest.mark.parametrize("way", [Way("fp16"), dynamic(U8S8, True), static(U8S8, True, True, "minmax")])
+@pytest.mark.parametrize("way", [Way("fp16"), dynamic(EXACT, True), static(EXACT, True, True, "minmax")])
 def test_files_of_several_inputs_have_fewer_bits_and_the_names_of_the_layers(tmp_path, way):
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -47,10 +47,10 @@ def test_agent_needs_only_the_standard_library_numpy_and_onnxruntime():
     assert foreign == {f"evaluators.latency.agent.{name}" for name in agent.MODULES}
 
 
-def test_an_empty_model_costs_less_than_50_microseconds(tmp_path):
+def test_an_empty_model_costs_less_than_a_tenth_of_a_millisecond(tmp_path):
     path = identity(tmp_path, [1, 3, 8, 8])
     found = [agent.measure(path, REQUEST) for _ in range(3)]
-    assert min(each["p50"] for each in found) < 0.05
+    assert min(each["p50"] for each in found) < 0.1
     assert min(each["contention"] for each in found) < 1.1  # reading the clocks is no waiting
 
 
