@@ -36,6 +36,7 @@ from spaces.supernet import Supernet
 
 FEW = 6
 ARCHITECTURES = 50
+BUILT = 24
 MUTATIONS = 100_000
 ENOUGH_TO_LIST = 5_000
 SMALL = task_of(num_outputs=5, in_chans=2, img_size=32)
@@ -129,8 +130,8 @@ def samples(case: Case, count: int, seed: int = 0) -> list[Architecture]:
 
 
 def part_of(case: Case, part: str) -> list[Architecture]:
-    """The first few architectures of a case, or those that follow: with all cases of a space `ARCHITECTURES`."""
-    each = -(-ARCHITECTURES // sum(other.space == case.space for other in CASES))
+    """The first few architectures of a case, or those that follow: with all cases of a space `BUILT`."""
+    each = -(-BUILT // sum(other.space == case.space for other in CASES))
     return samples(case, each)[:FEW] if part == "few" else samples(case, each)[FEW:]
 
 

@@ -21,6 +21,7 @@ _FEW = ["data.limit_train=200", "data.limit_test=100"]
 _FEWEST = ["data.limit_train=64", "data.limit_test=40"]
 _RESNET20 = ["model.name=cifar_resnet20", "model.checkpoint=resnet20.safetensors"]
 _SHORT = ["train.epochs=1", "train.warmup_epochs=0", "finetune.epochs=1", "finetune.warmup_epochs=0"]
+_FLOATS = ["train.precision='32'"]  # bfloat16 is slow on processors that lack it
 _SCENES = ["data.samples=48", "data.test_samples=24"]
 _CANDIDATES = ["search.evaluator.train.epochs=1", "train.epochs=1"]
 _NETADAPT = [
@@ -67,11 +68,11 @@ _WHOLE_WAY = [
     "quantize.calibration=32",
 ]  # fmt: skip
 QUICKER: dict[str, list[str]] = {
-    "bms_pooling_cifar10": [*_BRIEF, *_PLACEMENTS],
+    "bms_pooling_cifar10": [*_BRIEF, *_FLOATS, *_PLACEMENTS],
     "bms_pooling_digits": _BRIEF,
-    "bossnas_hytra_cifar10": [*_BRIEF, *_FEW_VIEWS],
+    "bossnas_hytra_cifar10": [*_BRIEF, *_FLOATS, *_FEW_VIEWS],
     "bossnas_hytra_digits": _BRIEF,
-    "bossnas_nats_cifar10": [*_BRIEF, *_FEW_VIEWS, "search.trials=60"],
+    "bossnas_nats_cifar10": [*_BRIEF, *_FLOATS, *_FEW_VIEWS, "search.trials=60"],
     "bossnas_nats_digits": _BRIEF,
     "darts_cifar10": [*_BRIEF, *_CELLS],
     "darts_digits": _BRIEF,
@@ -81,7 +82,15 @@ QUICKER: dict[str, list[str]] = {
     "embed_digits": [*_BRIEF, *_FEW, *_SHORT],
     "meal_v2_cifar10": [*_BRIEF, *_FEWEST, "distill.epochs=1", "distill.decay_epochs=[1]"],
     "meal_v2_digits": _BRIEF,
-    "ladder_swin_cifar10": [*_BRIEF, *_FEWEST, *_SHORT, "model.kwargs.depths=[1, 1, 2]", "model.kwargs.embed_dim=32"],
+    "ladder_swin_cifar10": [
+        *_BRIEF,
+        *_FLOATS,
+        *_FEWEST,
+        *_SHORT,
+        "finetune.precision='32'",
+        "model.kwargs.depths=[1, 1, 2]",
+        "model.kwargs.embed_dim=32",
+    ],
     "ladder_swin_digits": _BRIEF,
     "n2n_resnet18_cifar10": [
         *_BRIEF,
@@ -103,7 +112,14 @@ QUICKER: dict[str, list[str]] = {
     "guidance_mlp_cifar10": [*_BRIEF, *_FEWEST, "distill.epochs=1"],
     "guidance_mlp_digits": _BRIEF,
     "netadapt_digits": [*_BRIEF, *_FEWEST, *_NETADAPT],
-    "path_ensemble_vit_cifar10": [*_BRIEF, *_FEWEST, *_SHORT, "model.kwargs.depth=3", "model.kwargs.embed_dim=48"],
+    "path_ensemble_vit_cifar10": [
+        *_BRIEF,
+        *_FLOATS,
+        *_FEWEST,
+        *_SHORT,
+        "model.kwargs.depth=3",
+        "model.kwargs.embed_dim=48",
+    ],
     "path_ensemble_vit_digits": _BRIEF,
     "phc_resnet_digits": _BRIEF,
     "prune_segmentation_digits": [
@@ -131,12 +147,20 @@ QUICKER: dict[str, list[str]] = {
     "search_detector_digits": [*_TIMING, *_CANDIDATES, *_LATENCIES, *_SCENES],
     "quantize_cifar10": [*_BRIEF, *_FEWEST, *_RESNET20, "quantize.calibration=32"],
     "quantize_digits": _TIMING,
-    "resnet56_cifar10": [*_BRIEF, *_FEWEST, "finetune.epochs=1"],
+    "resnet56_cifar10": [*_BRIEF, *_FEWEST, *_RESNET20, "finetune.epochs=1", "finetune.precision='32'"],
     "resnet_digits": [],
     "search_digits_mobilenetv3": [*_BRIEF, *_FEWEST, *_CANDIDATES],
     "search_digits_nasnet_rl": [*_BRIEF, "data.limit_train=40", "data.limit_test=20", "train.epochs=1"],
     "search_nats_table": [],
-    "search_pooling_cifar10": [*_BRIEF, *_FEWEST, *_CANDIDATES, "search.trials=7"],
+    "search_pooling_cifar10": [
+        *_BRIEF,
+        *_FEWEST,
+        *_CANDIDATES,
+        "data.image_size=16",
+        *_FLOATS,
+        "search.evaluator.train.precision='32'",
+        "search.trials=7",
+    ],
     "spos_mobilenetv3_cifar10": [
         *_BRIEF,
         *_FEWEST,
