@@ -88,9 +88,12 @@ class Replay:
     def _can_start(self, block: str) -> bool:
         """Return whether the dense model gives what it gave when it is run from `block` on."""
         if block not in self._usable:
+            few = self.batches[0].part(0, 2)
             with _running(self._quick):
                 try:
-                    found, expected = self._from(self._quick, block, 0), self.outputs[0]
+                    expected = self._given(self._quick, few.mapped(Tensor.clone))
+                    with _started(self._quick, self.blocks, block, _entering(self._quick, block, few, self.task)):
+                        found = self._given(self._quick, few)
                     near = (found - expected).abs().amax() <= SAME * self.variance**0.5
                     self._usable[block] = found.shape == expected.shape and bool(near)
                 except (RuntimeError, TypeError, ValueError, IndexError):  # the model's own, on what it did not expect
