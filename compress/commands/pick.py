@@ -49,7 +49,7 @@ def pick(
     quiet: QuietFlag = False,
     json: JsonFlag = False,
 ) -> None:
-    """Write the best member of a family, or of a front, within a budget.
+    """Write the best of a family or front within a budget.
 
     As bundle and ONNX file, without any training or search; all budgets given hold together. Of a run with both it is
     the family, which is made later; name the folder front to take from that.
