@@ -1,13 +1,14 @@
 """What distillation gives back: a pruned ResNet-56 by several losses, and ResNet-20 by MEAL V2, at equal updates.
 
     python benchmarks/recovery.py cifar10.npz weights/ --out runs/recovery [--study pruned meal_v2] [--epochs 10]
-        [--seeds 0 1] [--only kd meal_v2] [--device cuda] [--set data.limit_train=2000]
+        [--seeds 0 1] [--only kd meal_v2] [--start RUN] [--device cuda] [--set data.limit_train=2000]
 
 `weights/` holds resnet20.safetensors, resnet56.safetensors and resnet20_dense.safetensors, in any folders below it.
 
     pruned      ResNet-56 at half of its MACs by recipes/resnet56_cifar10.yaml, then its section `finetune`: on the
                 labels alone (none), or with kd, dkd, meal_v2, feature, kd and feature. The dense network is the
-                teacher; for meal_v2 ResNet-20 is another.
+                teacher; for meal_v2 ResNet-20 is another. With `--start` the bundle of that run, or bundle, is what
+                they all start from.
     meal_v2     ResNet-20 goes on from its given weights by the section `distill` of recipes/meal_v2_cifar10.yaml: on
                 the labels alone (none), with kd from ResNet-56, with meal_v2 from both teachers, with and without its
                 discriminator.
@@ -79,12 +80,13 @@ def resnet(depth: int, checkpoint: str, **more: Any) -> dict[str, Any]:
 
 
 def pruned(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> Study:
-    """Return the study of a pruned ResNet-56; it is pruned, unless it lies in --out."""
+    """Return the study of a pruned ResNet-56; it is pruned, unless it is given or lies in --out."""
     given = {"model.checkpoint": weights(arguments.weights, "resnet56.safetensors"), **overrides}
     recipe = load_recipe("resnet56_cifar10.yaml", given | {"finetune.epochs": arguments.epochs})
-    place = arguments.out / "pruned" / "start"
-    alone = recipe.model_copy(update={"finetune": None, "export": None, "latency": None})
-    compress.run(alone, out=place, resume=place.is_dir(), device=arguments.device)
+    place = arguments.start or arguments.out / "pruned" / "start"
+    if arguments.start is None:
+        alone = recipe.model_copy(update={"finetune": None, "export": None, "latency": None})
+        compress.run(alone, out=place, resume=place.is_dir(), device=arguments.device)
     opened = open_model(recipe.given_model, recipe.data, recipe.seed, recipe.task)
     assert opened.data is not None
     other = {"model": resnet(20, weights(arguments.weights, "resnet20.safetensors"))}
@@ -230,6 +232,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--only", nargs="+", metavar="LOSS")
+    parser.add_argument("--start", type=Path, help="what the study `pruned` starts from")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change both recipes")
     arguments = parser.parse_args()

@@ -2,12 +2,13 @@
 
     python benchmarks/supernet_step.py                        # all spaces
     python benchmarks/supernet_step.py hytra pooling --networks 3 --pairs 5 --profile
+    python benchmarks/supernet_step.py --device cuda --precision bf16 --batch 128
 
 A step is forward, loss, backward, SGD with momentum and `zero_grad`; in the supernet also the activation of the path,
 coming from another one. Both start from the same weights and take steps in turns, in random order, in one process on
-one thread; times are CPU times, which other work on the machine moves far less. The ratio is the median over networks
-and pairs, its interval a bootstrap over networks and the pairs within them. `--profile` prints for every space where
-the supernet's time goes, operator by operator, beside the network alone.
+one thread; times are CPU times, which other work on the machine moves far less, and wall clock on a GPU. The ratio is
+the median over networks and pairs, its interval a bootstrap over networks and the pairs within them. `--profile` prints
+for every space where the supernet's time goes, operator by operator, beside the network alone.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class Contestant:
     """A module with its optimiser; a supernet takes every step on `arch`, coming from `other`."""
 
     module: nn.Module
+    precision: str = "32"
     arch: Architecture | None = None
     other: Architecture | None = None
     optimiser: torch.optim.Optimizer = field(init=False)
@@ -74,17 +76,27 @@ class Contestant:
         self.optimiser = torch.optim.SGD(self.module.train().parameters(), lr=1e-3, momentum=0.9)
 
     def step(self, images: Tensor, labels: Tensor) -> float:
-        """Take one training step and return its CPU time in seconds."""
+        """Take one training step and return its time in seconds."""
         if isinstance(self.module, Supernet) and self.other is not None:
             self.module.activate(self.other)
-        started = time.process_time()
+        started = _now(images.device)
         if isinstance(self.module, Supernet) and self.arch is not None:
             self.module.activate(self.arch)
-        output = self.module(images)
-        cross_entropy(output[0] if isinstance(output, tuple) else output, labels).backward()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            output = self.module(images)
+        logits = output[0] if isinstance(output, tuple) else output
+        cross_entropy(logits.float(), labels).backward()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        return time.process_time() - started
+        return _now(images.device) - started
+
+
+def _now(device: torch.device) -> float:
+    """Return CPU seconds, or wall clock once a GPU has done what it was given."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 @dataclass(frozen=True)
@@ -120,6 +132,8 @@ def main() -> None:
     parser.add_argument("--networks", type=int, default=6, help="random architectures per space")
     parser.add_argument("--pairs", type=int, default=9, help="pairs of steps per architecture")
     parser.add_argument("--batch", type=int, default=32, help="images per step")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["32", "bf16"], default="32")
     parser.add_argument("--profile", action="store_true", help="print where the time goes")
     arguments = parser.parse_args()
     unknown = set(arguments.spaces) - set(OPTIONS)
@@ -127,8 +141,10 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; allowed: {', '.join(OPTIONS)}")
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    batch = torch.randn(arguments.batch, 3, SIZE, SIZE), torch.randint(CLASSES, (arguments.batch,))
-    table = Table(title=f"one training step, batch {arguments.batch}, {SIZE} x {SIZE}, one thread, CPU time")
+    images, labels = torch.randn(arguments.batch, 3, SIZE, SIZE), torch.randint(CLASSES, (arguments.batch,))
+    batch = images.to(arguments.device), labels.to(arguments.device)
+    how = "one thread, CPU time" if arguments.device == "cpu" else f"{arguments.device}, {arguments.precision}"
+    table = Table(title=f"one training step, batch {arguments.batch}, {SIZE} x {SIZE}, {how}")
     for column in ("space", "networks x pairs", "alone, ms", "supernet, ms", "supernet / alone", "slowest network"):
         table.add_column(column, justify="left" if column == "space" else "right")
     for label in arguments.spaces or OPTIONS:
@@ -140,11 +156,12 @@ def main() -> None:
 
 
 def _measure(label: str, space: Space, batch: tuple[Tensor, Tensor], arguments: argparse.Namespace) -> Measured:
-    generator, net = random.Random(0), space.supernet(space.task(CLASSES, 3, SIZE))
+    generator, net = random.Random(0), space.supernet(space.task(CLASSES, 3, SIZE)).to(arguments.device)
     found = Measured([], [])
     for _ in track(range(arguments.networks), label):
         arch, other = space.sample(generator), space.sample(generator)
-        shared, alone = Contestant(net, arch, other), Contestant(net.extract(arch))
+        shared = Contestant(net, arguments.precision, arch, other)
+        alone = Contestant(net.extract(arch).to(arguments.device), arguments.precision)
         for _ in range(2):
             shared.step(*batch), alone.step(*batch)
         pairs = [_pair(shared, alone, batch, generator) for _ in range(arguments.pairs)]
