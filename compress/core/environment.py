@@ -31,9 +31,11 @@ PACKAGES = (
 )
 SMALL_BATCH_MACS = 4e9  # below this a second thread gains less than it loses on a busy machine
 CPU_FLAGS = (
-    "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8",
-    "asimd", "asimddp", "i8mm", "sve",
+    "avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16",
+    "asimd", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Features of processors that multiply bfloat16."""
 
 
 def version_of(package: str) -> str | None:
@@ -74,6 +76,12 @@ def cpu() -> tuple[str, list[str]]:
         fields.setdefault(key.strip().lower(), value.strip())
     flags = set(fields.get("flags", fields.get("features", "")).split())
     return fields.get("model name", platform.machine()), [flag for flag in CPU_FLAGS if flag in flags]
+
+
+def emulates_bfloat16(device: str) -> bool:
+    """Return whether `device` is a CPU known to have no instructions for bfloat16: it is slower there than float32."""
+    flags = cpu()[1]
+    return device == "cpu" and bool(flags) and BFLOAT16_FLAGS.isdisjoint(flags)
 
 
 def usable_cores() -> int:

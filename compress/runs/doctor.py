@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from compress.core.environment import choose_device, environment, version_of
+from compress.core.environment import BFLOAT16_FLAGS, choose_device, environment, version_of
 from compress.core.formatting import file_size
 
 OURS = ("compress", "search", "spaces", "evaluators")
@@ -119,6 +119,13 @@ def _machine(found: dict[str, Any]) -> list[Check]:
             int8 and int8.replace("_", " ").upper().replace("ASIMDDP", "dot product"),
             "what makes INT8 models faster",
             "expect INT8 models to be smaller, but hardly faster here",
+        ),
+        Check(
+            group,
+            "bfloat16",
+            next((flag.replace("_", " ").upper() for flag in flags if flag in BFLOAT16_FLAGS), None),
+            "what makes precision: bf16 faster on the CPU",
+            "train with precision: 32 here, bf16 is for a GPU",
         ),
         Check(
             group,

@@ -11,7 +11,7 @@ from compress.core.errors import InputError
 from compress.core.formatting import count, percent_change
 from compress.core.text_table import text_table
 from compress.prune.details import whole_lines
-from compress.runs.estimate import estimate, look_ahead, sentence
+from compress.runs.estimate import estimate, look_ahead, sentence, slow_precision
 from compress.runs.recipe import Recipe
 from compress.runs.stage import acts_of, sections_of
 
@@ -74,7 +74,9 @@ def _dry_run(recipe: Recipe, device: str) -> DryRun:
         bundle = stage.foresee(bundle, config, outlook)
     after = bundle.costs()
     predicted = {key: (before[key], after[key]) for key in before if key in ("macs", "params") or bundle.masks}
-    return DryRun(recipe.name, _start(opened), tuple(outlook.steps), predicted, seconds, tuple(outlook.notes))
+    slow = slow_precision(acts, device)
+    notes = (*outlook.notes, *([slow] if slow is not None else []))
+    return DryRun(recipe.name, _start(opened), tuple(outlook.steps), predicted, seconds, notes)
 
 
 def _start(opened: Opened) -> str:

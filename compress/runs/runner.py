@@ -19,7 +19,7 @@ from compress.report import write_report
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context
 from compress.runs.directory import RunDirectory, finish_stage, finished_stage, folder_unless_empty
-from compress.runs.estimate import estimate, look_ahead, sentence
+from compress.runs.estimate import estimate, look_ahead, sentence, slow_precision
 from compress.runs.recipe import Recipe
 from compress.runs.report_file import report_of
 from compress.runs.resume import go_on
@@ -122,6 +122,9 @@ class Runner:
         """Say how long the acts that are left will take."""
         left = [act for act in acts if finished_stage(self._place(act)) is None]
         parts = estimate(left, look_ahead(self.acts, bundle, self.data, self.recipe, self.device))
+        slow = slow_precision(left, self.device)
+        if slow is not None:
+            say(slow)
         if parts:
             say(sentence(parts))
             self.directory.log({"event": "estimate", "seconds": {name: round(value, 1) for name, value in parts}})
