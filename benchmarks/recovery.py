@@ -31,18 +31,17 @@ from statistics import mean
 from typing import Any
 
 from torch import nn
+from training_once import Start, trained_once
 
 import compress
 from compress.bundle import Bundle, open_model
-from compress.core.atomic import write_json, write_text
+from compress.core.atomic import write_text
 from compress.core.environment import choose_device
 from compress.core.text_table import text_table
 from compress.distill.finetune import FinetuneConfig
 from compress.runs.recipe import load_recipe
 from compress.runs.recipe_file import split_overrides
-from compress.training.fit import fit
 from evaluators.datasets import Data
-from evaluators.tasks.evaluation import evaluate
 
 STAGES = ["layer1", "layer2", "layer3"]
 KD = {"loss": "kd", "temperature": 4, "weight": 1.0}
@@ -144,50 +143,25 @@ STUDIES = {"pruned": pruned, "meal_v2": meal_v2}
 
 def trained(study: Study, arm: str, seed: int, place: Path, device: str) -> dict[str, Any]:
     """Return the figures of one training, which is done, or gone on with, unless it is finished."""
-    file, data = place / "figures.json", study.data
     config = FinetuneConfig.model_validate({**study.settings, "evaluate_every": 0, **study.arms[arm]})
-    assert data.train is not None and data.test is not None
-    updates = config.epochs * len(data.train)
-    if file.is_file():
-        known: dict[str, Any] = json.loads(file.read_text())
-        if known["updates"] != updates:
-            raise SystemExit(f"{file} is of {known['updates']} updates, not {updates}; give another --out")
-        return known
-    place.mkdir(parents=True, exist_ok=True)
+    assert study.data.train is not None
     bundle = study.student()
-    model, costs = bundle.model, bundle.costs()
-    before = evaluate(model.to(device), data.test, data.task, device)["top1"]
-    checkpoint = place / "checkpoint"
-    result = fit(
-        model,
-        data,
-        config,
-        device=device,
-        seed=seed,
-        teacher=study.teacher() if config.needs_teacher else None,
-        checkpoint_dir=checkpoint,
-        resume=checkpoint.is_dir(),
-        label=f"{study.name} {arm} {seed}",
-    )
-    figures = {
-        "study": study.name,
-        "arm": arm,
-        "seed": seed,
-        "macs": costs["macs"],
-        "params": costs["params"],
-        "updates": result.history[-1]["update"],
-        "top1_before": before,
-        "top1": evaluate(model.to(device), data.test, data.task, device)["top1"],
-        "minutes": round(result.seconds / 60, 2),
-    }
-    write_json(file, figures)
-    return figures
+
+    def start() -> Start:
+        return Start(bundle.model, config, study.teacher() if config.needs_teacher else None)
+
+    found = trained_once(place, start, study.data, seed=seed, device=device, before=True)
+    updates = config.epochs * len(study.data.train)
+    if found["updates"] != updates:
+        raise SystemExit(f"{place} is of {found['updates']} updates, not {updates}; give another --out")
+    return {"study": study.name, "arm": arm, "seed": seed, **found}
 
 
 def finished(out: Path) -> Iterator[dict[str, Any]]:
     """Yield the figures of every training in --out."""
     for file in sorted(out.glob("*/*/seed*/figures.json")):
-        yield json.loads(file.read_text())
+        study, arm, seed = file.parts[-4:-1]
+        yield {"study": study, "arm": arm, "seed": int(seed.removeprefix("seed")), **json.loads(file.read_text())}
 
 
 def write_csv(out: Path) -> None:

@@ -21,19 +21,16 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from torch import nn
+from training_once import Start, trained_once
 
 import compress
 from compress.bundle import Bundle, open_model
-from compress.core.atomic import write_json, write_text
+from compress.core.atomic import write_text
 from compress.core.environment import choose_device
 from compress.core.text_table import text_table
 from compress.distill.finetune import FinetuneConfig
@@ -42,8 +39,6 @@ from compress.runs.recipe import Recipe, load_recipe
 from compress.runs.recipe_file import split_overrides
 from compress.sorted.family import Family
 from compress.sorted.training import nested
-from compress.training.fit import fit
-from evaluators.datasets import Data
 from evaluators.tasks.evaluation import evaluate
 
 SHARED = ("optimizer", "lr", "weight_decay", "epochs", "precision", "channels_last", "label_smoothing", "clip_grad")
@@ -67,57 +62,22 @@ def within(family: Family, share: float) -> Member:
     return max(found, key=lambda member: (member.metrics["top1"] or 0.0, -member.macs))
 
 
-def alone(recipe: Recipe, member: Member) -> tuple[nn.Module, Any]:
+def alone(recipe: Recipe, member: Member) -> Start:
     """Return a network of the member's shape with new weights, and its training."""
     bundle = open_model(recipe.given_model, recipe.data, recipe.seed, recipe.task).bundle
     network = nested(bundle, recipe.section("sort"), recipe.seed).network
     config = recipe.section("train")
     epochs = config.epochs + recipe.section("sort").epochs
-    return network.extract(member.arch), config.model_copy(update={"epochs": epochs, "evaluate_every": 0})
+    return Start(network.extract(member.arch), config.model_copy(update={"epochs": epochs, "evaluate_every": 0}))
 
 
-def pruned(dense: Bundle, recipe: Recipe, alone: Recipe, place: Path, device: str) -> tuple[nn.Module, Any]:
+def pruned(dense: Bundle, recipe: Recipe, alone: Recipe, place: Path, device: str) -> Start:
     """Return the dense network pruned as `alone` says, and its fine-tuning."""
     compress.run(alone, out=place / "start", resume=(place / "start").is_dir(), device=device)
     sorting = recipe.section("sort")
     settings = {key: getattr(sorting, key) for key in SHARED} | {"distill": sorting.distill, "evaluate_every": 0}
-    return Bundle.load(place / "start").model, FinetuneConfig.model_validate(settings)
-
-
-def trained(
-    make: Callable[[], tuple[nn.Module, Any]], dense: Bundle, data: Data, seed: int, place: Path, device: str
-) -> dict[str, Any]:
-    """Return the figures of one training, which is done, or gone on with, unless it is finished."""
-    file = place / "figures.json"
-    if file.is_file():
-        known: dict[str, Any] = json.loads(file.read_text())
-        return known
-    place.mkdir(parents=True, exist_ok=True)
-    model, config = make()
-    costs = Bundle(model, dense.base, dense.task, dense.preprocessing).costs()
-    checkpoint, started = place / "checkpoint", time.monotonic()
-    teacher = dense.model if isinstance(config, FinetuneConfig) and config.needs_teacher else None
-    result = fit(
-        model,
-        data,
-        config,
-        device=device,
-        seed=seed,
-        teacher=teacher,
-        checkpoint_dir=checkpoint,
-        resume=checkpoint.is_dir(),
-        label=place.name,
-    )
-    assert data.test is not None
-    figures = {
-        "macs": costs["macs"],
-        "params": costs["params"],
-        "updates": result.history[-1]["update"],
-        "top1": evaluate(model.to(device), data.test, data.task, device)["top1"],
-        "minutes": round((time.monotonic() - started) / 60, 2),
-    }
-    write_json(file, figures)
-    return figures
+    config = FinetuneConfig.model_validate(settings)
+    return Start(Bundle.load(place / "start").model, config, dense.model if config.needs_teacher else None)
 
 
 def main() -> None:
@@ -167,7 +127,7 @@ def main() -> None:
         }
         row = {"share": share, "macs": member.macs, "params": member.params, "member": member.metrics["top1"]}
         for name, make in ways.items():
-            found = trained(make, dense, data, recipe.seed, out / f"{name}-{share}", device)
+            found = trained_once(out / f"{name}-{share}", make, data, seed=recipe.seed, device=device)
             row |= {name: found["top1"], f"{name}_macs": found["macs"], f"{name}_updates": found["updates"]}
         rows.append(row)
         text = io.StringIO()

@@ -17,22 +17,22 @@ import argparse
 import json
 import random
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from training_once import Start, trained_once
+
 import compress
-from compress.core.atomic import write_json
 from compress.core.environment import choose_device
 from compress.core.text_table import text_table
 from compress.runs.recipe import Recipe, load_recipe
 from compress.runs.recipe_file import split_overrides
 from compress.runs.search_result import as_model
-from compress.training.fit import fit
 from evaluators.candidates.latency import MeasuredLatency
 from evaluators.datasets import Data
-from evaluators.tasks.evaluation import evaluate
 from search.space import fitted, make_space
 from spaces.architecture import Architecture
 from spaces.space import Space
@@ -63,27 +63,10 @@ def random_networks(
             yield arch, found
 
 
-def trained(space: Space, entry: dict[str, Any], recipe: Recipe, data: Data, place: Path, device: str) -> float:
-    """Return the accuracy of a network on the test images, trained unless it has been."""
-    file = place / "figures.json"
-    if file.is_file():
-        return float(json.loads(file.read_text())["top1"])
+def started(space: Space, entry: dict[str, Any], recipe: Recipe, data: Data) -> Start:
+    """Return a network with new weights, and its training."""
     model = build_model(as_model(space.name, entry), data.task, recipe.seed).module
-    checkpoint = place / "checkpoint"
-    fit(
-        model,
-        data,
-        recipe.section("train").model_copy(update={"evaluate_every": 0}),
-        device=device,
-        seed=recipe.seed,
-        checkpoint_dir=checkpoint,
-        resume=checkpoint.is_dir(),
-        label=place.name,
-    )
-    assert data.test is not None
-    top1 = evaluate(model.to(device), data.test, data.task, device)["top1"]
-    write_json(file, {"top1": top1, "arch": entry})
-    return float(top1 or 0.0)
+    return Start(model, recipe.section("train").model_copy(update={"evaluate_every": 0}))
 
 
 def main() -> None:
@@ -121,6 +104,12 @@ def main() -> None:
     space = make_space(chosen)
     data = fitted(space, whole.data, whole.task, whole.seed)
     assert data is not None
+
+    def accuracy(entry: dict[str, Any], place: Path) -> float:
+        """Return the accuracy on the test images of a network that is trained alone."""
+        start = partial(started, space, entry, whole, data)
+        return float(trained_once(place, start, data, seed=whole.seed, device=device)["top1"])
+
     meter = MeasuredLatency(whole.section("search").latency, space, out, whole.seed)
     generator = random.Random(arguments.seed)
     limit = arguments.latency or median(meter.measure(space.sample(generator)) for _ in range(9))
@@ -137,13 +126,13 @@ def main() -> None:
         place = run(load_recipe(arguments.recipe, keys), out / f"search-{name}", device)
         details = json.loads(next(place.glob("stages/*-search/details.json")).read_text())
         best = details["search"]["best"][0]
-        rows.append((name, best["metrics"]["latency_ms"], trained(space, best, whole, data, out / name, device)))
+        rows.append((name, best["metrics"]["latency_ms"], accuracy(best, out / name)))
         print(*rows[-1], flush=True)
     for number, (arch, latency) in enumerate(
         islice(random_networks(space, meter, limit, generator), arguments.random), start=1
     ):
         place = out / f"random-{number}"
-        rows.append((f"random {number}", latency, trained(space, space.to_dict(arch), whole, data, place, device)))
+        rows.append((f"random {number}", latency, accuracy(space.to_dict(arch), place)))
         print(*rows[-1], flush=True)
     print(
         text_table(["network", "latency, ms", "top-1"], [[name, f"{ms:.4f}", f"{top:.2f}"] for name, ms, top in rows])

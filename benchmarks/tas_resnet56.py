@@ -19,16 +19,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import nn
+from training_once import Start, trained_once
 
 import compress
 from compress.bundle import Bundle, open_model
-from compress.core.atomic import write_json
 from compress.core.environment import choose_device
 from compress.core.text_table import text_table
 from compress.graph.apply import apply
@@ -36,9 +36,7 @@ from compress.prune.structure import Setting, plan_structure, prunable
 from compress.runs.recipe import Recipe, load_recipe
 from compress.runs.recipe_file import split_overrides
 from compress.training.config import TrainConfig
-from compress.training.fit import fit
 from compress.training.supervised import SupervisedConfig
-from evaluators.datasets import Data
 from evaluators.tasks import Task
 from evaluators.tasks.evaluation import evaluate
 from spaces.architecture import Architecture
@@ -46,9 +44,6 @@ from spaces.registry import create
 from spaces.resnet_shapes import ResNetShapesSpace
 from spaces.resnet_shapes.shape import width_choices
 from spaces.zoo import build_model
-
-Arm = tuple[Callable[[], nn.Module], TrainConfig, nn.Module | None]
-"""What makes the network, how it is trained, and its teacher."""
 
 
 def searched(recipe: Recipe, out: Path, device: str) -> dict[str, Any]:
@@ -70,26 +65,28 @@ def uniform(space: ResNetShapesSpace, macs: int, task: Task) -> Architecture:
     return min(shapes, key=lambda arch: abs(space.cost(arch, task)["macs"] - macs))
 
 
-def arms(recipe: Recipe, bundle: Bundle, task: Task, found: Architecture, macs: int) -> Mapping[str, Arm]:
-    """Return the arms by name."""
+def arms(
+    recipe: Recipe, bundle: Bundle, task: Task, found: Architecture, macs: int
+) -> Mapping[str, Callable[[], Start]]:
+    """Return by name what makes the network of an arm, how it is trained, and its teacher."""
     space = create("resnet_shapes", {"depth": 56})
     assert isinstance(space, ResNetShapesSpace)
     teacher, distilled = bundle.model, recipe.section("train")
     alone = distilled.model_copy(update={"step": SupervisedConfig()})
 
-    def built(arch: Architecture) -> Callable[[], nn.Module]:
+    def built(arch: Architecture, how: TrainConfig, learns_from: nn.Module | None) -> Start:
         kwargs = {"options": {"depth": 56}, "arch": dict(arch)}
         config = recipe.given_model.model_copy(
             update={"source": "space", "name": "resnet_shapes", "kwargs": kwargs, "checkpoint": None}
         )
-        return lambda: build_model(config, task, recipe.seed).module
+        return Start(build_model(config, task, recipe.seed).module, how, learns_from)
 
-    def pruned() -> nn.Module:
+    def pruned() -> Start:
         share = macs / bundle.costs()["macs"]
         config = load_recipe("resnet56_cifar10.yaml", pruning | {"prune.budget.macs": share}).section("prune")
         model, inputs = bundle.model.cpu(), bundle.example_inputs()  # a teacher has been where the student learns
         plan = plan_structure(model, prunable(model, inputs, config), inputs, config, Setting(multiple=1))
-        return apply(plan, model)
+        return Start(apply(plan, model), finetune, teacher)
 
     given = {"data.path": recipe.data.path, "model.checkpoint": recipe.given_model.checkpoint}  # type: ignore[attr-defined]
     pruning = {**given, "prune.align": 1}
@@ -97,47 +94,12 @@ def arms(recipe: Recipe, bundle: Bundle, task: Task, found: Architecture, macs: 
     finetune = load_recipe("resnet56_cifar10.yaml", given | epochs).section("finetune")
     other = uniform(space, macs, task)
     return {
-        "found": (built(found), alone, None),
-        "found-distilled": (built(found), distilled, teacher),
-        "uniform": (built(other), alone, None),
-        "uniform-distilled": (built(other), distilled, teacher),
-        "dimap": (pruned, finetune, teacher),
+        "found": partial(built, found, alone, None),
+        "found-distilled": partial(built, found, distilled, teacher),
+        "uniform": partial(built, other, alone, None),
+        "uniform-distilled": partial(built, other, distilled, teacher),
+        "dimap": pruned,
     }
-
-
-def trained(name: str, arm: Arm, bundle: Bundle, data: Data, seed: int, place: Path, device: str) -> dict[str, Any]:
-    """Return the figures of an arm, which is trained, or gone on with, unless it is finished."""
-    file = place / "figures.json"
-    if file.is_file():
-        figures: dict[str, Any] = json.loads(file.read_text())
-        return figures
-    place.mkdir(parents=True, exist_ok=True)
-    make, config, teacher = arm
-    model = make()
-    costs = Bundle(model, bundle.base, bundle.task, bundle.preprocessing).costs()
-    checkpoint = place / "checkpoint"
-    started = time.monotonic()
-    result = fit(
-        model,
-        data,
-        config,
-        device=device,
-        seed=seed,
-        teacher=teacher,
-        checkpoint_dir=checkpoint,
-        resume=checkpoint.is_dir(),
-        label=name,
-    )
-    assert data.test is not None
-    figures = {
-        "macs": costs["macs"],
-        "params": costs["params"],
-        "updates": result.history[-1]["update"],
-        "top1": evaluate(model.to(device), data.test, data.task, device)["top1"],
-        "minutes": round((time.monotonic() - started) / 60, 2),
-    }
-    write_json(file, figures)
-    return figures
 
 
 def main() -> None:
@@ -178,7 +140,7 @@ def main() -> None:
     rows = {"ResNet-56": whole}
     for name, arm in chosen.items():
         if arguments.only is None or name in arguments.only:
-            rows[name] = trained(name, arm, bundle, data, recipe.seed, arguments.out / name, device)
+            rows[name] = trained_once(arguments.out / name, arm, data, seed=recipe.seed, device=device)
             print(name, rows[name], flush=True)
     print(f"found {told['code']}, band {told['band']}, within it: {told['within_band']}")
     header = ["network", "MACs (M)", "share", "params (M)", "updates", "top-1", "minutes"]
