@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from compress.bundle import Bundle
 from compress.core.atomic import write_json
 from compress.core.environment import on_device
+from compress.core.errors import CompressError
 from compress.core.progress import say
+from compress.export.exporters import ExportConfig
 from compress.export.exporters import export as export_onnx
 from compress.graph.plan import Plan
 from compress.prune.allocation.meet import TOLERANCE, Met
@@ -36,6 +39,7 @@ def written(
     """
     folder = None if around.directory is None or config.budgets is None else around.directory / FOLDER
     rows: list[dict[str, Any]] = []
+    export = around.export
     for met, plan in fitted:
         bundle, details = cut(plan)
         row = row_of(met, plan)
@@ -43,7 +47,9 @@ def written(
             row["metrics"] = _metrics(bundle, around)
             say(f"{met.budget}: {_figures(row)}")
         if folder is not None:
-            row |= _files(bundle, folder, f"{met.budget.kind}-{met.budget.target:g}", around)
+            files, exporter = _files(bundle, folder, f"{met.budget.kind}-{met.budget.target:g}", export, around.export)
+            row |= files
+            export = export.model_copy(update={"exporter": exporter})  # auto is settled by the first of them
         rows.append(row)
     if folder is not None:
         write_json(folder / INDEX, rows)
@@ -103,9 +109,20 @@ def _metrics(bundle: Bundle, around: Surroundings) -> dict[str, Any]:
     return found | bundle.costs()
 
 
-def _files(bundle: Bundle, folder: Path, name: str, around: Surroundings) -> dict[str, str]:
-    """Write bundle and ONNX file of one budget; return where they are, seen from `folder`."""
+def _files(
+    bundle: Bundle, folder: Path, name: str, export: ExportConfig, asked: ExportConfig
+) -> tuple[dict[str, str], str]:
+    """Write bundle and ONNX file of one budget; return where they are, seen from `folder`, and which exporter made it.
+
+    What `export` cannot write is exported as was `asked`.
+    """
     place = folder / name
     bundle.save(place / "bundle")
-    export_onnx(bundle.model, bundle.example_inputs(2), place / "model.onnx", around.export, bundle.task, bundle.inputs)
-    return {"bundle": f"{name}/bundle", "onnx": f"{name}/model.onnx"}
+    write = partial(export_onnx, bundle.model, bundle.example_inputs(2), place / "model.onnx")
+    try:
+        result = write(export, bundle.task, bundle.inputs)
+    except CompressError:
+        if export == asked:
+            raise
+        result = write(asked, bundle.task, bundle.inputs)
+    return {"bundle": f"{name}/bundle", "onnx": f"{name}/model.onnx"}, result.exporter

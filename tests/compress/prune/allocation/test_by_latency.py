@@ -15,11 +15,13 @@ import pytest
 
 import compress
 from compress.bundle import Bundle
-from compress.core.errors import InputError
+from compress.core.errors import CompressError, InputError
 from compress.core.problems import validated
+from compress.export.exporters import ExportConfig
 from compress.latency_model import build, survey
 from compress.latency_model.build import latency_model
 from compress.prune import by_latency, narrow
+from compress.prune.allocation import front as fronts
 from compress.prune.allocation.front import sentence
 from compress.prune.allocation.losses import measured_losses
 from compress.prune.structure_config import StructureConfig
@@ -119,6 +121,31 @@ def test_several_budgets_share_what_is_measured_and_leave_a_front(target: Target
     assert result.report["final"]["macs"] == index[-1]["metrics"]["macs"]
     page = (tmp_path / "out/report.html").read_text()
     assert "latency: 0.35" in page
+
+
+def test_files_of_a_front_are_of_the_exporter_that_the_first_took_unless_it_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = []
+
+    def export(model: Any, inputs: Any, path: Path, config: ExportConfig, *more: Any) -> Any:
+        asked.append(config.exporter)
+        if len(asked) == 3:
+            raise CompressError("no exporter made a correct file")
+        return SimpleNamespace(exporter="dynamo" if config.exporter == "auto" else config.exporter)
+
+    monkeypatch.setattr(fronts, "export_onnx", export)
+    bundle: Any = SimpleNamespace(
+        model=None, task=None, inputs=None, example_inputs=lambda n: None, save=lambda p: None
+    )
+    config = ExportConfig()
+    for name in "abc":
+        _, exporter = fronts._files(bundle, tmp_path, name, config, ExportConfig())
+        config = config.model_copy(update={"exporter": exporter})
+    assert asked == ["auto", "dynamo", "dynamo", "auto"]
+    asked[:] = [""] * 2
+    with pytest.raises(CompressError):  # what was asked for failed
+        fronts._files(bundle, tmp_path, "d", ExportConfig(), ExportConfig())
 
 
 def test_what_was_measured_before_a_kill_is_not_measured_again(
