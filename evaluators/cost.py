@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
+from compress.core.meta import ShapesAlone
 from compress.core.modes import evaluating
 from compress.core.tensors import Inputs, call
 
@@ -36,7 +37,8 @@ def count_params(model: nn.Module, masks: Masks | None = None) -> tuple[int, int
 
 def count_macs(model: nn.Module, example_inputs: Inputs) -> int:
     """Return the MACs for one image of the shape of `example_inputs` (N, ...); of several inputs, for all as given."""
-    with _quiet(model), _counter() as counter:
+    shapes = any(parameter.is_meta for parameter in model.parameters())
+    with _quiet(model), _counter() as counter, ShapesAlone() if shapes else nullcontext():
         call(model, _one(example_inputs))
     return int(counter.get_total_flops()) // 2
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 Choice = bool | int | float | str
 """What a decision may take: anything that JSON, Optuna's storages and Ray Tune keep as it is."""
@@ -38,10 +39,14 @@ class Decision:
 
     def index(self, choice: object) -> int:
         """Return the position of `choice`, or -1; True is not 1, but 1.0 is 1."""
-        for position, allowed in enumerate(self.choices):
-            if allowed == choice and isinstance(allowed, bool) == isinstance(choice, bool):
-                return position
-        return -1
+        try:
+            return self._places.get((choice, isinstance(choice, bool)), -1)
+        except TypeError:  # a list, which has no hash, is no choice
+            return -1
+
+    @cached_property
+    def _places(self) -> dict[tuple[object, bool], int]:
+        return {(choice, isinstance(choice, bool)): place for place, choice in reversed([*enumerate(self.choices)])}
 
 
 class Architecture(Mapping[str, Choice]):

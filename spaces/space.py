@@ -14,6 +14,7 @@ from torch import nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean
+from compress.core.meta import without_storage
 from evaluators.cost import count_macs, count_params
 from evaluators.tasks import DEFAULT, Task
 from spaces.architecture import Architecture, Choice, Decision, either
@@ -134,7 +135,7 @@ class Space(ABC):
             found = self._canonical_forms[key] = self.check(self._canonical(self.check(key)))
         return found
 
-    @property
+    @cached_property
     def conditional(self) -> bool:
         """Whether choices of all decisions together can be something else than an architecture."""
         return any(decision.when is not None for decision in self.decisions)
@@ -168,6 +169,9 @@ class Space(ABC):
         """
         if isinstance(choices, Architecture) and id(choices) in self._checked:
             return choices
+        legal = self._legal(choices, drop_untaken)
+        if legal is not None:
+            return self._remember(Architecture(legal))
         problems = [self._unknown(name) for name in choices if name not in self._named]
         taken: dict[str, Choice] = {}
         for index, (decision, active) in enumerate(self._walk(taken)):
@@ -184,9 +188,26 @@ class Space(ABC):
                     if later.when is None or (later.name in choices and not drop_untaken):
                         problems += self._wrong(later, choices)
                 break
-        if problems:
-            raise InputError(*_brief(problems))
-        return self._remember(Architecture(taken))
+        raise InputError(*_brief(problems))
+
+    def _legal(self, choices: Mapping[str, Any], drop_untaken: bool) -> dict[str, Choice] | None:
+        """Return the choices that are taken, or None where something is wrong with them."""
+        taken: dict[str, Choice] = {}
+        left_out = 0
+        state: State = ()
+        for decision, nodes in zip(self.decisions, self.tree.levels, strict=True):
+            active, following = nodes[state].active, nodes[state].following
+            place = 0
+            if active:
+                place = decision.index(choices[decision.name]) if decision.name in choices else -1
+                if place < 0:
+                    return None
+                taken[decision.name] = decision.choices[place]
+            elif decision.name in choices:
+                left_out += 1
+            state = following[place]
+        known = len(taken) + left_out == len(choices)
+        return taken if known and (drop_untaken or not left_out) else None
 
     def parse(self, value: Any) -> Architecture:
         """Return the architecture of a mapping, of a published code, or of a file written by `to_dict`."""
@@ -239,14 +260,15 @@ class Space(ABC):
     def _completed(self, choices: Mapping[str, Any], fill: Fill) -> Architecture:
         taken: dict[str, Choice] = {}
         state: State = ()
-        for index, decision in enumerate(self.decisions):
-            place = -1
-            if self.tree.active(index, state):
+        for decision, nodes in zip(self.decisions, self.tree.levels, strict=True):
+            active, following = nodes[state].active, nodes[state].following
+            place = 0
+            if active:
                 place = decision.index(choices[decision.name] if decision.name in choices else fill(decision))
                 if place < 0:
                     raise InputError(*self._wrong(decision, choices))
                 taken[decision.name] = decision.choices[place]
-            state = self.tree.following(index, state, place)
+            state = following[place]
         return self._remember(Architecture(taken))
 
     # Samplers of other libraries.
@@ -297,8 +319,9 @@ class Space(ABC):
             return {"params": sum(row.params for row in layers), "macs": sum(row.macs for row in layers)}
         arch = self.check(arch)
         task = self._task_of(arch, task)
-        with torch.device("meta"):
+        with without_storage():
             module = self._build(arch, task).eval()
+        with torch.device("meta"):
             return {"params": count_params(module)[0], "macs": count_macs(module, torch.empty(1, *task.input_size))}
 
     def supernet(self, task: Task | None = None) -> Supernet:

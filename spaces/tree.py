@@ -17,7 +17,7 @@ State = tuple[int, ...]
 
 
 @dataclass
-class _Node:
+class Node:
     """A state before one decision: whether that is taken, where each choice leads, and how many ends lie below."""
 
     active: bool
@@ -26,7 +26,11 @@ class _Node:
 
 
 class Tree:
-    """The legal assignments of `decisions`, in lexicographic order of their choices."""
+    """The legal assignments of `decisions`, in lexicographic order of their choices.
+
+    Attributes:
+        levels: for each decision the node of every state before it.
+    """
 
     def __init__(self, decisions: Sequence[Decision]) -> None:
         self.decisions = tuple(decisions)
@@ -34,20 +38,20 @@ class Tree:
         self._check()
         self._kept = self._names_kept()
         self.read = frozenset(name for decision in self.decisions if decision.when for name in decision.when.reads)
-        self._levels = self._expand()
+        self.levels = self._expand()
         self._count_ends()
 
     def count(self) -> int:
         """Return the number of legal assignments."""
-        return self._levels[0][()].ends if self.decisions else 1
+        return self.levels[0][()].ends if self.decisions else 1
 
     def active(self, index: int, state: State) -> bool:
         """Return whether the decision at `index` is taken in `state`."""
-        return self._levels[index][state].active
+        return self.levels[index][state].active
 
     def following(self, index: int, state: State, choice: int) -> State:
         """Return the state after the decision at `index` took the choice at position `choice` (-1: not taken)."""
-        node = self._levels[index][state]
+        node = self.levels[index][state]
         return node.following[choice if node.active else 0]
 
     def unrank(self, rank: int) -> dict[str, Choice]:
@@ -55,7 +59,7 @@ class Tree:
         state: State = ()
         taken: dict[str, Choice] = {}
         for index, decision in enumerate(self.decisions):
-            node = self._levels[index][state]
+            node = self.levels[index][state]
             if not node.active:
                 state = node.following[0]
                 continue
@@ -72,7 +76,7 @@ class Tree:
         state: State = ()
         rank = 0
         for index, decision in enumerate(self.decisions):
-            node = self._levels[index][state]
+            node = self.levels[index][state]
             chosen = decision.index(taken[decision.name]) if node.active else 0
             rank += sum(self._ends(index + 1, other) for other in node.following[:chosen])
             state = node.following[chosen]
@@ -82,7 +86,7 @@ class Tree:
         return (self.unrank(rank) for rank in range(self.count()))
 
     def _ends(self, index: int, state: State) -> int:
-        return self._levels[index][state].ends if index < len(self.decisions) else 1
+        return self.levels[index][state].ends if index < len(self.decisions) else 1
 
     def _check(self) -> None:
         if len(self._position) != len(self.decisions):
@@ -105,8 +109,8 @@ class Tree:
         levels = range(len(self.decisions) + 1)
         return [tuple(at for at in sorted(last_read) if at < level <= last_read[at]) for level in levels]
 
-    def _expand(self) -> list[dict[State, _Node]]:
-        levels: list[dict[State, _Node]] = []
+    def _expand(self) -> list[dict[State, Node]]:
+        levels: list[dict[State, Node]] = []
         states: dict[State, None] = {(): None}
         for index, decision in enumerate(self.decisions):
             nodes = {}
@@ -115,7 +119,7 @@ class Tree:
                 active = self._holds(index, state)
                 choices = range(len(decision.choices)) if active else [-1]
                 following = tuple(self._after(index, state, choice) for choice in choices)
-                nodes[state] = _Node(active, following)
+                nodes[state] = Node(active, following)
                 reached |= dict.fromkeys(following)
             levels.append(nodes)
             states = reached
@@ -136,5 +140,5 @@ class Tree:
 
     def _count_ends(self) -> None:
         for index in range(len(self.decisions) - 1, -1, -1):
-            for node in self._levels[index].values():
+            for node in self.levels[index].values():
                 node.ends = sum(self._ends(index + 1, state) for state in node.following)

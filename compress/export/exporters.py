@@ -29,6 +29,7 @@ from compress.export.equal_ranks import ranks_equals, with_noise
 from compress.export.onnx_file import clean, place, read_opset, verify
 from compress.export.open_sizes import of_outputs
 from compress.export.samples import Samples, samples_of
+from compress.export.torchlib import table_kept
 from compress.transforms.layers import folded
 from evaluators.latency.measure import LatencyConfig, compare
 from evaluators.tasks import UNSIZED, Task
@@ -291,9 +292,10 @@ def _write(
             shapes = (tuple(samples.dims(axes)),) if isinstance(module, Flat) else tuple(samples.dims(axes))
         weights = [value for value in module.state_dict().values() if isinstance(value, Tensor)]
         size = sum(each.numel() * each.element_size() for each in weights)
-        torch.onnx.export(
-            module, args, file, dynamo=True, dynamic_shapes=shapes, external_data=size > 1_000_000_000, **common
-        )
+        with table_kept():
+            torch.onnx.export(
+                module, args, file, dynamo=True, dynamic_shapes=shapes, external_data=size > 1_000_000_000, **common
+            )
     else:
         named = dict(zip(inputs, axes, strict=True)) | of_outputs(checks, axes) if any(axes) else None
         torch.onnx.export(copy.deepcopy(module), args, str(file), dynamo=False, dynamic_axes=named, **common)

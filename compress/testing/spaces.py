@@ -6,13 +6,14 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compress.core.errors import InputError
+from compress.core.meta import without_storage
 from evaluators.cost import count_macs, count_params
 from evaluators.datasets.batch import Batch
 from evaluators.tasks import Task
@@ -122,8 +123,9 @@ def check_moves(space: Space, steps: int = 50, parts: int = 20) -> None:
 
 def check_cost(space: Space, arch: Architecture, task: Task) -> None:
     """The predicted parameters and MACs, and those by layers, are what is counted of the built network."""
-    with torch.device("meta" if task.gives_tensor else "cpu"):  # what is found in an image hangs on its values
+    with without_storage() if task.gives_tensor else nullcontext():  # what is found in an image hangs on its values
         network = space.build(arch, task).eval()
+    with torch.device("meta" if task.gives_tensor else "cpu"):
         macs = count_macs(network, task.arguments(images_for(space, arch, task, 1)))
         found = {"params": count_params(network)[0], "macs": macs}
     predicted = space.cost(arch, task)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-import torch
 from torch import Tensor, nn
 
+from compress.core.meta import without_storage
 from evaluators.tasks import Task
 from spaces.architecture import Architecture
 from spaces.mobilenet.blocks import Bottleneck, ConvBlock, initialise
@@ -63,7 +63,7 @@ class MnasNetSupernet(Supernet):
 
     def inherited(self, arch: Architecture) -> dict[str, Tensor]:
         """Return slices of the shared state under the names of `arch`'s stand-alone network."""
-        with torch.device("meta"):
+        with without_storage():
             wanted = MobileNet(self.space.rows(arch), self.task).state_dict()
         shared = self.network.state_dict()
         return {name: crop(shared[_shared_name(name, arch)], value.shape) for name, value in wanted.items()}

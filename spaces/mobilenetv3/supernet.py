@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from compress.core.meta import without_storage
 from evaluators.tasks import Task
 from spaces.architecture import Architecture
 from spaces.mobilenet.blocks import block as plain_block
@@ -97,7 +98,7 @@ class ElasticSupernet(Supernet):
     @torch.no_grad()
     def inherited(self, arch: Architecture) -> dict[str, Tensor]:
         """Return the state of the stand-alone network: parts of the shared tensors, and its own kernels."""
-        with torch.device("meta"):
+        with without_storage():
             alone = self.space.build(arch, self.task).state_dict()
         shared = self.shared.state_dict()
         found = {name: crop(shared[name], tensor.shape) for name, tensor in alone.items()}

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError, is_out_of_memory
+from compress.core.meta import without_storage
 from evaluators.tasks import Task
 from spaces.architecture import Architecture, Choice, Decision
 from spaces.nni.labels import labels_of, read_labels
@@ -173,7 +174,7 @@ class NNISpace(Space):
     def _made(self) -> Any:
         """Return the model space without storage: it is only asked for its labels."""
         try:
-            with torch.device("meta"):
+            with without_storage():
                 return self._construct({})
         except Exception as error:  # constructors raise anything
             if is_out_of_memory(error):
@@ -202,7 +203,7 @@ class NNISpace(Space):
 
     def _own_task(self, img_size: int | None) -> Task:
         """Return what the space's networks are for, read off one of them."""
-        with torch.device("meta"):
+        with without_storage():
             network = self._frozen(self.sample(random.Random(0)), {})
         heads = [module.out_features for module in network.modules() if isinstance(module, nn.Linear)]
         stems = [module.in_channels for module in network.modules() if isinstance(module, nn.Conv2d)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import InputError, is_out_of_memory
+from compress.core.meta import ShapesAlone, without_storage
 from evaluators.tasks import Task
 
 Shape = tuple[int, ...]
@@ -41,7 +42,7 @@ class Call:
 def on_meta(create: Callable[[Task], nn.Module], task: Task) -> nn.Module:
     """Return the network in eval mode, without storage."""
     try:
-        with torch.device("meta"):
+        with without_storage():
             network = create(task)
     except NotImplementedError:  # some constructors compute their widths with tensors
         with torch.random.fork_rng(devices=[]):
@@ -75,7 +76,7 @@ def trace(network: nn.Module, images: Tensor) -> dict[str, Call]:
     hooks = [module.register_forward_pre_hook(enter) for _, module in named]
     hooks += [module.register_forward_hook(leave) for _, module in named]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), ShapesAlone():
             network(images)
     except Exception as error:  # a constructor's network may raise anything
         if is_out_of_memory(error):

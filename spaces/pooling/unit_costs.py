@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.core.errors import InputError, is_out_of_memory
+from compress.core.meta import ShapesAlone
 from spaces.layers import Layer
 from spaces.pooling.calls import first_line
 from spaces.pooling.chain import Chain
@@ -109,7 +110,7 @@ def _run(
     hooks = [units[0].register_forward_pre_hook(enter), *(unit.register_forward_hook(leave) for unit in units)]
     known = [(unit, measured[key]) for unit, key in zip(units, keys[1:-1], strict=True) if key in measured]
     try:
-        with torch.no_grad(), sdpa_kernel([SDPBackend.MATH]), _skipping(known), counter:
+        with torch.no_grad(), sdpa_kernel([SDPBackend.MATH]), _skipping(known), counter, ShapesAlone():
             logits = network(images)
     except Exception as error:  # a module may raise anything at a map of a size that it does not expect
         if is_out_of_memory(error):
