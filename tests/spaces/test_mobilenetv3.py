@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from compress.core.errors import InputError
+from compress.core.meta import without_storage
 from evaluators.cost import count_macs, count_params
 from spaces.architecture import Architecture
 from spaces.mobilenetv3 import MobileNetV3Space
@@ -28,11 +29,11 @@ def open_space(**options: Any) -> MobileNetV3Space:
 
 
 def on_meta(space: MobileNetV3Space, arch: Architecture) -> nn.Module:
-    with torch.device("meta"):
+    with without_storage():
         return space.build(arch)
 
 
-@pytest.mark.parametrize(("skeleton", "networks"), [("ofa", 20), ("large", 15), ("small", 15), ("leyolo", 5)])
+@pytest.mark.parametrize(("skeleton", "networks"), [("ofa", 10), ("large", 6), ("small", 6), ("leyolo", 4)])
 def test_predicted_cost_is_the_counted_one(skeleton: str, networks: int) -> None:
     space, generator = open_space(skeleton=skeleton, se="searched", **ELASTIC), random.Random(0)
     for _ in range(networks):
@@ -159,13 +160,12 @@ def test_tiny_networks_are_small() -> None:
     assert cost["params"] < 100_000 and cost["macs"] < 3.1e6
 
 
-@pytest.mark.parametrize("dynamo", [True, False])
-def test_exported_networks_agree(dynamo: bool, tmp_path: Path) -> None:
+def test_exported_networks_agree(tmp_path: Path) -> None:
     space, generator = open_space(skeleton="tiny", dataset="cifar", se="searched", widths=(0.5, 1.0)), random.Random(5)
-    for _ in range(1 if dynamo else 3):
+    for _ in range(3):
         network = space.build(space.sample(generator)).eval()
         images, file = torch.randn(2, 3, 32, 32), str(tmp_path / "network.onnx")
-        torch.onnx.export(network, (images,), file, dynamo=dynamo, input_names=["input"])
+        torch.onnx.export(network, (images,), file, dynamo=False, input_names=["input"])
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         (logits,) = session.run(None, {"input": images.numpy()})
         np.testing.assert_allclose(logits, network(images).detach().numpy(), atol=1e-5)

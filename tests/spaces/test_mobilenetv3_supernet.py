@@ -62,7 +62,7 @@ def searched_blocks(supernet: MobileNetV3Supernet) -> list[ElasticBottleneck]:
 def test_active_sub_net_is_the_extracted_one(options: dict[str, Any]) -> None:
     space, supernet = open_supernet(**options)
     generator = random.Random(6)
-    for _ in range(20 if options["skeleton"] == "ofa" else 10):
+    for _ in range(8 if options["skeleton"] == "ofa" else 5):
         arch = space.sample(generator)
         supernet.activate(arch)
         alone, batch = supernet.extract(), images(space.input_size(arch))

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from compress.core.errors import InputError
+from compress.core.meta import without_storage
 from compress.export.exporters import ExportConfig, export
 from evaluators.cost import count_macs, count_params
 from spaces.nasnet import BlockGenotype, CellGenotype, Genotype, NASNetConfig, NASNetSpace
@@ -154,10 +155,12 @@ ODD: list[tuple[dict[str, Any], int]] = [
 @pytest.mark.parametrize(("options", "size"), ODD)
 def test_predicted_cost_is_the_counted_cost(options: dict[str, Any], size: int) -> None:
     space, generator = nasnet(**options), random.Random(1)
-    for _ in range(10):
+    for _ in range(5):
         arch = space.sample(generator)
-        network = space.build(arch, space.task(img_size=size))
-        macs = count_macs(network, torch.zeros(1, 3, size, size))
+        with without_storage():
+            network = space.build(arch, space.task(img_size=size))
+            images = torch.empty(1, 3, size, size)
+        macs = count_macs(network, images)
         assert space.cost(arch, space.task(img_size=size)) == {"params": count_params(network)[0], "macs": macs}
 
 
@@ -244,7 +247,6 @@ def test_other_image_sizes_work_without_rebuilding() -> None:
         ("torchscript", 0, 32),
         ("torchscript", 1, 30),
         ("torchscript", 2, 31),
-        pytest.param("dynamo", 0, 32, marks=pytest.mark.slow),
         pytest.param("dynamo", 2, 31, marks=pytest.mark.slow),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search.strategies.auto import AutoSampler
 from search.strategies.sampler import Finished, Params
@@ -34,6 +34,19 @@ def search(sampler: AutoSampler, trials: int, study: optuna.Study | None = None)
     return study
 
 
+@pytest.fixture(scope="module")
+def whole() -> list[FrozenTrial]:
+    """The trials of an uninterrupted search."""
+    return search(AutoSampler(WIDTHS, seed=3), 40).trials
+
+
+def resumed(trials: list[FrozenTrial]) -> optuna.Study:
+    """A study that holds these trials already."""
+    study = optuna.create_study(direction="maximize", sampler=AutoSampler(WIDTHS, seed=3))
+    study.add_trials(trials)
+    return study
+
+
 def test_the_best_of_32768_is_found_in_50_trials_where_random_does_not_come_near() -> None:
     assert search(AutoSampler(WIDTHS, seed=1), 50).best_value == 0.0
     generator = random.Random(1)
@@ -41,29 +54,25 @@ def test_the_best_of_32768_is_found_in_50_trials_where_random_does_not_come_near
     assert max(map(accuracy, drawn)) < -0.3
 
 
-def test_no_architecture_is_proposed_twice() -> None:
-    study = search(AutoSampler(WIDTHS, seed=0), 40)
-    assert len({tuple(trial.params.items()) for trial in study.trials}) == 40
+def test_no_architecture_is_proposed_twice(whole: list[FrozenTrial]) -> None:
+    assert len({tuple(trial.params.items()) for trial in whole}) == 40
 
 
-def test_a_restart_proposes_what_an_uninterrupted_search_would_have() -> None:
-    whole = search(AutoSampler(WIDTHS, seed=3), 40)
-    halved = search(AutoSampler(WIDTHS, seed=3), 27)
-    search(AutoSampler(WIDTHS, seed=3), 13, halved)
-    assert [trial.params for trial in halved.trials] == [trial.params for trial in whole.trials]
+def test_a_restart_proposes_what_an_uninterrupted_search_would_have(whole: list[FrozenTrial]) -> None:
+    halved = search(AutoSampler(WIDTHS, seed=3), 13, resumed(whole[:27]))
+    assert [trial.params for trial in halved.trials] == [trial.params for trial in whole]
 
 
-def test_failed_trials_change_nothing() -> None:
-    whole = search(AutoSampler(WIDTHS, seed=3), 25)
-    study = search(AutoSampler(WIDTHS, seed=3), 18)
+def test_failed_trials_change_nothing(whole: list[FrozenTrial]) -> None:
+    study = resumed(whole[:18])
     study.tell(study.ask(), state=TrialState.FAIL)
     search(AutoSampler(WIDTHS, seed=3), 7, study)
     complete = [trial.params for trial in study.trials if trial.state == TrialState.COMPLETE]
-    assert complete == [trial.params for trial in whole.trials]
+    assert complete == [trial.params for trial in whole[:25]]
 
 
-def test_workers_at_the_same_time_get_different_architectures() -> None:
-    study = search(AutoSampler(WIDTHS, seed=0), 30)
+def test_workers_at_the_same_time_get_different_architectures(whole: list[FrozenTrial]) -> None:
+    study = resumed(whole[:30])
     asked = []
     for _ in range(8):
         trial = study.ask()
@@ -106,8 +115,8 @@ def test_decisions_without_an_order_are_learnt_too() -> None:
     assert study.best_value == 0
 
 
-def test_every_fifth_fit_stays_next_to_the_best() -> None:
-    trials = search(AutoSampler(WIDTHS, seed=2), 36).trials
+def test_every_fifth_fit_stays_next_to_the_best(whole: list[FrozenTrial]) -> None:
+    trials = whole
     for number in (19, 24, 29, 34):  # the first 15 fill the space; up to 40 there is a fit for each
         best = max(trials[:number], key=lambda trial: trial.value).params
         assert sum(trials[number].params[name] != best[name] for name in WIDTHS) == 1

@@ -48,7 +48,7 @@ def test_the_active_supernet_computes_what_the_extracted_network_computes(name: 
     enliven(net)
     x = images(space, 4)
     with torch.no_grad():
-        for arch in samples(space, 50 if name == "cifar_resnet20" else 6):
+        for arch in samples(space, 15 if name == "cifar_resnet20" else 4):
             net.activate(arch)
             for training in (False, True):
                 alone = net.train(training).extract()
