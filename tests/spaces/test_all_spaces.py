@@ -340,6 +340,7 @@ def assert_same_slope(net: Supernet, arch: Architecture, alone: nn.Module, step:
 @pytest.mark.slow
 @parametrised(CASES)
 def test_networks_export_to_onnx_with_both_exporters(case: Case, tmp_path: Path) -> None:
+    """A motley network of every case by torchscript; by dynamo, which takes seconds, a small one of every space."""
     from compress.export.exporters import ExportConfig, export
 
     if not case.task.gives_tensor:
@@ -347,11 +348,13 @@ def test_networks_export_to_onnx_with_both_exporters(case: Case, tmp_path: Path)
     torch.manual_seed(0)
     space = space_of(case)
     drawn = samples(case, 12, seed=5)
-    motley = max(drawn, key=lambda arch: len(set(arch.values())))
-    first = space.complete({}, lambda decision: decision.choices[0])
-    with without_storage():  # dynamo takes seconds for every hundred modules
-        small = min([first, *drawn], key=lambda arch: len(list(space.build(arch, case.task).modules())))
-    for name, arch in {"dynamo": small, "torchscript": motley}.items():
+    chosen = {"torchscript": max(drawn, key=lambda arch: len(set(arch.values())))}
+    if case is next(each for each in CASES if each.space == case.space):
+        first = space.complete({}, lambda decision: decision.choices[0])
+        with without_storage():
+            small = min([first, *drawn], key=lambda arch: len(list(space.build(arch, case.task).modules())))
+        chosen["dynamo"] = small
+    for name, arch in chosen.items():
         network = space.build(arch, case.task)
         config = ExportConfig(exporter=name)
         result = export(network, images_for(case, arch, 2), tmp_path / f"{name}.onnx", config)

@@ -107,7 +107,7 @@ for name in ("hytra", "n2n", "table"):
     for strategy in STRATEGIES:
         if not serves(strategy, name):
             continue
-        runner = runner_for(strategy, spaces[name], trials=24)
+        runner = runner_for(strategy, spaces[name], trials=16)
         work(runner, 4)
         params = json.dumps([(trial.state.name, trial.params) for trial in runner.study.trials])
         print(name, strategy, hashlib.sha256(params.encode()).hexdigest())
