@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from evaluators.datasets import Preprocessing
 from evaluators.tasks import DEFAULT
 from evaluators.tasks.classification import Classification, ClassificationConfig
 from spaces.zoo import ModelConfig, build_model
+from tests.support.processes import Child
 
 adapter: TypeAdapter[Any] = TypeAdapter(DataConfigType)
 
@@ -79,17 +78,15 @@ def test_comes_back_bit_for_bit(bundle: Bundle, tmp_path: Path) -> None:
     assert next(iter(again.masks.values())).dtype == torch.bool
 
 
+def load_and_call(run: Path, inputs: Path, outputs: Path) -> None:
+    with torch.no_grad():
+        np.save(outputs, compress.load(run)(torch.from_numpy(np.load(inputs))).numpy())
+
+
 def test_comes_back_in_a_fresh_process_from_the_run_directory(bundle: Bundle, tmp_path: Path) -> None:
     bundle.save(tmp_path / "run" / "bundle")
-    code = (
-        "import sys, numpy, compress, torch\n"
-        "model = compress.load(sys.argv[1])\n"
-        "x = torch.from_numpy(numpy.load(sys.argv[2]))\n"
-        "with torch.no_grad(): numpy.save(sys.argv[3], model(x).numpy())\n"
-    )
     np.save(tmp_path / "x.npy", bundle.example_inputs(2).numpy())
-    names = [str(tmp_path / name) for name in ("run", "x.npy", "y.npy")]
-    subprocess.run([sys.executable, "-c", code, *names], check=True, cwd=Path(compress.__file__).parents[1])
+    assert Child(load_and_call, tmp_path / "run", tmp_path / "x.npy", tmp_path / "y.npy").wait() == 0
     assert np.array_equal(np.load(tmp_path / "y.npy"), logits(bundle).numpy())
 
 

@@ -10,21 +10,28 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 # A new interpreter would take seconds to import everything, and a fork of the tests' own process inherits what earlier
 # tests have done to it: autograd refuses to run in a fork once a tensor of fake storage has been differentiated.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
-    ["compress.cli", "compress.runs.pipeline", "compress.runs.stages.search", "search.job", "lightning_fabric", "timm"]
-)
+_context.set_forkserver_preload([
+    "preloaded", "compress.cli", "compress.runs.pipeline", "lightning_fabric", "onnxruntime", "optuna.importance",
+    "search.job", "sklearn.linear_model", "timm", "torch._dynamo",
+])  # fmt: skip
+PATH = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+"""Where the process that they are forked from finds `preloaded`."""
 
 
 class Child:
     """A process that calls `function(*arguments)`; both have to be picklable."""
 
     def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
+        with patch.dict(os.environ, PYTHONPATH=PATH):
+            forkserver.ensure_running()
         self.process = _context.Process(target=function, args=arguments)
         self.process.start()
 

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -21,11 +18,13 @@ from compress.graph.plan import Plan
 from compress.prune.narrow import shrunk
 from compress.report.curves import training_curves
 from compress.report.results import read_run
+from compress.runs.directory import RunDirectory
 from compress.runs.pipeline import run
 from compress.runs.recipe import load_recipe
 from evaluators.datasets import Preprocessing
 from evaluators.tasks import DEFAULT
 from spaces.zoo import ModelConfig
+from tests.support.processes import Child
 
 METRICS = {
     "top1", "top5", "loss", "params", "nonzero_params", "macs", "nonzero_macs",
@@ -226,16 +225,10 @@ def test_a_run_killed_while_fine_tuning_ends_as_an_uninterrupted_one(quick: dict
     overrides = {**quick, "export": None, "latency": None, "finetune.epochs": 6, "finetune.checkpoint_seconds": 0}
     whole = run("dimap_swin.yaml", overrides, out=tmp_path / "whole", device="cpu")
     out = tmp_path / "killed"
-    script = (
-        "import json, sys, compress; overrides, out, threads = json.loads(sys.argv[1])\n"
-        "import torch; torch.set_num_threads(threads)\n"
-        "compress.run('dimap_swin.yaml', overrides=overrides, out=out, device='cpu')"
-    )
-    arguments = json.dumps([overrides, str(out), torch.get_num_threads()])
-    process = subprocess.Popen([sys.executable, "-c", script, arguments], stderr=subprocess.DEVNULL)
-    _wait_for(out / "stages" / "03-finetune" / "checkpoint", process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    child = Child(run_with, overrides, out, torch.get_num_threads())
+    _wait_for(out / "stages" / "03-finetune" / "checkpoint", child)
+    child.kill()
+    assert child.wait() == -signal.SIGKILL
     assert not (out / "report.json").exists()
     resumed = run("dimap_swin.yaml", overrides, out=out, resume=True, device="cpu")
     assert same_weights(whole.directory, out)
@@ -243,12 +236,17 @@ def test_a_run_killed_while_fine_tuning_ends_as_an_uninterrupted_one(quick: dict
     assert resumed.report["baseline"] == whole.report["baseline"]
 
 
-def _wait_for(folder: Path, process: subprocess.Popen[bytes]) -> None:
+def run_with(overrides: dict[str, Any], out: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    run("dimap_swin.yaml", overrides, out=out, device="cpu")
+
+
+def _wait_for(folder: Path, child: Child) -> None:
     """Wait until a checkpoint lies in `folder`."""
     for _ in range(2400):
         if folder.is_dir() and any(folder.iterdir()):
             return
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert child.process.is_alive(), "the run ended before it could be killed"
         time.sleep(0.05)
     raise AssertionError("no checkpoint was written")
 
@@ -258,15 +256,19 @@ def test_overrides_of_a_loaded_recipe_are_refused() -> None:
         run(load_recipe("dimap_swin.yaml"), {"seed": 1})
 
 
+def hold(out: Path, told: Path) -> None:
+    held = RunDirectory(out).hold()
+    told.touch()
+    time.sleep(60)
+    held()
+
+
 def test_a_directory_in_which_another_process_works_is_refused_and_kept(quick: dict[str, Any], tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    holder = (
-        "import sys, time; from pathlib import Path; from compress.runs.directory import RunDirectory; "
-        "held = RunDirectory(Path(sys.argv[1])).hold(); print('held', flush=True); time.sleep(60)"
-    )
-    other = subprocess.Popen([sys.executable, "-c", holder, str(out)], stdout=subprocess.PIPE)
-    assert other.stdout is not None and other.stdout.readline().strip() == b"held"
+    other = Child(hold, out, tmp_path / "held")
+    while other.process.is_alive() and not (tmp_path / "held").exists():
+        time.sleep(0.02)
     recipe = load_recipe("dimap_swin.yaml", quick)
     recipe.save(out / "recipe.yaml")
     try:

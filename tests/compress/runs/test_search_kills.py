@@ -19,7 +19,7 @@ from evaluators.candidates.tabular import TabularEvaluator
 from search.study import open_study
 from tests.support.processes import Child
 
-KILLS = 10
+KILLS = 4
 TRIALS = 40
 
 
@@ -77,7 +77,7 @@ def lines(run: Path) -> int:
 @pytest.mark.parametrize(
     "strategy", ["{name: regularized_evolution, population: 8, sample: 3}", "{name: auto}", "{name: ppo}"]
 )
-def test_ten_kills_lose_and_repeat_nothing(strategy: str, recipe: Path, tmp_path: Path) -> None:
+def test_kills_lose_and_repeat_nothing(strategy: str, recipe: Path, tmp_path: Path) -> None:
     flags = ["search", "--recipe", str(recipe), "--set", f"search.strategy={strategy}", "--device", "cpu", "--quiet"]
     whole, run, log = tmp_path / "whole", tmp_path / "killed", tmp_path / "log"
     assert Child(search, [*flags, "--out", str(whole)], tmp_path / "other").wait() == 0

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from compress.cli import app
 from tests.support.processes import Child, kill_after
 
-KILLS = 3
+KILLS = 2
 DIGITS = {"name": "digits", "image_size": 16, "batch_size": 32, "limit_train": 320, "limit_test": 50}
 MOBILENET = {"name": "mobilenetv3", "preset": "tiny"}
 CELLS = {"name": "nas_bench_201", "options": {"cells": 1, "channels": 4}}

@@ -1,11 +1,8 @@
-"""Training, stopping and going on. Run as a script, this file trains into a directory until it is killed."""
+"""Training, stopping and going on."""
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +22,7 @@ from compress.training.estimate import estimate_seconds
 from compress.training.fit import fit
 from compress.training.update import Updater
 from evaluators.datasets.batch import Batch
+from tests.support.processes import Child
 
 # Everything at once: masks, average, teacher, mixing, clipping, selection, renewed statistics.
 FULL = FinetuneConfig(
@@ -85,11 +83,10 @@ def test_two_runs_with_one_seed_agree_and_leave_the_random_state_alone() -> None
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, expected = train_full(None)
     path = tmp_path / FILE_NAME
-    where = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.Popen([sys.executable, __file__, str(tmp_path)], env=where)
-    while child.poll() is None and updates_done(path) < 9:
+    child = Child(train_full, tmp_path, False, 0.1)
+    while child.process.is_alive() and updates_done(path) < 9:
         time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
+    child.kill()
     assert child.wait() == -signal.SIGKILL
     (tmp_path / f".{FILE_NAME}.half").write_bytes(b"what a kill during a write leaves")
     assert 9 <= updates_done(path) < 12, "killed in the middle of the second epoch"
@@ -297,7 +294,3 @@ def test_the_estimate_is_near_and_leaves_everything_as_it_was() -> None:
     seconds = fit(model, tiny_data(pause=0.02), config).seconds
     assert 0.3 < estimate / seconds < 3
     assert estimate_seconds(model, tiny_data(), config.model_copy(update={"minutes": 1e-4})) == pytest.approx(6e-3)
-
-
-if __name__ == "__main__":
-    train_full(Path(sys.argv[1]), resume=True, pause=0.1)

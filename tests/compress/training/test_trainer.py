@@ -1,12 +1,9 @@
-"""The Trainer with a step that only this test knows. Run as a script, this file trains until it is killed."""
+"""The Trainer with a step that only this test knows."""
 
 from __future__ import annotations
 
 import copy
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from itertools import islice
@@ -25,6 +22,7 @@ from compress.training.config import TrainConfig
 from compress.training.engine import Engine
 from compress.training.step import Teacher, TrainingStep
 from compress.training.trainer import Trainer
+from tests.support.processes import Child
 
 
 class Searching(TrainingStep):
@@ -102,6 +100,10 @@ def trainer(directory: Path | None = None, pause: float = 0.0, config: TrainConf
     return Trainer(model, step, data, config, seed=5, masks=tiny_masks(model), checkpoint_dir=directory)
 
 
+def train(directory: Path) -> None:
+    trainer(directory, pause=0.1).run()
+
+
 def check_the_same(one: Trainer, other: Trainer) -> None:
     assert equal(one.model, other.model)
     assert equal(one.step, other.step)
@@ -133,11 +135,10 @@ def test_parameters_and_state_of_a_step_train_beside_the_models(whole: Trainer) 
 
 
 def test_a_killed_run_goes_on_with_parameters_and_state_of_its_step(whole: Trainer, tmp_path: Path) -> None:
-    where = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.Popen([sys.executable, __file__, str(tmp_path)], env=where)
-    while child.poll() is None and updates_done(tmp_path / FILE_NAME) < 9:
+    child = Child(train, tmp_path)
+    while child.process.is_alive() and updates_done(tmp_path / FILE_NAME) < 9:
         time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
+    child.kill()
     assert child.wait() == -signal.SIGKILL
     assert 9 <= updates_done(tmp_path / FILE_NAME) < 12, "killed in the middle of the second epoch"
     resumed = trainer(tmp_path)
@@ -226,7 +227,3 @@ def test_a_teacher_takes_no_gradient_and_renews_no_statistics() -> None:
         assert not teacher(images).requires_grad
         model.train(again)
     assert equal(model, before)
-
-
-if __name__ == "__main__":
-    trainer(Path(sys.argv[1]), pause=0.1).run(resume=True)
