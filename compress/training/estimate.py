@@ -24,6 +24,9 @@ from compress.training.update import Updater
 from evaluators.datasets.batch import Batch
 from evaluators.datasets.loaders import placed
 
+WARM, TIMED = 2, 3
+"""Updates before those that are timed, and those."""
+
 if TYPE_CHECKING:
     from evaluators.datasets import Data, Loader
     from evaluators.tasks import Task
@@ -41,6 +44,7 @@ def estimate_seconds(
 ) -> float:
     """Return how many seconds `fit` will take: three updates and one test batch timed, after two to warm up.
 
+    No more updates than the training has; of one that has two, the last is timed.
     Weights, buffers, modes and the process' random state are afterwards as they were.
     """
     apart = copy.deepcopy(teacher) if teacher is model else teacher  # the one learns in another mode than the other
@@ -65,8 +69,10 @@ def seconds_by(
         loader = placed(loader, device)
         batches = cycle(islice(loader.epoch(0), 5))
         step.begin_epoch(model, 0)
-        numbers = islice(cycle(range(min(5, len(loader)))), 5)  # each batch as the update that it comes in
-        update = median([_timed_update(updater, batches, number) for number in numbers][2:])
+        count = max(1, min(WARM + TIMED, len(loader) * config.epochs))
+        numbers = islice(cycle(range(min(count, len(loader)))), count)  # each batch as the update that it comes in
+        seconds = [_timed_update(updater, batches, number) for number in numbers]
+        update = median(seconds[min(WARM, count - 1) :])
         total = update * len(loader) * config.epochs
         if data.test is not None and config.evaluate_every:
             evaluations = math.ceil(config.epochs / config.evaluate_every)

@@ -128,7 +128,7 @@ class SampleLoader:
         loader = torch.utils.data.DataLoader(
             view,
             batch_sampler=[batch.tolist() for batch in order],
-            num_workers=self.workers,
+            num_workers=min(self.workers, len(order)) if len(order) > 1 else 0,
             collate_fn=_collated,
             pin_memory=self.pinned,
             generator=torch.Generator(),  # its own, or the loader draws from the global one
