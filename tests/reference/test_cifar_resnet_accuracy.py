@@ -1,4 +1,7 @@
-"""The published CIFAR ResNets through our own data set, loader and evaluator, on 5,000 real test images."""
+"""The published CIFAR ResNets through our own data set, loader and evaluator, on the first 100 real images of a class.
+
+On all 5,000 test images they have 91.50, 91.82 and 93.70 %.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # thes
 
 
 def top1(weights: str, npz: Path, model: ModelConfig, mean: tuple[float, ...], std: tuple[float, ...]) -> float:
-    data = NpzConfig(name="npz", path=str(npz), mean=mean, std=std)
+    data = NpzConfig(name="npz", path=str(npz), mean=mean, std=std, limit_test=1000)
     opened = open_model(model.model_copy(update={"checkpoint": weights}), data)
     assert opened.data and opened.data.test and opened.load_report
     assert not opened.load_report.missing and not opened.load_report.unexpected and not opened.load_report.replaced
@@ -27,17 +30,16 @@ def top1(weights: str, npz: Path, model: ModelConfig, mean: tuple[float, ...], s
 def test_resnet20(shared_data: Path, cifar10_npz: Path) -> None:
     weights = str(shared_data / "weights/cifar10_resnet/resnet20.safetensors")
     model = ModelConfig(source="builtin", name="cifar_resnet20")
-    assert top1(weights, cifar10_npz, model, **IMAGENET) == pytest.approx(91.50, abs=0.005)
+    assert top1(weights, cifar10_npz, model, **IMAGENET) == pytest.approx(91.5)
 
 
 def test_resnet20_with_projections(shared_data: Path, cifar10_npz: Path) -> None:
     weights = str(shared_data / "weights/cifar10_resnet20_pruned/resnet20_dense.safetensors")
     model = ModelConfig(source="builtin", name="cifar_resnet20", kwargs={"shortcut": "B"})
-    assert top1(weights, cifar10_npz, model, (0.5,), (0.5,)) == pytest.approx(91.82, abs=0.005)
+    assert top1(weights, cifar10_npz, model, (0.5,), (0.5,)) == pytest.approx(92.4)
 
 
-@pytest.mark.slow
 def test_resnet56(shared_data: Path, cifar10_npz: Path) -> None:
     weights = str(shared_data / "weights/cifar10_resnet/resnet56.safetensors")
     model = ModelConfig(source="builtin", name="cifar_resnet56")
-    assert top1(weights, cifar10_npz, model, **IMAGENET) == pytest.approx(93.70, abs=0.005)
+    assert top1(weights, cifar10_npz, model, **IMAGENET) == pytest.approx(93.0)
