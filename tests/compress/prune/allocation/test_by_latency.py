@@ -67,15 +67,30 @@ class Target:
         return Comparison(records, ratios)
 
 
+def known(patch: pytest.MonkeyPatch) -> Target:
+    """Put a target of known times into the place of what measures."""
+    found = Target()
+    patch.setattr(survey, "time_operators", found.time_operators)
+    patch.setattr(survey, "runtime_of", lambda config: {})
+    patch.setattr(build, "width_multiple", lambda target: WidthMultiple(8, "given"))
+    patch.setattr(by_latency, "interleave", found.interleave)
+    patch.setattr(by_latency, "latency_model", partial(latency_model, count=9))
+    return found
+
+
 @pytest.fixture
 def target(monkeypatch: pytest.MonkeyPatch) -> Target:
-    found = Target()
-    monkeypatch.setattr(survey, "time_operators", found.time_operators)
-    monkeypatch.setattr(survey, "runtime_of", lambda config: {})
-    monkeypatch.setattr(build, "width_multiple", lambda target: WidthMultiple(8, "given"))
-    monkeypatch.setattr(by_latency, "interleave", found.interleave)
-    monkeypatch.setattr(by_latency, "latency_model", partial(latency_model, count=9))
-    return found
+    return known(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Target]:
+    """The folder of a run to half of the latency, and what its target was asked."""
+    path = tmp_path_factory.mktemp("half")
+    with pytest.MonkeyPatch.context() as patch:
+        found = known(patch)
+        run(path, budget={"latency": 0.5})
+    return path, found
 
 
 def recipe(data: str = "digits", **prune: Any) -> dict[str, Any]:
@@ -149,13 +164,9 @@ def test_files_of_a_front_are_of_the_exporter_that_the_first_took_unless_it_fail
 
 
 def test_what_was_measured_before_a_kill_is_not_measured_again(
-    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    half: tuple[Path, Target], target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, place = tmp_path / "a", tmp_path / "b"
-    first.mkdir()
-    place.mkdir()
-    whole = run(first, budget={"latency": 0.5})
-    sessions = target.sessions
+    first, asked = half
 
     def killed(*args: Any) -> Any:
         table = measured_losses(*args)
@@ -165,27 +176,23 @@ def test_what_was_measured_before_a_kill_is_not_measured_again(
     with monkeypatch.context() as patch:
         patch.setattr(by_latency, "measured_losses", killed)
         with pytest.raises(KeyboardInterrupt):
-            run(place, budget={"latency": 0.5})
-    assert target.surveys == 2
+            run(tmp_path, budget={"latency": 0.5})
+    assert target.surveys == 1
     with monkeypatch.context() as patch:
         patch.setattr("compress.prune.allocation.losses._loss", lambda *args: pytest.fail("measured again"))
-        again = run(place, resume=True, budget={"latency": 0.5})
-    assert target.surveys == 2 and target.sessions == 2 * sessions
-    assert again.report["final"]["macs"] == whole.report["final"]["macs"]
-    assert details(place)["latencies"] == details(first)["latencies"]
+        again = run(tmp_path, resume=True, budget={"latency": 0.5})
+    assert target.surveys == 1 and target.sessions == asked.sessions
+    assert again.report["final"]["macs"] == json.loads((first / "out/report.json").read_text())["final"]["macs"]
+    assert details(tmp_path)["latencies"] == details(first)["latencies"]
 
 
 def test_losses_are_those_of_a_model_that_is_not_compensated_where_the_recipe_says_so(
-    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    half: tuple[Path, Target], target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, compensate in (("with", True), ("without", False)):
-        with monkeypatch.context() as patch:
-            if not compensate:
-                patch.setattr(by_latency.DenseStatistics, "collect", lambda *args, **more: pytest.fail("not asked for"))
-            (tmp_path / name).mkdir()
-            run(tmp_path / name, budget={"latency": 0.5}, compensate=compensate)
-    losses = [details(tmp_path / name)["latencies"][0]["loss"] for name in ("with", "without")]
-    assert losses[0] < losses[1]
+    monkeypatch.setattr(by_latency.DenseStatistics, "collect", lambda *args, **more: pytest.fail("not asked for"))
+    run(tmp_path, budget={"latency": 0.5}, compensate=False)
+    compensated, plain = (details(path)["latencies"][0]["loss"] for path in (half[0], tmp_path))
+    assert compensated < plain
 
 
 def test_without_data_the_criterion_tells_what_is_lost_and_says_so(target: Target, tmp_path: Path) -> None:
