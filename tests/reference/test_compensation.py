@@ -19,7 +19,7 @@ from evaluators.tasks.evaluation import evaluate
 def test_resnet56_at_half_of_its_macs(shared_data: Path, cifar10_npz: Path) -> None:
     weights = shared_data / "weights/cifar10_resnet/resnet56.safetensors"
     flags = {"data.path": str(cifar10_npz), "model.checkpoint": str(weights)}
-    flags |= {"data.limit_train": 768, "data.limit_test": 1000}  # two thirds of the former are fitted to
+    flags |= {"data.limit_train": 1536, "data.limit_test": 1000}  # two thirds of the former are fitted to
     recipe = load_recipe("resnet56_cifar10.yaml", flags)
     opened = open_model(recipe.model, recipe.data, recipe.seed, recipe.task)
     data = opened.data
@@ -37,4 +37,4 @@ def test_resnet56_at_half_of_its_macs(shared_data: Path, cifar10_npz: Path) -> N
     assert found is not None
     print(f"top-1 {found:.2f} in {seconds:.0f} CPU seconds, output error {done['error']}")
     assert done["error"]["compensated"] < done["error"]["plain"] / 2
-    assert found >= 89.5  # fitted to 1,024 images: 91; batch norms re-estimated only: 86.0
+    assert found >= 90.5  # batch norms re-estimated only: 86.0

@@ -7,8 +7,10 @@ import sys
 import pytest
 
 MODELS = {
-    "resnet18": 64, "regnety_002": 64, "densenet121": 64, "mobilenetv3_small_100": 64, "convnext_atto": 64,
-    "ghostnet_100": 64, "hrnet_w18_small": 64, "pvt_v2_b0": 64, "levit_128": 224, "mobilevit_xxs": 64,
+    "resnet18": 64, "regnety_002": 64, "densenet121": 64, "mobilenetv2_100": 64, "mobilenetv3_small_100": 64,
+    "efficientnet_b0": 64, "convnext_atto": 64, "ghostnet_100": 64, "res2net50_26w_4s": 64, "dla34": 64,
+    "hrnet_w18_small": 64, "pvt_v2_b0": 64, "poolformer_s12": 64, "levit_128": 224, "edgenext_xx_small": 64,
+    "mobilevit_xxs": 64, "fastvit_t8": 64, "vgg11_bn": 64, "inception_v4": 96, "repvgg_a0": 64,
 }  # fmt: skip
 SCRIPT = """
 import hashlib, json, sys
@@ -39,7 +41,7 @@ print("channels", [(d.name, d.choices) for d in space.decisions])
 
 
 @pytest.mark.slow
-def test_two_processes_with_other_hashes_find_the_same_in_ten_models():
+def test_two_processes_with_other_hashes_find_the_same_in_twenty_models():
     import json
 
     def run(seed, models):
