@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest import mock
 
 _TABLES: dict[Any, Any] = {}
 
@@ -33,5 +32,9 @@ def table_kept() -> Iterator[None]:
             _TABLES[key] = make(*args, **kwargs)
         return _TABLES[key]
 
-    with mock.patch.object(Registry, "from_torchlib", staticmethod(kept)):
+    own = vars(Registry)["from_torchlib"]
+    Registry.from_torchlib = staticmethod(kept)  # type: ignore[method-assign]
+    try:
         yield
+    finally:
+        Registry.from_torchlib = own  # type: ignore[method-assign]
