@@ -56,6 +56,11 @@ class TrainerConfig(Config):
     minutes: float | None = Field(None, gt=0, description="stop after so much wall clock, summed over resumes")
     checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints, beside one per epoch")
 
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _number_of_bits(cls, value: Any) -> Any:
+        return str(value) if type(value) is int else value  # YAML reads 32 without quotes as a number
+
     @field_validator("optimizer")
     @classmethod
     def _known_optimizer(cls, name: str) -> str:

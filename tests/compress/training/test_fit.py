@@ -59,6 +59,12 @@ def without_time(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in event.items() if key != "seconds"} for event in history]
 
 
+def test_bits_without_quotes_are_a_precision() -> None:
+    assert TrainConfig.model_validate({"precision": 32}).precision == "32"
+    with pytest.raises(ValueError, match="precision"):
+        TrainConfig.model_validate({"precision": 64})
+
+
 def test_training_learns_and_leaves_the_model_in_eval_mode() -> None:
     model, events = tiny_model(), []
     result = fit(model, tiny_data(), TrainConfig(epochs=5, lr=1e-2), log=events.append)
