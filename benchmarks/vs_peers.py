@@ -38,6 +38,7 @@ from vs_peers_networks import NETWORKS
 
 from compress.core.atomic import write_json, write_text
 from compress.core.batch_norm import recalibrate
+from compress.core.environment import emulates_bfloat16
 from compress.core.errors import CompressError
 from compress.core.progress import say
 from compress.core.text_table import text_table
@@ -203,10 +204,11 @@ def judged(scene: Scene, choice: dict[str, Any], ours: bool, epochs: int) -> dic
 
 
 def quick(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return `model` in bfloat16, its weights as they are: 2.7 times as fast here, and 0.1 points of accuracy apart."""
+    """Return `model` in bfloat16 where the processor has it: 2.7 times as fast, and 0.1 points of accuracy apart."""
+    native = not emulates_bfloat16("cpu")
 
     def forward(images: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=native):
             return cast(Tensor, model(images)).float()
 
     return forward
