@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from compress.core.errors import InputError
 from compress.criteria.score import score_units
@@ -69,6 +70,15 @@ def test_a_budget_between_coarse_widths_is_refused_with_the_reason(scored):
     selector = Selector(graph, one, CostModel(graph, "params"), rules=rules)
     with pytest.raises(InputError, match=r"0\.9 cannot be met.*align 256 .* too far apart; a smaller prune\.align"):
         meet_budget(selector, BudgetConfig(params=0.9), rules)
+
+
+def test_of_few_units_no_smaller_align_is_advised():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3))
+    graph = build_graph(model, torch.zeros(1, 3, 8, 8))
+    scores = {group.name: torch.arange(float(group.size)) for group in graph.groups}
+    rules = WidthRules(1)
+    with pytest.raises(InputError, match=r"0\.6 cannot be met; .* is 0\.500: one unit more or less"):
+        meet_budget(Selector(graph, scores, CostModel(graph), rules=rules), BudgetConfig(macs=0.6), rules)
 
 
 def test_a_step_on_the_way_meets_its_own_target(scored):
