@@ -191,6 +191,7 @@ def test_the_paths_that_do_not_help_leave_one_by_one(tmp_path: Path) -> None:
     around = Surroundings(data(), "cpu", 0, LatencyConfig(), ExportConfig())
     dense = bundle(copy.deepcopy(model))
     small, details = prune_bundle(dense, PathsConfig(kind="paths", drop="auto", scale="none"), around)
+    assert "test images" in details["notes"][-1]
     values = [row["value"] for row in details["judged"]]
     count = len(details["left_out"])
     assert details["left_out"] == list(range(count)) and values[: count + 1] == sorted(values[: count + 1])
