@@ -61,5 +61,6 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return `; did you mean X` for the nearest of `allowed`, or an empty string."""
-    near = difflib.get_close_matches(str(given), list(map(str, allowed)), n=1, cutoff=0.6)  # YAML has keys like 3
-    return f"; did you mean {near[0]!r}?" if near else ""
+    words = {str(word).lower(): str(word) for word in allowed}  # YAML has keys like 3
+    near = difflib.get_close_matches(str(given).lower(), list(words), n=1, cutoff=0.6)
+    return f"; did you mean {words[near[0]]!r}?" if near else ""

@@ -6,13 +6,14 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from compress.core.errors import InputError, did_you_mean
+from compress.core.forms import REFUSED, other_form
 from compress.core.yaml_lines import Path_, dotted
 
 M = TypeVar("M", bound=BaseModel)
@@ -44,6 +45,8 @@ _LIMITS = {
 }
 
 
+_SAYS = {"type", "enum", "const", "anyOf", "oneOf", "discriminator"}  # what a JSON schema says of a value
+_READINGS = 3  # a text of one number stands for a list of it: two forms
 _RANGES = ("greater", "less", "too_", "string_too")
 
 
@@ -59,11 +62,57 @@ def validated(schema: type[M], values: Any, say: Callable[[str, str], str] | Non
     the key of the whole is empty.
     """
     say = say or under("")
-    try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        problems = explain(error, schema, values, lambda path: None)
-    raise InputError(*(say(dotted(path), text) for path, text in problems))
+    found, _, problems = understood(schema.model_validate, schema, values)
+    if found is None:
+        raise InputError(*(say(dotted(path), text) for path, text in problems))
+    return found
+
+
+def understood(
+    validate: Callable[[Any], M], schema: type[M], values: Any, line: Callable[[Path_], int | None] = lambda path: None
+) -> tuple[M | None, Any, list[tuple[Path_, str]]]:
+    """Return what `validate` makes of `values` (None where it refuses them), the values, and what is wrong.
+
+    What is refused is tried in another form that means the same (`compress.core.forms`), such as the number of `"30"`,
+    which the values that are returned have in its place. What is wrong with these is as `explain` has it.
+    """
+    for last in (*(False,) * _READINGS, True):
+        try:
+            return validate(values), values, []
+        except ValidationError as error:
+            forms = {} if last else _other_forms(error, schema, values)
+            if not forms:
+                return None, values, explain(error, schema, values, line)
+        for path, form in forms.items():
+            values = _with(values, path, form)
+    raise AssertionError("the last reading returns")
+
+
+def _other_forms(error: ValidationError, schema: type[BaseModel], values: Any) -> dict[Path_, Any]:
+    """Return another form of each value that was refused and has one."""
+    found: dict[Path_, Any] = {}
+    for detail in _nearest_alternatives(error.errors(), values):
+        path = _place(detail, values)
+        value = _value_at(values, path)
+        if not path or path in found or value is None:
+            continue
+        node = _node_at(_schema_of(schema), path, values)
+        tags = str(detail.get("ctx", {}).get("expected_tags", ""))
+        choices = _choices(node) or [tag.strip(" '") for tag in tags.split(",") if tag]
+        form = other_form(value, detail["type"], str(path[-1]), node, choices)
+        if form is not REFUSED:
+            found[path] = form
+    return found
+
+
+def _with(values: Any, path: Path_, value: Any) -> Any:
+    """Return `values` with another one at `path`."""
+    if not path:
+        return value
+    inside = _with(values[path[0]], path[1:], value)
+    if isinstance(values, Mapping):
+        return {**values, path[0]: inside}
+    return [inside if place == path[0] else each for place, each in enumerate(values)]
 
 
 def explain(
@@ -190,6 +239,8 @@ def _sentence(path: Path_, details: list[ErrorDetails], tree: dict[str, Any], va
         return f"out of range{got}; allowed {limits or detail['msg'].removeprefix('Input should be ')}"
     if wanted:
         allowed = " or ".join(wanted) + (f", {limits}" if limits else "")
+        if _KINDS["model"] in wanted and isinstance(_value_at(values, path), bool):
+            allowed += " ({} for its defaults), or null to leave it out"
         return f"wrong type{got}; allowed {allowed}"
     return detail["msg"][:1].lower() + detail["msg"][1:] + got
 
@@ -283,6 +334,17 @@ def _node_at(tree: dict[str, Any], path: Path_, values: Any) -> dict[str, Any]:
             child = {"$ref": choice["mapping"].get(str(around.get(key, node["properties"][key].get("default"))))}
         node = _resolve(child, tree, current)
     return node
+
+
+def is_section(schema: type[BaseModel], path: Path_, values: Any) -> bool:
+    """Return whether the key at `path` of `values` takes a section of keys."""
+    node = _node_at(_schema_of(schema), path, values)
+    return node.get("type") == "object" or "discriminator" in node
+
+
+def takes_anything(schema: type[BaseModel], path: Path_, values: Any) -> bool:
+    """Return whether the key at `path` of `values` hands on whatever it is given, as to a constructor."""
+    return not _SAYS & _node_at(_schema_of(schema), path, values).keys()
 
 
 def _entry(node: dict[str, Any], key: str | int) -> dict[str, Any]:

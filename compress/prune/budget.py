@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self, get_args
+import re
+from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from compress.core.config import Config
 from compress.core.errors import InputError
@@ -14,6 +15,7 @@ from compress.graph.widths import WidthRules
 
 TOLERANCE = 0.02
 
+_TIME_OR_FACTOR = re.compile(r"\s*([0-9.]+)\s*(x|us|ms|s)\s*")
 Kind = Literal["macs", "params", "latency", "latency_ms"]
 
 
@@ -31,6 +33,17 @@ class BudgetConfig(Config):
         allow_inf_nan=False,
         description="milliseconds per batch at most, measured on the target, within 3 %",
     )
+
+    @field_validator("latency", mode="before")
+    @classmethod
+    def _a_fraction(cls, value: Any) -> Any:
+        """Refuse times and factors, with the key or the value that says them."""
+        found = _TIME_OR_FACTOR.fullmatch(value) if isinstance(value, str) else None
+        if found is None:
+            return value
+        if found[2] == "x":
+            raise ValueError("a fraction of the dense latency; allowed above 0 and below 1: 0.5 is 2x as fast")
+        raise ValueError("a fraction of the dense latency; allowed above 0 and below 1, or a time as latency_ms")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:

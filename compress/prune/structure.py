@@ -215,7 +215,11 @@ def plan(
         multiple = width_multiple(LocalTarget()).value
     if isinstance(example_inputs, Tensor):
         example_inputs = example_inputs[:1]
-    device = str(next(tensors_in(example_inputs)).device)
+    tensor = next(tensors_in(example_inputs), None)
+    if tensor is None:
+        what = f"got {type(example_inputs).__name__} without a tensor"
+        raise InputError(f"example_inputs: {what}; allowed a tensor (N, ...), or a tuple or dictionary of such")
+    device = str(tensor.device)
     model = unwrapped(model)
     graph = prunable(model, example_inputs, config)
     given = None if batches is None else lambda: starmap(Batch, batches())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import os
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +31,10 @@ def find_recipe(recipe: str | Path) -> Path:
 
     Raises `InputError` naming the nearest recipe, of the shipped ones and of those beside the path.
     """
+    given: object = recipe
+    if not isinstance(given, str | os.PathLike):
+        what = "a path, a name of `compress ls recipes`, or a dictionary of what a file would hold"
+        raise InputError(f"no recipe; got {type(given).__name__}; allowed: {what}")
     path = Path(recipe).expanduser()
     if path.is_file():
         return path

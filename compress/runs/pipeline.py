@@ -35,7 +35,7 @@ class RunResult:
 
 
 def run(
-    recipe: str | Path | Recipe,
+    recipe: str | Path | Mapping[str, Any] | Recipe,
     overrides: Mapping[str, Any] | None = None,
     *,
     out: str | Path | None = None,
@@ -46,8 +46,8 @@ def run(
     """Run all stages of a recipe in a directory of their own and return the result.
 
     Args:
-        recipe: a file, the name of a shipped recipe, or a loaded one.
-        overrides: dotted key -> value, such as `{"prune.budget.macs": 0.5}`; only with a file or name.
+        recipe: a file, the name of a shipped recipe, a dictionary of what a file would hold, or a loaded one.
+        overrides: dotted key -> value, such as `{"prune.budget.macs": 0.5}`; not with a loaded recipe.
         out: the run directory; by default `runs/<name>`.
         resume: go on with an interrupted run of the same recipe in `out`; finished stages are not repeated. What may
             have grown in the recipe meanwhile is in `compress.runs.resume`.
@@ -61,7 +61,7 @@ def run(
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, flag="overrides")
     elif overrides:
-        raise InputError("overrides  give them with a recipe's file or name; this recipe is loaded already")
+        raise InputError("overrides  give them with a recipe's file, name or dictionary; this recipe is loaded already")
     chosen = choose_device(device)
     directory, new = open_run(recipe, None if out is None else Path(out), resume)
     again = None if new else check_same(recipe, directory)

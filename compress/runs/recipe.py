@@ -131,15 +131,17 @@ def _section_of(stage: Stage[Any]) -> Any:
 
 
 def load_recipe(
-    recipe: str | Path,
+    recipe: str | Path | Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
     flag: str = "--set",
 ) -> Recipe:
     """Return the recipe called `recipe` (a path, or the name of a shipped one) with `overrides` applied.
 
+    A mapping is what a file would hold.
     Raises `InputError` with every problem of the file and of the overrides, one line each.
     """
-    draft = read(find_recipe(recipe), recipe_schema(), overrides, check_sections, flag)
+    file = recipe if isinstance(recipe, Mapping) else find_recipe(recipe)
+    draft = read(file, recipe_schema(), overrides, check_sections, flag)
     assert draft.value is not None
     found = for_its_task(draft.value)
     found._located = draft.located
@@ -220,7 +222,7 @@ def check_model(model: ModelConfig, key: Path_ = ("model",)) -> Iterator[Finding
 
 def _check_path(key: Path_, path: str | None) -> Iterator[Finding]:
     try:
-        there = path is None or Path(path).expanduser().exists()
+        there = path is None or (path != "" and Path(path).expanduser().exists())
     except (OSError, RuntimeError):  # a name that is too long, a home that is not known
         there = False
     if not there:

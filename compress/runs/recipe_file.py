@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-import yaml
-from pydantic import BaseModel, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, TypeAdapter, create_model
 
 from compress.core.config import Config
 from compress.core.errors import InputError
-from compress.core.problems import explain, show
-from compress.core.yaml_lines import Document, Path_, dotted, parse, parse_scalar
+from compress.core.forms import plain
+from compress.core.problems import is_section, show, takes_anything, understood
+from compress.core.yaml_lines import Document, Path_, Unquoted, dotted, elsewhere, leaves, parse, parse_scalar
 
 T = TypeVar("T", bound=BaseModel)
 Finding = tuple[Path_, str]
@@ -39,7 +39,7 @@ class Draft(Generic[T]):
                 return self.overridden[path[:length]]
         if path not in self.document.lines and (flag := self._set_below(path)):
             return flag
-        return f"{self.file}:{self.document.line(path) or 1}"
+        return f"{self.file}:{self.document.line(path) or 1}" if self.document.lines else self.file
 
     def _set_below(self, path: Path_) -> str | None:
         """Return the flag that made the section at `path` by setting a key inside it."""
@@ -77,7 +77,7 @@ def _adapter(schema: type[BaseModel], name: str) -> TypeAdapter[Any]:
 
 
 def read(
-    file: Path,
+    file: Path | Mapping[str, Any],
     schema: type[T],
     overrides: Mapping[str, Any] | None = None,
     checks: Callable[[dict[str, Any]], Iterable[Finding]] = lambda sections: (),
@@ -85,9 +85,15 @@ def read(
 ) -> Draft[T]:
     """Return the recipe in `file` with `overrides` (dotted key -> value) applied; `value` is a `schema`.
 
+    In place of a file there may be what one holds, as a mapping. Its values and those of `overrides` may be Python's.
     `checks` gets the sections that are valid by themselves and yields further findings. Raises `InputError` with
     every problem, one line each: `file:line  dotted.key: what is wrong; got ...; allowed ...; did you mean ...`.
     """
+    if isinstance(file, Mapping):
+        try:
+            return resolve(Document(plain(file)), "recipe", schema, overrides or {}, checks, flag)
+        except RecursionError as error:
+            raise InputError("recipe  nested too deeply") from error
     document = parse(read_text(file))
     return resolve(document, str(file), schema, overrides or {}, checks, flag)
 
@@ -100,14 +106,18 @@ def resolve(
     checks: Callable[[dict[str, Any]], Iterable[Finding]],
     flag: str,
 ) -> Draft[T]:
-    """Validate an already parsed `document`; see `read`."""
+    """Validate an already parsed `document`, or one of Python's values without lines; see `read`."""
     if not isinstance(document.values, dict):
         raise InputError(*_text_problems(document, file), *_not_a_mapping(document, file))
     draft = Draft(file, schema, document, {})
     problems = _text_problems(document, file)
     for key, value in overrides.items():
-        problems += _override(draft, key, value, flag)
+        try:
+            problems += _override(draft, key, plain(value, key), flag)
+        except InputError as error:
+            problems += [f"{flag}  {problem}" for problem in error.problems]
     draft.value, findings = _validate(draft)
+    findings = findings or [*_nothing_said(draft), *_words_of_elsewhere(draft)]
     broken = {str(path[0]) if path else "" for path, _ in findings}
     findings += checks(draft.sections(broken))
     problems += draft.report(findings)
@@ -128,16 +138,18 @@ def section(name: str, schema: type[T], overrides: Mapping[str, Any], flag: str 
 
 def split_overrides(pairs: Iterable[str]) -> dict[str, Any]:
     """Return `["a.b=1"]` as `{"a.b": 1}`; the value is YAML. Raises `InputError` naming what cannot be read."""
-    result, problems = {}, []
+    result: dict[str, Any] = {}
+    problems = []
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals or not key.strip():
             problems.append(f"--set  {pair}: not of the form dotted.key=value")
             continue
         try:
+            result.pop(key.strip(), None)  # the last one counts, in its place among the others
             result[key.strip()] = parse_scalar(text)
-        except (yaml.YAMLError, ValueError):
-            problems.append(f"--set  {key}: the value is not YAML; got {text!r}")
+        except ValueError as error:
+            problems.append(f"--set  {key}: the value is no YAML; got {text!r}: {error}")
     if problems:
         raise InputError(*problems)
     return result
@@ -169,7 +181,7 @@ def _override(draft: Draft[T], key: str, value: Any, flag: str) -> list[str]:
     """Put `value` at the dotted `key` of the draft; return what is wrong with the key itself."""
     current: Any = draft.document.values
     path: list[str | int] = []
-    parts = key.split(".")
+    parts = re.sub(r"\[(\d+)\]", r".\1", str(key)).split(".")  # prune[1] is prune.1
     for position, part in enumerate(parts):
         if isinstance(current, list) and not part.isdigit() and len(current) == 1:
             path.append(0)  # `prune.sparsity` reaches the only entry of a list
@@ -185,7 +197,10 @@ def _override(draft: Draft[T], key: str, value: Any, flag: str) -> list[str]:
             if isinstance(current, dict) and current.get(part) is None:
                 current[part] = {}
             current = current[step]
+    lost = next((dotted(other) for other in draft.overridden if other[: len(path)] == tuple(path)), None)
     draft.overridden[tuple(path)] = flag
+    if lost and value is not None:  # null leaves the section out, whatever was to be in it
+        return [f"{flag}  {key}: takes the place of {lost}, which is set before; set {key} first"]
     return []
 
 
@@ -193,7 +208,8 @@ def _cannot_step(current: Any, step: str | int, where: str) -> str:
     if isinstance(current, list):
         if isinstance(step, int) and step < len(current):
             return ""
-        return f"{where} has {len(current)} entries; allowed {where}.0 to {where}.{len(current) - 1}"
+        allowed = f"; allowed {where}.0 to {where}.{len(current) - 1}" if current else ""
+        return f"{where} has {len(current)} entries{allowed}"
     if isinstance(current, dict):
         return "" if step else "a part of the key is empty"
     return f"{where} is no section; got {show(current)}"
@@ -204,11 +220,33 @@ def _to_json(value: Any) -> str:
 
 
 def _validate(draft: Draft[T]) -> tuple[T | None, list[Finding]]:
-    """Validate strictly: JSON mode takes a list for a tuple, but no text for a number."""
-    values = draft.document.values
+    """Validate strictly: JSON mode takes a list for a tuple; texts are taken for numbers where that is beyond doubt."""
+
+    def strictly(values: Any) -> T:
+        return draft.schema.model_validate_json(_to_json(values), strict=True)
+
+    document = draft.document
     try:
-        return draft.schema.model_validate_json(_to_json(values), strict=True), []
-    except ValidationError as error:
-        return None, explain(error, draft.schema, values, draft.document.line)
+        value, document.values, findings = understood(strictly, draft.schema, document.values, document.line)
     except RecursionError as error:
         raise InputError(f"{draft.file}:1  nested too deeply") from error
+    return value, findings
+
+
+def _nothing_said(draft: Draft[T]) -> Iterator[Finding]:
+    """Yield the sections with nothing behind the colon, of which nobody can tell whether all or nothing is meant."""
+    nothing = {path for path, value in leaves(draft.document.values) if value is None}
+    for path in sorted(draft.document.empty & nothing - draft.overridden.keys(), key=draft.document.lines.__getitem__):
+        if is_section(draft.schema, path, draft.document.values):
+            yield path, "nothing is said; allowed a section of keys, {} for one with its defaults, null for none"
+
+
+def _words_of_elsewhere(draft: Draft[T]) -> Iterator[Finding]:
+    """Yield words without quotes that are text here and something else to readers of YAML 1.1 or Python.
+
+    Only where any value is handed on as it is, as to a constructor: elsewhere the key says what it takes.
+    """
+    for path, value in leaves(draft.document.values):
+        meant = elsewhere(value) if isinstance(value, Unquoted) else None
+        if meant and takes_anything(draft.schema, path, draft.document.values):
+            yield path, f'a text here, {meant} elsewhere; got {value}; allowed {meant}, or "{value}" for the text'

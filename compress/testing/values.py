@@ -1,4 +1,7 @@
-"""Values that a section of a recipe must refuse, made from what its fields declare: types, limits, choices."""
+"""Values that a section of a recipe must refuse, made from what its fields declare: types, limits, choices.
+
+Other forms of a value that mean the same beyond doubt (`compress.core.forms`) are not among them.
+"""
 
 from __future__ import annotations
 
@@ -77,13 +80,19 @@ class Declared:
 
     def allows(self, node: Node, value: Any) -> bool:
         """Return whether the schema allows `value`; a section is looked into for unknown keys alone."""
+        alone = isinstance(value, int | float | str) and not isinstance(value, bool)
+        return self._allows(node, value) or (alone and self._allows(node, [value]))  # one entry for a list
+
+    def _allows(self, node: Node, value: Any) -> bool:
         node = self._followed(node)
         alternatives = node.get("oneOf") or node.get("anyOf")
         if alternatives:
-            return any(self.allows(each, value) for each in alternatives)
+            return any(self._allows(each, value) for each in alternatives)
         if "const" in node or "enum" in node:
             return value in node.get("enum", [node.get("const")]) and type(value) is not bool
         kind = node.get("type")
+        if kind == "string" and isinstance(value, int | float) and not isinstance(value, bool):
+            value = str(value)  # a number without quotes
         if kind in ("integer", "number"):
             whole = isinstance(value, int) and not isinstance(value, bool)
             return (whole or (kind == "number" and isinstance(value, float))) and _within(node, value)
@@ -94,11 +103,11 @@ class Declared:
             return fits and re.search(node.get("pattern", ""), value) is not None
         if isinstance(value, list):
             fits = node.get("minItems", 0) <= len(value) <= node.get("maxItems", math.inf)
-            return fits and all(self.allows(node.get("items", {}), each) for each in value)
+            return fits and all(self._allows(node.get("items", {}), each) for each in value)
         if isinstance(value, Mapping) and node.get("additionalProperties") is False:
             return set(value) <= set(node.get("properties", {}))
         if isinstance(value, Mapping) and isinstance(node.get("additionalProperties"), dict):
-            return all(self.allows(node["additionalProperties"], each) for each in value.values())
+            return all(self._allows(node["additionalProperties"], each) for each in value.values())
         return True
 
     def _followed(self, node: Node) -> Node:

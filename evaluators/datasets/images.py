@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from compress.core.config import Numbers
 from evaluators.datasets.dataset import Dataset
@@ -35,3 +36,16 @@ class Images(Dataset):
     )
     limit_train: int | None = Field(None, ge=1, description="use that many training images, balanced over classes")
     limit_test: int | None = Field(None, ge=1, description="use that many test images, balanced over classes")
+
+    @field_validator("image_size", mode="before")
+    @classmethod
+    def _one_side(cls, value: Any) -> Any:
+        """Return the side of a square that is written with both."""
+        sides = value
+        if isinstance(value, str) and re.fullmatch(r"\s*[0-9]+\s*[x×,]\s*[0-9]+\s*", value):
+            sides = [int(side) for side in re.findall("[0-9]+", value)]
+        if not isinstance(sides, list | tuple) or len(sides) not in (1, 2) or {type(side) for side in sides} != {int}:
+            return value
+        if len(set(sides)) > 1:
+            raise ValueError("images of other shapes than squares: say model.input_size, such as [3, 64, 96]")
+        return sides[0]

@@ -40,7 +40,7 @@ def problems(values: Any) -> list[str]:
     [
         ({"target": {"command": ""}}, ['target.command: out of range; got ""; allowed not empty']),
         ({"target": {"command": "ssh", "timeout": 0}}, ["target.timeout: out of range; got 0; allowed above 0"]),
-        ({"target": {"label": 3}}, ["target.label: wrong type; got 3; allowed text"]),
+        ({"target": {"label": True}}, ["target.label: wrong type; got true; allowed text"]),
         ({"target": "remote"}, ['target: unknown value; got "remote"; allowed local or a section of keys']),
         ({"align": "x"}, ['align: unknown value; got "x"; allowed auto or a whole number']),
         ({"names": []}, ["names: out of range; got []; allowed not empty"]),

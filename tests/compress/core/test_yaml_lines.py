@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from compress.core.yaml_lines import parse, parse_scalar
+from compress.core.yaml_lines import parse, parse_scalar, written
 
 
 def test_numbers_with_exponent_and_yaml_1_1_words_read_as_people_expect() -> None:
@@ -25,7 +25,12 @@ def test_every_key_knows_its_line() -> None:
     ("text", "line", "words"),
     [
         ("a: 1\nb:\n  c: 1\n  c: 2\n", 4, "twice"),
-        ("a:\n\tb: 1\n", 2, "tab"),
+        ("a:\n\tb: 1\n", 2, "a tab in the indentation"),
+        ("a: 1\t# one\n", 1, "a tab between a value and what follows"),
+        ("a: {b: (3, 3)}\n", 1, "'3)' is no key with a value"),
+        ("a: {b=1}\n", 1, "'b=1' is no key with a value"),
+        ("a: 1e999\n", 1, "got float '1e999'"),
+        ("a:\n  <<: 1\n", 2, "<<: merges sections"),
         ("a: [1, 2\n", 2, "not valid YAML"),
         ("a: 1\n---\nb: 2\n", 2, "second document"),
         ("a: !!python/object/apply:os.system [ls]\n", 1, ""),
@@ -56,3 +61,18 @@ def test_aliases_cannot_unfold_without_end() -> None:
 
 def test_values_of_set_are_yaml() -> None:
     assert parse_scalar("[1e-3, a, {b: null}]") == [0.001, "a", {"b": None}]
+    with pytest.raises(ValueError, match="begins a comment"):
+        parse_scalar("a #b")
+    with pytest.raises(ValueError, match=r"a: the key stands twice"):
+        parse_scalar("{a: 1, a: 2}")
+
+
+def test_merge_keys_bring_in_what_is_not_said() -> None:
+    text = "a: &a {x: 1, y: 2}\nb: &b {y: 3, z: 4}\nc: {<<: [*a, *b], z: 5}\nd:\n  x: 0\n  <<: *a\n"
+    values = parse(text).values
+    assert values["c"] == {"x": 1, "y": 2, "z": 5} and values["d"] == {"x": 0, "y": 2}
+
+
+def test_numbers_remember_how_they_were_written() -> None:
+    values = parse("a: 007\nb: 1.10\nc: 1e3\nd: word\n").values
+    assert [written(each) for each in values.values()] == ["007", "1.10", "1e3", "word"]

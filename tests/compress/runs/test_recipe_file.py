@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import enum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import pytest
+import torch
 from pydantic import Discriminator, Field, Tag
 
 from compress.core.config import Config
@@ -46,6 +49,14 @@ class Small(Config):
         Annotated[Prune, Tag("one")] | Annotated[list[Prune], Tag("many")],
         Discriminator(lambda value: "many" if isinstance(value, list) else "one"),
     ]
+
+
+class Optional(Small):
+    prune: Structure | None = None  # type: ignore[assignment]
+
+
+class Kind(enum.Enum):
+    WEIGHTS = "weights"
 
 
 GOOD = "version: 1\nname: run\nmodel: {name: resnet, size: [3, 32, 32]}\nprune: {kind: weights, sparsity: 0.5}\n"
@@ -92,7 +103,7 @@ def test_a_foreign_version_is_named_before_anything_else(tmp_path: Path) -> None
     ("wrong", "expected"),
     [
         ("sparsity: 1.5", "prune.sparsity: out of range; got 1.5; allowed at least 0 and below 1"),
-        ("sparsity: '0.5'", 'prune.sparsity: wrong type; got "0.5"; allowed a number, at least 0 and below 1'),
+        ("sparsity: half", 'prune.sparsity: wrong type; got "half"; allowed a number, at least 0 and below 1'),
         ("sparsity: true", "prune.sparsity: wrong type; got true; allowed a number, at least 0 and below 1"),
         ("sparsity: .nan", "prune.sparsity: out of range; got NaN; allowed at least 0 and below 1"),
         ("", "prune.sparsity: required, but missing: share of weights set to zero"),
@@ -160,7 +171,63 @@ def test_a_bad_override_is_reported_in_the_same_form_as_the_file(tmp_path: Path)
     ]
 
 
-@pytest.mark.parametrize("pair", ["seed", "=1", "seed=[1"])
+def test_an_override_neither_gets_lost_nor_takes_another_away(tmp_path: Path) -> None:
+    whole = "prune={kind: weights, sparsity: 0.1}"
+    path = write(tmp_path, GOOD)
+    last = read(path, Small, split_overrides(["prune.sparsity=0.3", whole, "prune.sparsity=0.4"])).value
+    assert last is not None and last.prune.sparsity == 0.4  # type: ignore[union-attr]
+    with pytest.raises(InputError, match=r"^--set  prune: takes the place of prune.sparsity, .*; set prune first$"):
+        read(path, Small, split_overrides(["prune.sparsity=0.3", whole]))
+    assert read(path, Optional, split_overrides(["prune.include=a", "prune=null"])).value.prune is None  # type: ignore[union-attr]
+
+
+def test_values_of_python_are_read_as_those_of_a_file(tmp_path: Path) -> None:
+    values = {"name": "run", "size": np.array([3, 8, 8]), "kwargs": {"weights": tmp_path, "depth": np.int64(2)}}
+    written = {
+        "version": 1,
+        "name": "run",
+        "model": values,
+        "prune": {"kind": Kind.WEIGHTS, "sparsity": np.float32(0.5)},
+    }
+    recipe = read(written, Small, {"lr": torch.tensor(2.0), "prune.criterion": "DIMAP"}).value
+    assert recipe is not None
+    assert (recipe.lr, recipe.model.size, recipe.model.kwargs) == (2, (3, 8, 8), {"weights": str(tmp_path), "depth": 2})
+    with pytest.raises(InputError) as caught:
+        read({**written, "lr": "x"}, Small, {"model.kwargs.act": object(), "seed": -1}, flag="overrides")
+    assert caught.value.problems == [
+        "overrides  model.kwargs.act: no value of a recipe; got object; allowed numbers, texts, lists, mappings",
+        "overrides  seed: out of range; got -1; allowed at least 0",
+        'recipe  lr: wrong type; got "x"; allowed a number',
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        ("prune:", "line 4  prune: nothing is said; allowed a section of keys, {} for one with its defaults, null"),
+        (
+            "prune: true",
+            "line 4  prune: wrong type; got true; allowed a section of keys ({} for its defaults), or null",
+        ),
+    ],
+)
+def test_it_is_said_whether_an_optional_section_is_meant(tmp_path: Path, wrong: str, expected: str) -> None:
+    path = write(tmp_path, GOOD.split("prune")[0] + wrong + "\n")
+    with pytest.raises(InputError) as caught:
+        read(path, Optional)
+    assert [problem.replace(f"{path}:", "line ")[: len(expected)] for problem in caught.value.problems] == [expected]
+
+
+def test_words_that_others_read_otherwise_are_not_handed_on(tmp_path: Path) -> None:
+    given = "bias: no, deep: {norm: None}, sizes: [1_000], quoted: 'no', text: yesterday"
+    assert problems(tmp_path, GOOD.replace("size: [3, 32, 32]", f"kwargs: {{{given}}}")) == [
+        'line 3  model.kwargs.bias: a text here, false elsewhere; got no; allowed false, or "no" for the text',
+        'line 3  model.kwargs.deep.norm: a text here, null elsewhere; got None; allowed null, or "None" for the text',
+        'line 3  model.kwargs.sizes.0: a text here, 1000 elsewhere; got 1_000; allowed 1000, or "1_000" for the text',
+    ]
+
+
+@pytest.mark.parametrize("pair", ["seed", "=1", "seed=[1", "name=a #1", "model={a=1}", "model={name: a, name: b}"])
 def test_a_set_flag_of_another_form_is_refused(pair: str) -> None:
     with pytest.raises(InputError, match="--set"):
         split_overrides([pair])
