@@ -90,9 +90,11 @@ def load_weights(
     given = dict(state)
     changed: list[str] = []
     if not _fits(wanted, given):
-        prefix = _best_prefix(wanted, given)
+        prefix, *others = _best_prefixes(wanted, given)
         given = _below(given, prefix)
-        taken = ", ".join(filter(None, (taken, f"the part {prefix.removesuffix('.')!r}" if prefix else "")))
+        part = f"the part {prefix.removesuffix('.')!r}" if prefix else ""
+        beside = f" (beside {', '.join(repr(other.removesuffix('.')) for other in others)})" if part and others else ""
+        taken = ", ".join(filter(None, (taken, part + beside)))
         translated = _translate(model, given)
         changed = [n for n in translated if n in given and translated[n].shape != given[n].shape]
         given = translated
@@ -124,21 +126,24 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _best_prefix(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """Return the prefix below which `given` has most of the names and shapes of `wanted`.
+def _best_prefixes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Return the prefix below which `given` has most of the names and shapes of `wanted`, then others with as many.
 
-    Where two have as many, averaged weights are taken before others, and the shorter prefix before the longer.
+    Averaged weights come before others, then shorter prefixes before longer ones, then the file's order counts.
     """
     names = [name.split(".") for name in given]
-    prefixes = {""} | {".".join(parts[:n]) + "." for parts in names for n in range(1, min(_DEPTH + 1, len(parts)))}
+    prefixes = ["", *(".".join(parts[:n]) + "." for parts in names for n in range(1, min(_DEPTH + 1, len(parts))))]
 
-    def fitness(prefix: str) -> tuple[int, bool, int, str]:
+    def shaped(prefix: str) -> int:
         known = [name for name in wanted if prefix + name in given]
-        shaped = sum(given[prefix + name].shape == wanted[name].shape for name in known)
-        return shaped, "ema" in prefix.lower(), -len(prefix), prefix
+        return sum(given[prefix + name].shape == wanted[name].shape for name in known)
 
-    best = max(prefixes, key=fitness)
-    return best if fitness(best)[0] >= _HALF * len(wanted) else _common_prefix(names)
+    counts = {prefix: shaped(prefix) for prefix in dict.fromkeys(prefixes)}
+    most = max(counts.values())
+    if most < _HALF * len(wanted):
+        return [_common_prefix(names)]
+    best = [prefix for prefix, count in counts.items() if count == most]
+    return sorted(best, key=lambda prefix: ("ema" not in prefix.lower(), len(prefix)))
 
 
 def _common_prefix(names: Iterable[list[str]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import pickle
 import re
 import warnings
@@ -23,6 +24,10 @@ _WRAPPERS = (
     "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "params_ema", "ema", "shadow", "shadow_params",
     "model_state_dict", "state_dict", "model_state", "model", "net", "network", "params", "weights", "module",
 )  # fmt: skip
+# steps that torch.compile, FSDP, activation checkpointing and Fabric put into the names, wherever they were applied
+_STEPS = re.compile(r"(^|\.)(?:(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\.)+")
+_SHARD = re.compile(r"(.+)-[0-9]{5}-of-([0-9]{5})(\.\w+)")
+_INDEX = ".index.json"
 # Values that training scripts leave beside the weights; rebuilding them runs no code of the file's.
 _scalar = np.float64(0).__reduce__()[0]
 _HARMLESS: list[Any] = [
@@ -36,7 +41,8 @@ _HARMLESS: list[Any] = [
 def read_checkpoint(path: str | Path, key: str = "model.checkpoint") -> tuple[dict[str, Tensor], str]:
     """Read a state dict from a .safetensors file, or from a torch file without unpickling objects.
 
-    Unwraps `state_dict`, `model`, EMA and similar keys, and strips the prefixes of DataParallel and torch.compile.
+    The index of a file in parts (`model.safetensors.index.json`, as Hugging Face writes them) stands for all of them.
+    Unwraps `state_dict`, `model`, EMA and similar keys, and strips prefixes of DataParallel, FSDP and torch.compile.
     Returns the tensors by name, and which of several state dicts was taken (`ema (beside model)`), else "".
     Raises InputError, naming the recipe's `key`, for a file that is absent, damaged or not only tensors.
     """
@@ -44,9 +50,14 @@ def read_checkpoint(path: str | Path, key: str = "model.checkpoint") -> tuple[di
     if not file.is_file():
         what = "is a folder; name a file in it" if file.is_dir() else "there is no such file"
         raise InputError(f"{key}: {str(path)!r}: {what}")
-    if file.suffix not in SUFFIXES:
+    if file.name.endswith(_INDEX):
+        return _read_parts(file, key), ""
+    if file.suffix.lower() not in SUFFIXES:
         raise InputError(f"{key}: {str(path)!r} has the suffix {file.suffix!r}; allowed: {', '.join(SUFFIXES)}")
-    content = read_safetensors(file, key) if file.suffix == ".safetensors" else _read_torch(file, key)
+    if (part := _SHARD.fullmatch(file.name)) and int(part[2]) > 1:
+        whole = f"{part[1]}{part[3]}{_INDEX}"
+        raise InputError(f"{key}: {str(path)!r} is one of {int(part[2])} parts; name their index, such as {whole}")
+    content = read_safetensors(file, key) if file.suffix.lower() == ".safetensors" else _read_torch(file, key)
     state, taken = _unwrap(content)
     if not state:
         found = f"a {type(content).__name__}"
@@ -66,6 +77,25 @@ def read_safetensors(file: Path, key: str) -> dict[str, Tensor]:
         return load_file(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{key}: {str(file)!r} is not a complete safetensors file ({error})") from error
+
+
+def _read_parts(index: Path, key: str) -> dict[str, Tensor]:
+    """Read all parts of a checkpoint by its index."""
+    try:
+        parts = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        files = [index.with_name(str(name)) for name in dict.fromkeys(parts.values())]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{key}: {str(index)!r} is no index of a checkpoint in parts: weight_map is missing"
+        ) from error
+    state: dict[str, Tensor] = {}
+    for file in files:
+        if not file.is_file() or file.suffix not in SUFFIXES:
+            raise InputError(f"{key}: {str(index)!r} names the part {file.name!r}; there is no such file beside it")
+        state |= _unwrap(read_safetensors(file, key) if file.suffix == ".safetensors" else _read_torch(file, key))[0]
+    if absent := [name for name in parts if name not in state]:
+        raise InputError(f"{key}: the parts of {str(index)!r} lack {some(absent)}")
+    return state
 
 
 def some(names: list[str], limit: int = 5) -> str:
@@ -135,16 +165,20 @@ def _unwrap(content: Any) -> tuple[dict[str, Tensor], str]:
         if not known and (flat or len(inside) != 1):
             break
         name = (known or inside)[0]
-        others = [other for other in known[1:] if other != name]
+        others = [other for other in inside if other != name and (other in known or _alike(content, name, other))]
         taken = f"{name} (beside {', '.join(others)})" if others else taken
         content = content[name]
     if not isinstance(content, Mapping):
         return {}, ""
-    # torch.compile and DataParallel put a step of their own into the names, the former wherever it was applied
-    state = {str(name).replace("_orig_mod.", ""): value for name, value in content.items() if isinstance(value, Tensor)}
+    state = {_STEPS.sub(r"\1", str(name)): value for name, value in content.items() if isinstance(value, Tensor)}
     while state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state, taken
+
+
+def _alike(content: Mapping[Any, Any], name: str, other: str) -> bool:
+    """Return whether two mappings have the same keys: two state dicts of one network."""
+    return bool(content[name].keys() == content[other].keys())
 
 
 def _holds_tensors(value: Mapping[Any, Any]) -> bool:

@@ -129,6 +129,10 @@ class ModelConfig(Config):
         """Return (key below `model`, sentence) for what can be told to be wrong before anything is built."""
         source = self.from_source
         found = list(source.problems(self))
+        before, colon, rest = self.name.partition(":")
+        if colon and before in sources and "name" in dict(found):
+            text = f"got {self.name!r}; the source is a key of its own: source: {before}, name: {rest}"
+            found = [("name", text), *(each for each in found if each[0] != "name")]
         if self.pretrained and not source.published and "pretrained" not in dict(found):
             found.append(("pretrained", f"{self.source} models have no published weights; give model.checkpoint"))
         return found

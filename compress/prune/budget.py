@@ -107,7 +107,7 @@ def _unreachable(selector: Selector, kind: str, target: float, choice: Choice, r
             f"prune.min_width {rules.min_width}, align {rules.align}); most is then left in "
             f"{'; '.join(_heaviest(selector, choice))}"
         )
-    elif rules.align > 1:
+    elif rules.align != 1:
         reason = f"the widths that align {rules.align} allows are too far apart; a smaller prune.align allows more"
     else:
         reason = "one unit more or less of what can be pruned is more than that; ask for what can be reached"

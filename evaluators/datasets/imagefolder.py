@@ -15,14 +15,16 @@ from evaluators.datasets.decoding import ENDINGS, read
 from evaluators.datasets.image_files import Files, FileSet
 from evaluators.datasets.samples import Samples, classified
 
-_TEST_FOLDERS = ("val", "test", "validation")
+_TRAIN_FOLDERS = ("train", "training")
+_TEST_FOLDERS = ("val", "test", "validation", "valid", "testing")
 _SYSTEM = ("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
 @datasets.register("imagefolder")
 class ImageFolderConfig(Files):
-    """A directory with train/CLASS/*.jpg and val/CLASS/*.jpg (or test/).
+    """A directory with train/CLASS/*.jpg (or training/) and val/CLASS/*.jpg (or test/, validation/, valid/, testing/).
 
+    Classes are numbered in the order of their names as texts, as torchvision does: 0, 1, 10, 2.
     Grey images of more than 8 bits keep their levels: 16-bit PNG, TIFF and PGM are taken as 0 (black) to 65535 (white),
     float TIFF and PFM as 0 to 1; levels outside are refused. Hidden folders and files are left out, and so are files
     that are no images by their ending. Of an animation the first frame counts; transparency is dropped.
@@ -40,20 +42,26 @@ class ImageFolderConfig(Files):
         root = Path(self.path).expanduser()
         if not root.is_dir():
             raise InputError(f"data.path: there is no directory {self.path!r}")
-        test_folder = next((root / name for name in _TEST_FOLDERS if (root / name).is_dir()), None)
+        test_folder, train_folder = _called(root, _TEST_FOLDERS), _called(root, _TRAIN_FOLDERS)
         if test_folder is None:
             raise InputError(f"data.path: {self.path!r} has none of {', '.join(n + '/' for n in _TEST_FOLDERS)}")
         test, classes = _folder(test_folder)
         train = None
-        if (root / "train").is_dir():
-            train, train_classes = _folder(root / "train")
-            lonely = [f"{name!r} only in train/" for name in train_classes if name not in classes]
+        if train_folder is not None:
+            train, train_classes = _folder(train_folder)
+            lonely = [f"{name!r} only in {train_folder.name}/" for name in train_classes if name not in classes]
             lonely += [f"{name!r} only in {test_folder.name}/" for name in classes if name not in train_classes]
             if lonely:
                 raise InputError(
                     f"data.path: {self.path!r} has the class {_some(lonely)}; both folders need the same classes"
                 )
         return FileSet(train, test, classes)
+
+
+def _called(root: Path, names: tuple[str, ...]) -> Path | None:
+    """Return the first folder of `root` that is called like one of `names`, in these letters or else in capitals."""
+    spelt = (root / form(name) for form in (str.lower, str.capitalize, str.upper) for name in names)
+    return next((folder for folder in spelt if folder.is_dir()), None)
 
 
 def _folder(folder: Path) -> tuple[Samples, list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from torch import nn
@@ -26,9 +26,15 @@ class PythonSource(Source):
 
     def problems(self, config: ModelConfig) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the form of the name, or that there is no such module; none is run."""
-        module, _, attribute = config.name.partition(":")
+        module, attribute = _parts(config.name)
         if not (module and attribute):
-            yield "name", f"got {config.name!r}; a python model is written package.module:callable"
+            hint = f"; did you mean '{':'.join(module.rsplit('.', 1))}'?" if "." in module and not attribute else ""
+            yield "name", f"got {config.name!r}; a python model is written package.module:callable{hint}"
+        elif not all(map(str.isidentifier, module.split("."))):
+            yield (
+                "name",
+                f"got {config.name!r}; a file is named from the working directory, such as nets/my_net.py:MyNet",
+            )
         elif not is_there(module):
             near = did_you_mean(module, [file.stem for file in Path.cwd().glob("*.py")])
             yield "name", f"there is no module {module!r}, neither installed nor in the working directory{near}"
@@ -59,9 +65,17 @@ class PythonSource(Source):
         return resolved(sized, kwargs, module, task.config.of_model(None, shape), None, cfg)
 
 
+def _parts(name: str) -> tuple[str, str]:
+    """Return module and attribute of `package.module:callable`; a file may be named: `package/module.py:...`."""
+    module, _, attribute = name.partition(":")
+    if module.endswith(".py") and not module.startswith("/"):
+        module = PurePath(module.replace("\\", "/")).with_suffix("").as_posix().replace("/", ".")
+    return module.strip(), attribute.strip()
+
+
 def _import(name: str) -> Callable[..., Any]:
     """Return the callable `package.module:callable`; the working directory is searched too."""
-    module_name, _, attribute = name.partition(":")
+    module_name, attribute = _parts(name)
     try:
         found: Any = import_module(module_name)
     except (Exception, SystemExit) as error:  # importing runs the user's file, which may raise anything
@@ -74,6 +88,8 @@ def _import(name: str) -> Callable[..., Any]:
     except AttributeError as error:
         hint = did_you_mean(attribute, dir(found))
         raise InputError(f"model.name: {module_name!r} has no {attribute!r}{hint}") from error
+    if isinstance(found, nn.Module):
+        raise InputError(f"model.name: {name!r} is a model already; name its class, or a function that returns it")
     if not callable(found):
         raise InputError(f"model.name: {name!r} is a {type(found).__name__}; a callable is needed")
     return found  # type: ignore[no-any-return]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import pickle
 import sys
 from argparse import Namespace
@@ -52,11 +53,25 @@ def test_reads_plain_state_dicts(tmp_path: Path, state: dict[str, Tensor], suffi
 
 
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_ema"])
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "_fsdp_wrapped_module."])
 def test_unwraps_training_checkpoints(tmp_path: Path, state: dict[str, Tensor], key: str, prefix: str) -> None:
     path = tmp_path / "checkpoint.pth"
     torch.save({key: OrderedDict((prefix + n, v) for n, v in state.items()), "epoch": 3, "args": {"lr": 0.1}}, path)
     assert same(read_checkpoint(path)[0], state)
+
+
+def test_reads_all_parts_by_their_index_and_no_part_alone(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    names, files = list(state), [tmp_path / f"model-{number:05}-of-00002.safetensors" for number in (1, 2)]
+    save_file({name: state[name] for name in names[:20]}, files[0])
+    save_file({name: state[name] for name in names[20:]}, files[1])
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {n: files[place >= 20].name for place, n in enumerate(names)}}))
+    assert same(read_checkpoint(index)[0], state)
+    assert "is one of 2 parts; name their index, such as model.safetensors.index.json" in refused(files[1])
+    files[1].unlink()
+    assert "there is no such file beside it" in refused(index)
+    index.write_text("{}")
+    assert "weight_map is missing" in refused(index)
 
 
 def test_keeps_a_submodule_that_is_called_module(tmp_path: Path) -> None:
@@ -191,7 +206,15 @@ def other(state: dict[str, Tensor]) -> dict[str, Tensor]:
         (lambda raw, ema: {"model": raw, "ema": ema}, "from ema (beside model)"),
         (lambda raw, ema: {"model": raw, "ema": {"decay": 0.99, "shadow": ema}}, "from ema (beside model)"),
         (lambda raw, ema: {"state_dict": raw, "state_dict_ema": under("module.", ema)}, "from state_dict_ema"),
-        (lambda raw, ema: under("online_model.", raw) | under("ema_model.", ema), "from the part 'ema_model'"),
+        (
+            lambda raw, ema: under("online_model.", raw) | under("ema_model.", ema),
+            "from the part 'ema_model' (beside 'online_model')",
+        ),
+        (
+            lambda raw, ema: under("student.", ema) | under("teacher.", raw),
+            "from the part 'student' (beside 'teacher')",
+        ),
+        (lambda raw, ema: {"state_dict": ema, "best_state_dict": raw}, "from state_dict (beside best_state_dict)"),
         (lambda raw, ema: {"generator": ema, "best": np.float64(93.5), "args": Namespace(lr=0.1)}, ""),
         (lambda raw, ema: AveragedModel(filled(ema)).state_dict(), "from the part 'module'"),
     ],

@@ -126,6 +126,7 @@ def test_python_models_come_from_the_working_directory(tmp_path: Path, monkeypat
         "def net(num_classes, image_size, width=4):\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(3 * image_size ** 2, num_classes))\n"
         "number = 3\n"
+        "ready = nn.Identity()\n"
         "def wrong(): return 3\n"
         "def image(): return nn.Identity()\n"
     )
@@ -135,7 +136,9 @@ def test_python_models_come_from_the_working_directory(tmp_path: Path, monkeypat
     assert "takes no argument 'widht'; did you mean 'width'?" in refused(
         5, 8, source="python", name="own_net_of_test_zoo:net", kwargs={"widht": 2}
     )
+    assert built(5, 8, source="python", name="./own_net_of_test_zoo.py:net").task.num_outputs == 5
     assert "a callable is needed" in refused(source="python", name="own_net_of_test_zoo:number")
+    assert "is a model already; name its class" in refused(source="python", name="own_net_of_test_zoo:ready")
     assert "nn.Module is needed" in refused(source="python", name="own_net_of_test_zoo:wrong")
     assert "logits" in refused(5, source="python", name="own_net_of_test_zoo:image")
     assert "did you mean 'net'?" in refused(source="python", name="own_net_of_test_zoo:ne")
@@ -149,6 +152,12 @@ def test_python_models_come_from_the_working_directory(tmp_path: Path, monkeypat
         ({"source": "builtin", "name": "cifar_resnet57"}, ["model.name", "cifar_resnet56"]),
         ({"source": "python", "name": "no_such_module_at_all:net"}, ["model.name", "there is no module"]),
         ({"source": "python", "name": "no_colon"}, ["model.name", "package.module:callable"]),
+        ({"source": "python", "name": "torch.nn.Linear"}, ["model.name", "did you mean 'torch.nn:Linear'?"]),
+        (
+            {"source": "python", "name": "/nets/own.py:Net"},
+            ["model.name", "a file is named from the working directory"],
+        ),
+        ({"name": "builtin:cifar_resnet20"}, ["model.name", "source: builtin, name: cifar_resnet20"]),
         ({"name": "resnet18", "kwargs": {"drop_rat": 0.1}}, ["model.kwargs.drop_rat", "did you mean 'drop_rate'?"]),
         ({"name": "poolformer_s12", "kwargs": {"drop_pathrate": 0.1}}, ["model.kwargs.drop_pathrate"]),
         ({"name": "resnet18", "kwargs": {"output_stride": 5}}, ["model.kwargs", "'output_stride': 5"]),

@@ -331,6 +331,15 @@ def sorted_batches(batches: Any) -> list[Batch]:
     return [Batch(batch.inputs[order], batch.targets[order])]
 
 
+def test_image_folders_may_be_called_otherwise(folder: Path) -> None:
+    (folder / "train").rename(folder / "Training")
+    (folder / "val").rename(folder / "valid")
+    data = opened(name="imagefolder", path=str(folder), workers=0)
+    assert (split(data.train).num_samples, split(data.test).num_samples) == (10, 6)
+    (folder / "Training" / "cat").rename(folder / "Training" / "Cat")
+    assert "'Cat' only in Training/, 'cat' only in valid/" in refused(name="imagefolder", path=str(folder))
+
+
 def test_image_folder_refuses_wrong_folders(folder: Path, tmp_path: Path) -> None:
     assert "no directory" in refused(name="imagefolder", path=str(folder / "absent"))
     assert "none of val/" in refused(name="imagefolder", path=str(folder / "train"))
