@@ -108,6 +108,8 @@ def searched(chosen: Any, asked: Sequence[float], watch: Stopwatch) -> list[Cand
         for strength, ratio in zip(plans, watch.timed(list(plans.values()), QUICK) if plans else (), strict=True):
             found[strength] = Candidate(plans[strength], ratio, strength)
         say(", ".join(f"{strength:g}: {found[strength].times:.2f}x" for strength in sorted(found)))
+        if not found:
+            raise CompressError("there is no plan at any strength")
         missing = [goal for goal in asked if abs(ranked(found, goal)[0].times / goal - 1) > NEAR / 2]
         wanted = [] if chosen.whole else [each for goal in missing for each in between(found, goal)]
         wanted = [each for each in dict.fromkeys(wanted) if each not in found]

@@ -210,6 +210,11 @@ def stage_of(layer: str) -> str:
     return parts[0]
 
 
+def row_of(block: str) -> str:
+    """Return what holds a residual block and those like it: `layer1`, `blocks`, `layers.0.blocks`."""
+    return block.rpartition(".")[0]
+
+
 def layer_of(tensor: str) -> str:
     """Return the layer that owns a named tensor; that of a parametrised weight is the layer itself."""
     return tensor.rpartition(".")[0].partition(".parametrizations.")[0]

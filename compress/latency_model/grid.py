@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from compress.graph.graph import Graph, Group, inside, stage_of
+from compress.graph.graph import Graph, Group, inside, row_of
 from compress.graph.widths import WidthRules, step, unit_width
 
 MOST_WIDTHS = 8
@@ -101,7 +101,7 @@ def _levels(count: int, length: int, generator: random.Random) -> list[int]:
 
 
 def _dropped(blocks: Sequence[str], generator: random.Random) -> tuple[str, ...]:
-    """Return some of the blocks; every stage keeps one."""
+    """Return some of the blocks; every row of them keeps one."""
     gone = [block for block in blocks if generator.random() < DROP_SHARE]
-    left = {block: stage_of(block) for block in blocks if block not in gone}
-    return tuple(block for block in gone if stage_of(block) in left.values())
+    left = {block: row_of(block) for block in blocks if block not in gone}
+    return tuple(block for block in gone if row_of(block) in left.values())

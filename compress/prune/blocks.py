@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import InputError
 from compress.core.modes import evaluating
-from compress.graph.graph import stage_of
+from compress.graph.graph import row_of
 
 
 def block_influence(
@@ -60,7 +60,7 @@ def block_influence(
 def least_influential(influence: dict[str, float], wanted: float) -> tuple[str, ...]:
     """Return the blocks to remove, in the order of the model: a number (>= 1) or a share (< 1) of all.
 
-    Every stage keeps at least one block.
+    Every row of blocks keeps at least one.
 
     Raises:
         InputError: so many blocks cannot go.
@@ -68,15 +68,15 @@ def least_influential(influence: dict[str, float], wanted: float) -> tuple[str, 
     count = int(wanted) if wanted >= 1 else math.floor(wanted * len(influence))
     left: dict[str, int] = {}
     for name in influence:
-        left[stage_of(name)] = left.get(stage_of(name), 0) + 1
+        left[row_of(name)] = left.get(row_of(name), 0) + 1
     chosen: set[str] = set()
     for name in sorted(influence, key=lambda n: influence[n]):
-        if len(chosen) < count and left[stage_of(name)] > 1:
+        if len(chosen) < count and left[row_of(name)] > 1:
             chosen.add(name)
-            left[stage_of(name)] -= 1
+            left[row_of(name)] -= 1
     if len(chosen) < count:
         raise InputError(
             f"prune.blocks: {count} residual blocks cannot be removed; got {wanted:g}; "
-            f"allowed is at most {len(chosen)}, since every stage keeps one"
+            f"allowed is at most {len(chosen)}, since every row of them keeps one"
         )
     return tuple(name for name in influence if name in chosen)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from compress.graph.graph import Graph, inside
+from compress.graph.graph import Graph, inside, row_of
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def stages_of(graph: Graph, children: Callable[[str], Sequence[str]]) -> dict[st
     """
     stages: dict[str, list[str]] = {}
     for block in graph.blocks:
-        stages.setdefault(block.rpartition(".")[0], []).append(block)
+        stages.setdefault(row_of(block), []).append(block)
     return {name: (tuple(blocks), set(children(name)) <= set(blocks)) for name, blocks in stages.items()}
 
 

@@ -1,6 +1,7 @@
 """The latency model against a target whose times are known: a staircase, added up."""
 
 import pytest
+import timm
 import torch
 from staircase import answer_at_once
 
@@ -80,6 +81,16 @@ def test_other_widths_are_measured_when_asked_for(asked, resnet):
     wide = found.ms({"layer3.1.conv1:channels": 48})
     assert more.ms({"layer3.1.conv1:channels": 33}) == pytest.approx(wide)
     assert more.ms({"layer3.1.conv1:channels": 20}) == pytest.approx(found.ms({"layer3.1.conv1:channels": 32}))
+
+
+def test_networks_that_are_timed_lack_blocks_of_a_row_without_stages():
+    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 16, "num_heads": 2, "depth": 3}
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=3, **sizes).eval()
+    graph = build_graph(model, torch.zeros(1, 3, 16, 16))
+    found = networks(graph, {group.name: (group.size // 2, group.size) for group in graph.groups}, 9, seed=0)
+    dropped = [network.dropped for network in found]
+    assert any(dropped)
+    assert max(map(len, dropped)) < len(graph.blocks) == 3
 
 
 def test_whole_networks_correct_constant_and_factor(asked, resnet):

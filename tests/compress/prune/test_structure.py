@@ -128,6 +128,13 @@ def test_the_blocks_that_change_the_stream_least_go_first_and_every_stage_keeps_
         least_influential(influence, 2)
 
 
+def test_a_row_of_blocks_without_stages_keeps_one_of_all():
+    influence = {f"blocks.{number}": 1.0 / (number + 1) for number in range(4)}
+    assert least_influential(influence, 3) == ("blocks.1", "blocks.2", "blocks.3")
+    with pytest.raises(InputError, match="at most 3, since every row of them keeps one"):
+        least_influential(influence, 4)
+
+
 def test_removing_blocks_without_data_is_refused(swin):
     with pytest.raises(InputError, match=r"prune\.blocks"):
         compress.plan(swin, torch.randn(1, 3, 32, 32), budget={"macs": 0.6}, blocks=1)
