@@ -54,7 +54,9 @@ class TrainerConfig(Config):
         None, ge=1, description="stop after so many epochs without a better main metric on the test data"
     )
     minutes: float | None = Field(None, gt=0, description="stop after so much wall clock, summed over resumes")
-    checkpoint_seconds: float = Field(60.0, ge=0, description="time between checkpoints, beside one per epoch")
+    checkpoint_seconds: float = Field(
+        60.0, ge=0, description="time between checkpoints, beside one per epoch (where epochs take a second or more)"
+    )
 
     @field_validator("precision", mode="before")
     @classmethod

@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from evaluators.datasets import Data, Loader
 
 
+SHORT = 1.0
+"""Seconds since the last checkpoint of which the end of an epoch writes none: a run that goes on repeats them."""
+
+
 class Trainer:
     """Trains a model by a `TrainingStep`, of which it knows no more than that.
 
@@ -205,7 +209,9 @@ class Trainer:
         here.history.append({**event, "seconds": round(here.seconds, 3)})
         if self.log is not None:
             self.log(here.history[-1])
-        self._save()
+        early = here.stopped_by not in (None, "epochs")  # not to be gone on with, whatever the clock says then
+        if early or time.monotonic() - self.saved >= min(SHORT, self.config.checkpoint_seconds):
+            self._save()
 
     def _evaluate(self, test: Loader, epoch: int) -> dict[str, Any]:
         here, model = self.position, self.updater.result

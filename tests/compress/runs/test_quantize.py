@@ -146,7 +146,10 @@ def test_the_float_file_stays_where_integers_are_not_faster(quantized, tmp_path,
     assert "1.05× is needed" in json.loads(file.read_text())["notes"][0]
 
 
-TRAINED = {**RECIPE["quantize"], "finetune": {"epochs": 2, "lr": 1.0e-4, "distill": {"loss": "kd"}}}
+TRAINED = {
+    **RECIPE["quantize"],
+    "finetune": {"epochs": 2, "lr": 1.0e-4, "checkpoint_seconds": 0, "distill": {"loss": "kd"}},
+}
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from compress.training.trainer import Trainer
 from search.executors import local
 
 DIGITS = {"name": "digits", "image_size": 8, "limit_train": 100, "limit_test": 50, "batch_size": 20}
-STEADY = {"schedule": "constant", "warmup_epochs": 0.0, "epochs": 2}
+STEADY = {"checkpoint_seconds": 0, "schedule": "constant", "warmup_epochs": 0.0, "epochs": 2}
 
 
 def table_search(folder: Path) -> Path:

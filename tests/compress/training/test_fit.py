@@ -141,7 +141,7 @@ def test_without_resume_an_old_checkpoint_does_not_count(tmp_path: Path) -> None
 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     path = tmp_path / FILE_NAME
-    fit(tiny_model(), tiny_data(), TrainConfig(epochs=1), checkpoint_dir=tmp_path)
+    fit(tiny_model(), tiny_data(), TrainConfig(epochs=1, checkpoint_seconds=0), checkpoint_dir=tmp_path)
     whole = path.read_bytes()
     weights = torch.load(path, weights_only=True)["tensors"]["model"]["6.weight"].numpy().tobytes()
     flipped = whole.replace(weights, bytes([weights[0] ^ 1]) + weights[1:])
@@ -149,15 +149,27 @@ def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
     for damage in (b"", whole[:10], whole[: len(whole) // 2], whole[:-1], flipped):
         path.write_bytes(damage)
         with pytest.raises(InputError, match=f"{path}.*damaged"):
-            fit(tiny_model(), tiny_data(), TrainConfig(epochs=1), checkpoint_dir=tmp_path, resume=True)
+            fit(
+                tiny_model(),
+                tiny_data(),
+                TrainConfig(epochs=1, checkpoint_seconds=0),
+                checkpoint_dir=tmp_path,
+                resume=True,
+            )
 
 
 def test_resume_refuses_other_settings_and_names_them(tmp_path: Path) -> None:
-    fit(tiny_model(), tiny_data(), TrainConfig(epochs=1), checkpoint_dir=tmp_path)
+    fit(tiny_model(), tiny_data(), TrainConfig(epochs=1, checkpoint_seconds=0), checkpoint_dir=tmp_path)
     with pytest.raises(InputError, match=r"lr was 0\.001, is 0\.1"):
-        fit(tiny_model(), tiny_data(), TrainConfig(epochs=1, lr=0.1), checkpoint_dir=tmp_path, resume=True)
+        fit(
+            tiny_model(),
+            tiny_data(),
+            TrainConfig(epochs=1, checkpoint_seconds=0, lr=0.1),
+            checkpoint_dir=tmp_path,
+            resume=True,
+        )
     with pytest.raises(InputError, match="another model"):
-        fit(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), tiny_data(), TrainConfig(epochs=1),
+        fit(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), tiny_data(), TrainConfig(epochs=1, checkpoint_seconds=0),
             checkpoint_dir=tmp_path, resume=True)  # fmt: skip
 
 

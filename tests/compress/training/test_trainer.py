@@ -166,7 +166,7 @@ def test_a_run_that_fails_at_any_update_goes_on_with_its_step(stop: int, whole: 
 
 
 def test_a_checkpoint_of_another_step_or_version_is_refused(tmp_path: Path) -> None:
-    config = TrainConfig(epochs=1)
+    config = TrainConfig(epochs=1, checkpoint_seconds=0)
     trainer(tmp_path, config=config).run()
     plain = Trainer(tiny_model(), Passes(), tiny_data(), config, seed=5, checkpoint_dir=tmp_path)
     with pytest.raises(InputError, match=r"cannot resume from .*: it belongs to another model"):

@@ -113,11 +113,12 @@ def test_a_killed_training_goes_on_where_it_was(space: Space, tmp_path: Path) ->
             raise KeyboardInterrupt
         return False
 
-    whole = judge(evaluator(space, tmp_path / "whole", {**QUICK, "epochs": 3}))
+    whole = judge(evaluator(space, tmp_path / "whole", {**QUICK, "epochs": 3, "checkpoint_seconds": 0}))
     with pytest.raises(KeyboardInterrupt):
-        judge(evaluator(space, tmp_path / "killed", {**QUICK, "epochs": 3}), kill)
+        judge(evaluator(space, tmp_path / "killed", {**QUICK, "epochs": 3, "checkpoint_seconds": 0}), kill)
     again = judge(
-        evaluator(space, tmp_path / "killed", {**QUICK, "epochs": 3}), lambda step, value: bool(steps.append(step))
+        evaluator(space, tmp_path / "killed", {**QUICK, "epochs": 3, "checkpoint_seconds": 0}),
+        lambda step, value: bool(steps.append(step)),
     )
     assert steps == [2, 3]
     assert again == whole
