@@ -35,7 +35,7 @@ from compress.transforms import Transform, history
 from evaluators.datasets import Data, DataConfig, DataFacts, Preprocessing
 from evaluators.tasks import DEFAULT, Task, TaskConfig, TaskSection, tasks
 from spaces.checkpoint import LoadReport, refuse_infinite
-from spaces.checkpoint_file import read_safetensors
+from spaces.checkpoint_file import read_safetensors, some
 from spaces.shapes import Shape, check_forward, shown, sides_of
 from spaces.zoo import BuiltModel, ModelConfig, Source, build_model, sources
 
@@ -51,6 +51,7 @@ class _Manifest(Config):
     parts: list[Literal["transforms", "plan", "masks"]]  # a plan in bundles of 0.1.0
     metrics: dict[str, Any]
     provenance: list[dict[str, Any]]
+    class_names: list[str] = Field(default_factory=list)  # bundles of 0.1.0 have none
 
 
 @dataclass
@@ -59,7 +60,8 @@ class Bundle:
 
     `base` builds the dense architecture without weights; `transforms`, in order, make the module of it; `masks` maps
     parameter names to boolean tensors, True where the weight is kept. `task` has 0 outputs for a model that gives
-    something else than models of its task. `known` is what has been found out about the model; it is not saved.
+    something else than models of its task. `class_names` are those of the data that it was fitted to last, in the order
+    of the outputs; empty where there was none. `known` is what has been found out about the model; it is not saved.
     """
 
     model: nn.Module
@@ -70,6 +72,7 @@ class Bundle:
     masks: dict[str, Tensor] | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
     provenance: list[dict[str, Any]] = field(default_factory=list)
+    class_names: list[str] = field(default_factory=list)
     known: Known = field(default_factory=Known, repr=False)
 
     def example_inputs(self, batch: int = 1) -> Inputs:
@@ -134,6 +137,7 @@ class Bundle:
             "parts": parts,
             "metrics": self.metrics,
             "provenance": self.provenance,
+            "class_names": self.class_names,
         }
         save_file({name: plain(name, value) for name, value in self.model.state_dict().items()}, directory / WEIGHTS)
         if self.transforms:
@@ -172,6 +176,7 @@ class Bundle:
             masks=load_masks(root / MASKS, module, key) if "masks" in manifest.parts else None,
             metrics=manifest.metrics,
             provenance=manifest.provenance,
+            class_names=manifest.class_names,
         )
 
 
@@ -183,6 +188,11 @@ def load(directory: str | Path) -> nn.Module:
 def task_in(directory: Path, key: str = "bundle") -> TaskConfig:
     """Return the task of a bundle, which is not opened; InputError, naming `key`, where it cannot be told."""
     return _read_manifest(find(directory, key), key)[0].task
+
+
+def class_names_in(directory: Path, key: str = "bundle") -> list[str]:
+    """Return the names of the classes of a bundle, which is not opened, in the order of its outputs."""
+    return _read_manifest(find(directory, key), key)[0].class_names
 
 
 @dataclass
@@ -234,11 +244,39 @@ def open_model(
     if preprocessing.input_size != built.input_size and built.config.inputs is None:
         check_forward(built.module, model.name, built.task.resized(preprocessing.input_size))
     fitted = built.task.resized(preprocessing.input_size)
+    names = list(found.class_names) if found is not None else []
+    notes = [built.note, *_on_the_order_of(names)]
     if isinstance(built, _Reopened):
-        bundle = replace(built.bundle, task=fitted, preprocessing=preprocessing)
+        before = built.bundle.class_names
+        notes += refuse_another_order(before, names)
+        bundle = replace(built.bundle, task=fitted, preprocessing=preprocessing, class_names=names or before)
     else:
-        bundle = Bundle(built.module, built.config, fitted, preprocessing)
-    return Opened(bundle, found, built.load_report, built.note)
+        bundle = Bundle(built.module, built.config, fitted, preprocessing, class_names=names)
+    return Opened(bundle, found, built.load_report, "; ".join(filter(None, notes)))
+
+
+def refuse_another_order(before: list[str], names: list[str]) -> list[str]:
+    """Return what is to be told of data whose classes are called otherwise than those that a model was fitted to.
+
+    Raises InputError where they are the same classes, numbered otherwise: every figure would be wrong.
+    """
+    if not before or not names or before == names:
+        return []
+    place = next((place for place, pair in enumerate(zip(before, names, strict=False)) if pair[0] != pair[1]), 0)
+    if sorted(before) == sorted(names):
+        raise InputError(
+            f"data: its classes are numbered otherwise than those of the bundle: class {place} is {names[place]!r} in "
+            f"the data and {before[place]!r} in the bundle; rename the classes so that their order is the bundle's"
+        )
+    return [f"the classes of the data are not called as those of the bundle: {some(names)} for {some(before)}"]
+
+
+def _on_the_order_of(names: list[str]) -> list[str]:
+    """Return what is to be told of classes whose names are numbers and that have others."""
+    numbers = [int(name) for name in names if name.isdecimal()]
+    if len(numbers) < len(names) or numbers == sorted(numbers):
+        return []
+    return [f"classes are numbered in the order of their names as texts: {some(names)}"]
 
 
 @dataclass

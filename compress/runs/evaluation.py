@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from compress.bundle import open_model, saved
+from compress.bundle import class_names_in, open_model, refuse_another_order, saved
+from compress.bundle_files import MANIFEST
 from compress.core.environment import choose_device, on_device
 from compress.core.errors import InputError
+from compress.core.progress import say
 from compress.export.onnx_model import OnnxModel
 from compress.runs.recipe import Recipe
 from evaluators.datasets import Data, Loader
@@ -25,13 +27,23 @@ def evaluate_file(path: Path, recipe: Recipe, device: str = "auto") -> dict[str,
     if path.is_file():
         data = _tested(_data_for_file(recipe))
         file = OnnxModel(path, data.task)
+        _check_classes(path, data)
         test = _fitting(recipe, data, file)
         return {**evaluate(file, test, data.task), "images": test.num_samples}
     opened = open_model(saved(path), recipe.data, recipe.seed, recipe.task)
+    if opened.note:
+        say(opened.note)
     data, chosen = _tested(opened.data), choose_device(device)
     assert data.test is not None
     with on_device(opened.bundle.model, chosen):
         return {**evaluate(opened.bundle.model, data.test, data.task, chosen), "images": data.test.num_samples}
+
+
+def _check_classes(file: Path, data: Data) -> None:
+    """Hold the classes of the data against those of the bundle beside a run's file."""
+    if (file.parent / "bundle" / MANIFEST).is_file():
+        for note in refuse_another_order(class_names_in(file.parent / "bundle"), data.class_names):
+            say(note)
 
 
 def _data_for_file(recipe: Recipe) -> Data | None:

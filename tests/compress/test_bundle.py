@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import compress
-from compress.bundle import Bundle, load, open_model
+from compress.bundle import Bundle, class_names_in, load, open_model, saved
 from compress.core.errors import InputError
 from compress.graph.plan import Plan
 from compress.transforms.narrow import Narrow
@@ -30,6 +31,29 @@ adapter: TypeAdapter[Any] = TypeAdapter(DataConfigType)
 
 def digits(**changes: Any) -> Any:
     return adapter.validate_python({"name": "digits", **changes})
+
+
+def test_a_bundle_knows_which_output_is_which_class(tmp_path: Path) -> None:
+    opened = open_model(ModelConfig(source="builtin", name="cifar_resnet20"), digits(limit_train=20, limit_test=20))
+    assert opened.bundle.class_names == [str(digit) for digit in range(10)] and not opened.told
+    for names, says in ((list("0123456798"), "class 8 is '8' in the data and '9' in"), (list("abcdefghij"), None)):
+        replace(opened.bundle, class_names=names).save(tmp_path / "bundle")
+        assert Bundle.load(tmp_path / "bundle").class_names == class_names_in(tmp_path / "bundle") == names
+        if says is not None:
+            with pytest.raises(InputError, match=says):
+                open_model(saved(tmp_path / "bundle"), digits())
+    again = open_model(saved(tmp_path / "bundle"), digits())
+    assert again.bundle.class_names == opened.bundle.class_names
+    assert "not called as those of the bundle: 0, 1, 2, 3, 4 and 5 more for a, b, c, d, e" in again.note
+
+
+def test_classes_that_are_numbers_with_other_numbers_are_told(tmp_path: Path) -> None:
+    for name in range(11):
+        (tmp_path / "val" / str(name)).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "val" / str(name) / "0.png")
+    data = adapter.validate_python({"name": "imagefolder", "path": str(tmp_path), "image_size": 16})
+    told = open_model(ModelConfig(source="builtin", name="cifar_resnet20"), data).told
+    assert told == ["classes are numbered in the order of their names as texts: 0, 1, 10, 2, 3 and 6 more"]
 
 
 @pytest.fixture

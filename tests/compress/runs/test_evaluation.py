@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from compress.bundle import open_model
 from compress.core.errors import InputError
 from compress.runs.evaluation import evaluate_file
 from compress.runs.recipe import load_recipe
@@ -54,6 +55,15 @@ def classifier(path, shape=("n", 3, 32, 32), kind=TensorProto.FLOAT, nodes=(), i
 def test_images_are_fitted_to_the_file(tmp_path, recipe, shape, kind):
     found = evaluate_file(classifier(tmp_path / "model.onnx", shape, kind), recipe)
     assert found["images"] == 60 and 0 <= found["top1"] <= 100 and found["loss"] > 0
+
+
+def test_a_file_is_held_against_the_classes_of_the_bundle_beside_it(tmp_path, recipe):
+    file = classifier(tmp_path / "model.onnx")
+    bundle = open_model(recipe.model, recipe.data).bundle
+    bundle.class_names = ["1", "0", *bundle.class_names[2:]]
+    bundle.save(tmp_path / "bundle")
+    with pytest.raises(InputError, match="class 0 is '0' in the data and '1' in the bundle"):
+        evaluate_file(file, recipe)
 
 
 def test_half_precision_agrees_with_single(tmp_path, recipe):
