@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from compress.commands.options import JsonFlag, QuietFlag, SetFlag, overrides_of, print_json
+from compress.commands.options import JsonFlag, QuietFlag, RecipeFlag, SetFlag, overrides_of, print_json
 from compress.core.atomic import write_text
 from compress.core.errors import InputError
 from compress.core.progress import set_quiet
@@ -73,7 +73,7 @@ def ls(
 
 
 def cat(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Recipe file, or the name of a shipped one.")],
+    recipe: RecipeFlag,
     resolved: Annotated[bool, typer.Option("--resolved", help="With every default filled in.")] = False,
     set_: SetFlag = None,
     json: JsonFlag = False,
@@ -109,7 +109,7 @@ def cp(
 
 
 def validate(
-    recipe: Annotated[str, typer.Argument(metavar="FILE", help="Recipe file, or the name of a shipped one.")],
+    recipe: RecipeFlag,
     set_: SetFlag = None,
     json: JsonFlag = False,
 ) -> None:

@@ -11,7 +11,7 @@ from compress.core.errors import InputError
 from compress.core.formatting import count, file_size, milliseconds
 
 _COUNTS = {"K": 1e3, "M": 1e6, "G": 1e9}
-_NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ]*)\s*", re.ASCII | re.IGNORECASE)
+_NUMBER = re.compile(r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?)\s*([A-Za-zµ]*|%)\s*", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,10 @@ def _limit(cost: Cost, text: str) -> Limit:
     if found is None:
         raise InputError(f"--{cost.key}  not a limit; got {text!r}; allowed {allowed}")
     value, unit = float(found[1]), found[2].lower()
+    if unit == "%":
+        if value > 100:
+            raise InputError(f"--{cost.key}  more than the full network's; got {text!r}; allowed {allowed}")
+        value, unit = value / 100, ""
     fraction = not unit and value <= 1
     if unit not in units and unit:
         raise InputError(f"--{cost.key}  not in a unit of {cost.title}; got {text!r}; allowed {allowed}")

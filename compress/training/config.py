@@ -18,6 +18,14 @@ from evaluators.tasks import Task
 OPTIMIZERS = list_optimizers(exclude_filters=["bnb*", "fused*", "kron*", "adahessian"])
 
 
+# as Lightning, torch and NumPy call them, and as YAML reads them without quotes
+_PRECISIONS: dict[Any, str] = {
+    **dict.fromkeys((32, "fp32", "float32", "32-true"), "32"),
+    **dict.fromkeys((16, "fp16", "float16", "16-mixed"), "16"),
+    **dict.fromkeys(("bfloat16", "bf16-mixed"), "bf16"),
+}
+
+
 class TrainerConfig(Config):
     """What the Trainer has to know: optimiser, schedule, precision, when to stop, what to keep.
 
@@ -60,12 +68,13 @@ class TrainerConfig(Config):
 
     @field_validator("precision", mode="before")
     @classmethod
-    def _number_of_bits(cls, value: Any) -> Any:
-        return str(value) if type(value) is int else value  # YAML reads 32 without quotes as a number
+    def _known_elsewhere(cls, value: Any) -> Any:
+        return _PRECISIONS.get(value, value) if isinstance(value, int | str) else value
 
     @field_validator("optimizer")
     @classmethod
     def _known_optimizer(cls, name: str) -> str:
+        name = name if name in OPTIMIZERS else name.lower()
         if name not in OPTIMIZERS:
             near = did_you_mean(name, map(str, OPTIMIZERS))
             raise ValueError(

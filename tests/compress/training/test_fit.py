@@ -61,6 +61,7 @@ def without_time(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def test_bits_without_quotes_are_a_precision() -> None:
     assert TrainConfig.model_validate({"precision": 32}).precision == "32"
+    assert TrainConfig.model_validate({"precision": "bf16-mixed", "optimizer": "AdamW"}).precision == "bf16"
     with pytest.raises(ValueError, match="precision"):
         TrainConfig.model_validate({"precision": 64})
 
