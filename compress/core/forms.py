@@ -83,6 +83,8 @@ def other_form(value: Any, kind: str, key: str, node: dict[str, Any], choices: S
         return _TRUTH.get(value.strip().lower(), REFUSED) if isinstance(value, str) else REFUSED
     if kind == "string_type" and _is_number(value):
         return written(value)
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return _named(value, node.get("discriminator", {}))
     if kind in ("list_type", "tuple_type"):
         return _entries(value, node.get("items"), kind)
     return REFUSED
@@ -98,6 +100,13 @@ def _choice(value: Any, choices: Sequence[Any]) -> Any:
         return REFUSED
     found = [choice for choice in choices if _plainly(choice) == _plainly(written(value))]
     return found[0] if len(found) == 1 else REFUSED
+
+
+def _named(value: Any, discriminator: Mapping[str, Any]) -> Any:
+    """Return a section that is named alone, such as `kd` for {loss: kd}."""
+    key, names = discriminator.get("propertyName"), list(discriminator.get("mapping", ()))
+    name = _choice(value, names) if isinstance(value, str) else REFUSED
+    return REFUSED if key is None or name is REFUSED else {key: name}
 
 
 def _plainly(word: Any) -> str:

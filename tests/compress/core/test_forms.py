@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field
@@ -11,7 +11,18 @@ from compress.core.problems import understood
 from compress.core.yaml_lines import parse_scalar
 
 
+class Cosine(Config):
+    loss: Literal["cosine"]
+
+
+class Kd(Config):
+    loss: Literal["kd"]
+    weight: float = 1.0
+
+
 class Settings(Config):
+    distill: Annotated[Cosine | Kd, Field(discriminator="loss")] | None = None
+    deeper: Kd | None = None
     count: int = 1
     rate: float = 1.0
     share: float | None = Field(None, gt=0, lt=1)
@@ -67,6 +78,7 @@ def read(key: str, text: str) -> tuple[Any, list[str]]:
         ("size", "3x16x16", (3, 16, 16)),
         ("size", "(3, 16)", (3, 16)),
         ("mean", "0.5, 0.25", (0.5, 0.25)),
+        ("distill", "KD", Kd(loss="kd")),
     ],
 )
 def test_a_form_whose_meaning_is_beyond_doubt_is_taken(key: str, text: str, value: Any) -> None:
@@ -95,6 +107,8 @@ def test_a_form_whose_meaning_is_beyond_doubt_is_taken(key: str, text: str, valu
         ("names", "a, b"),  # one name or two?
         ("size", "224"),  # height and width, or all of it?
         ("size", "3 16 16"),
+        ("distill", "mse"),
+        ("deeper", "kd"),  # another field may be meant
     ],
 )
 def test_what_is_in_doubt_is_refused(key: str, text: str) -> None:
