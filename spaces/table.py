@@ -9,6 +9,7 @@ import random
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class TableConfig(Config):
-    """A csv file (also gzipped) with one architecture per row."""
+    """A csv file (also gzipped; with commas, or else semicolons or tabs) with one architecture per row."""
 
     path: str = Field(description="the csv file, with a header line; may be gzipped")
     decisions: list[str] = Field([], description="columns that are decisions; their values are the choices")
@@ -52,7 +53,8 @@ class Table:
         opener: Any = gzip.open if self.path.suffix == ".gz" else open
         try:
             with opener(self.path, "rt", newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.reader(file))
+                header = file.readline()
+                rows = list(csv.reader(chain([header], file), delimiter=_delimiter(header), skipinitialspace=True))
         except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
             reason = getattr(error, "strerror", None) or error
             raise InputError(f"{self.path}: cannot be read as csv: {reason}") from error
@@ -60,7 +62,7 @@ class Table:
             rows.pop()
         if len(rows) < 2:
             raise InputError(f"{self.path}: a header and at least one row are needed")
-        self.header = rows[0]
+        self.header = [name.strip() for name in rows[0]]
         self.rows = rows[1:]
         for number, row in enumerate(self.rows, start=2):
             if len(row) != len(self.header):
@@ -198,6 +200,11 @@ class TableSpace(Space):
 
     def _has_no_networks(self) -> NoReturn:
         raise InputError(f"{self.table.path}: a table holds results, not networks; nothing can be built from it")
+
+
+def _delimiter(header: str) -> str:
+    """Return what stands between fields: a comma, unless the header has none."""
+    return next((mark for mark in (",", ";", "\t") if mark in header), ",")
 
 
 def _typed(texts: list[str]) -> list[Choice]:

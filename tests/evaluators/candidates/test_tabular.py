@@ -42,6 +42,13 @@ def test_rows_of_one_network_are_averaged_and_costs_are_free(space: Space) -> No
     assert ours.evaluate(space.check({"a": 1, "b": 2}), ours.metrics, 3) == {"top1": 81.5, "latency_ms": 6}
 
 
+@pytest.mark.parametrize("mark", [";", "\t", ", "])
+def test_fields_may_stand_between_other_marks(table: Path, mark: str) -> None:
+    table.write_text(table.read_text().replace(",", mark))
+    space = create("table", {"path": str(table), "decisions": ["a", "b"]})
+    assert make(space).evaluate(space.check({"a": 1, "b": 2}), ("top1",), 0) == {"top1": 81.5}
+
+
 def test_an_empty_field_names_its_line(space: Space) -> None:
     with pytest.raises(InputError, match=r"results\.csv:5: the table has no top1 for \{'a': 2, 'b': 2\}"):
         make(space).evaluate(space.check({"a": 2, "b": 2}), ("top1",), 0)
