@@ -235,7 +235,7 @@ def _sentence(path: Path_, details: list[ErrorDetails], tree: dict[str, Any], va
         value = _value_at(values, path)
         return _with_got(str(context["error"]), detail["input"] if value is None else value)
     limits = _limits(node)
-    if kind.startswith(_RANGES):
+    if kind.startswith(_RANGES) or (kind == "finite_number" and limits):
         return f"out of range{got}; allowed {limits or detail['msg'].removeprefix('Input should be ')}"
     if wanted:
         allowed = " or ".join(wanted) + (f", {limits}" if limits else "")

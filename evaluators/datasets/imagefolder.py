@@ -16,7 +16,7 @@ from evaluators.datasets.image_files import Files, FileSet
 from evaluators.datasets.samples import Samples, classified
 
 _TRAIN_FOLDERS = ("train", "training")
-_TEST_FOLDERS = ("val", "test", "validation", "valid", "testing")
+_TEST_FOLDERS = ("val", "validation", "valid", "test", "testing")
 _SYSTEM = ("__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 
 
