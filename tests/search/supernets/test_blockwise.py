@@ -266,7 +266,7 @@ def test_a_killed_training_goes_on_bit_for_bit(
 
 
 def test_a_training_of_another_length_cannot_go_on_but_begin_anew(data: Data, tmp_path: Path) -> None:
-    steady = {"schedule": "constant", "warmup_epochs": 0}
+    steady = {"schedule": "constant", "warmup_epochs": 0, "checkpoint_seconds": 0}
     train(context(data, tmp_path, **steady))
     longer = context(data, tmp_path, epochs=2, **steady)
     with pytest.raises(InputError, match=r"cannot resume from .*: epochs was 1, is 2"):
