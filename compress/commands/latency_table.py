@@ -53,6 +53,10 @@ def latency_table(
         int, typer.Option("--networks", metavar="N", min=10, help="Networks to fit the table to.")
     ] = 100,
     check: Annotated[int, typer.Option("--check", metavar="N", min=5, help="Networks that tell its error.")] = 20,
+    seconds: Annotated[
+        float,
+        typer.Option("--seconds", metavar="N", min=0, max=10, help="Seconds of runs of a network at a time."),
+    ] = 0.3,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the draw of networks.")] = 0,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
@@ -76,7 +80,7 @@ def latency_table(
     opened.default_task = opened.task(classes, channels, size)
     settings = _settings(
         {
-            "measure": {"target": _target(target), "threads": threads, "batch": batch, "seconds": 0.3},
+            "measure": {"target": _target(target), "threads": threads, "batch": batch, "seconds": seconds},
             "statistic": statistic,
         }
     )

@@ -116,7 +116,11 @@ class UnitSums:
 def energies(model: nn.Module, norm: int = 2) -> UnitSums:
     """Return sums of |w| (norm 1) or w^2 (norm 2) over the weights of units."""
     tensors = named_tensors(model)
-    return UnitSums(lambda name: tensors[name].abs() if norm == 1 else tensors[name].double().square())
+
+    def values(name: str) -> Tensor:
+        return tensors[name].abs() if norm == 1 else tensors[name].to(torch.float64, copy=True).square_()
+
+    return UnitSums(values)
 
 
 def mean_normalised(scores: Mapping[str, Tensor], graph: Graph) -> dict[str, Tensor]:

@@ -44,6 +44,8 @@ class FitResult:
             as test_loss).
         stopped_by: "epochs", "minutes", "patience" or "step".
         best_epoch: the epoch whose weights were kept with `keep: best`, else None.
+        metrics: the task's on the test data, of the weights that the model ended with; None where epochs are not
+            evaluated, or batch norms were estimated anew after the last one.
     """
 
     epochs_run: int
@@ -51,3 +53,4 @@ class FitResult:
     history: list[dict[str, Any]]
     stopped_by: str
     best_epoch: int | None
+    metrics: dict[str, float | None] | None = None

@@ -85,6 +85,8 @@ class Trainer:
             del self.settings["epochs"]
         self.position = Position()
         self.best: dict[str, Tensor] | None = None
+        self.judged: tuple[int, dict[str, float | None]] | None = None
+        """After which update the weights that count so far were evaluated, and how good they were."""
 
     def run(self, resume: bool = False) -> FitResult:
         """Train to the end; the model comes back in eval mode where it was, and the process' random state as it was.
@@ -217,7 +219,10 @@ class Trainer:
         here, model = self.position, self.updater.result
         metrics = evaluate(model, test, self.task, self.updater.engine.device)
         value = self.task.main_metric.of(metrics)
-        if self.task.main_metric.better(value, here.best):
+        better = self.task.main_metric.better(value, here.best)
+        if better or self.config.keep == "last":
+            self.judged = here.update, metrics
+        if better:
             here.best, here.best_epoch = value, epoch
             if self.config.keep == "best":
                 self.best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
@@ -240,12 +245,22 @@ class Trainer:
             restore(model, self.best)
         elif self.updater.result is not model:
             model.load_state_dict(self.updater.result.state_dict())
-        if self.config.bn_recalibrate and norm_layers(model):
+        renewed = bool(self.config.bn_recalibrate and norm_layers(model))
+        if renewed:
             batches, device = self.loader.epoch(here.epoch), self.updater.engine.device
             recalibrate(model, batches, self.config.bn_recalibrate, device, self.task.forward)
         model.eval()
         best = here.best_epoch if self.best is not None else None
-        return FitResult(here.epoch, here.seconds, here.history, here.stopped_by or "epochs", best)
+        metrics = None if renewed else self._final_metrics(best)
+        return FitResult(here.epoch, here.seconds, here.history, here.stopped_by or "epochs", best, metrics)
+
+    def _final_metrics(self, best: int | None) -> dict[str, float | None] | None:
+        """Return the metrics of what the model is now, which mostly were computed at the end of an epoch."""
+        if self.test is None or not self.config.evaluate_every:
+            return None
+        if self.judged is not None and (best is not None or self.judged[0] == self.position.update):
+            return self.judged[1]
+        return evaluate(self.model, self.test, self.task, self.updater.engine.device)
 
 
 def training_split(data: Data) -> Loader:

@@ -56,8 +56,12 @@ def accuracy(model: nn.Module, data: Data, device: str) -> Metrics:
     """Return the task's metrics on the held-out samples."""
     assert data.test is not None
     with on_device(model, device):
-        found = evaluate(model, data.test, data.task, device)
-    return {name: value for name, value in found.items() if value is not None}
+        return told(evaluate(model, data.test, data.task, device))
+
+
+def told(metrics: Mapping[str, float | None]) -> Metrics:
+    """Return the metrics that say something."""
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def diverged(data: Data, error: Diverged) -> Metrics:

@@ -15,6 +15,7 @@ from compress.core.errors import Diverged, InputError
 from compress.core.progress import hushed
 from compress.training.config import TrainConfig
 from compress.training.fit import fit
+from compress.training.position import FitResult
 from evaluators.candidates.cache import locked
 from evaluators.candidates.evaluator import (
     Evaluator,
@@ -35,6 +36,7 @@ from evaluators.candidates.networks import (
     diverged,
     fingerprint,
     save_weights,
+    told,
 )
 from evaluators.candidates.teacher import GivenModel
 from evaluators.datasets import Data
@@ -129,8 +131,8 @@ class TrainEvaluator(Evaluator):
         model = build(space, arch, data, seed)
         try:
             with hushed():
-                self._train(model, data, arch, seed, _listener(data.task, wanted, report))
-                found = accuracy(model, data, device)
+                known = self._train(model, data, arch, seed, _listener(data.task, wanted, report)).metrics
+                found = accuracy(model, data, device) if known is None else told(known)
         except Diverged as error:
             found = diverged(data, error)
         else:
@@ -154,21 +156,21 @@ class TrainEvaluator(Evaluator):
 
     def _train(
         self, model: nn.Module, data: Data, arch: Architecture, seed: int, log: Callable[[dict[str, Any]], None] | None
-    ) -> None:
+    ) -> FitResult:
         folder = self.context.directory / "training" / self._name(arch, seed)
         teacher = self._given.module() if self._given is not None and self.config.train.needs_teacher else None
         device = self.context.device
         train = partial(fit, model, data, self.config.train, device=device, seed=seed, teacher=teacher, log=log)
         with locked(folder.with_suffix(".lock"), wait=False) as mine:
             if not mine:  # another worker trains the same candidate: both do, and only that one leaves checkpoints
-                train(label="candidate")
-                return
+                return train(label="candidate")
             try:
-                train(label="candidate", checkpoint_dir=folder, resume=True)
+                found = train(label="candidate", checkpoint_dir=folder, resume=True)
             except (Stopped, Diverged):
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
             shutil.rmtree(folder, ignore_errors=True)
+            return found
 
 
 def _listener(task: Task, wanted: Collection[str], report: Report | None) -> Callable[[dict[str, Any]], None] | None:

@@ -43,6 +43,16 @@ def test_a_study_is_found_again(study, tmp_path):
     assert [trial.value for trial in again.trials] == [1.0]
 
 
+def test_only_the_end_of_a_trial_waits_for_the_disk(study, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    trial = study.ask(CHOICES)
+    trial.set_user_attr("worker", DEAD)
+    assert synced == []
+    study.tell(trial, 1.0)
+    assert len(synced) == 1
+
+
 def test_other_directions_are_refused(study, tmp_path):
     with pytest.raises(InputError, match="objective asks for"):
         open_study("toy", None, tmp_path, ["minimize"])

@@ -27,7 +27,7 @@ def measure(path: Path, request: Request) -> dict[str, Any]:
     """Return the distribution of a model's latency, in ms per batch, and what it depends on (see `LatencyRecord`)."""
     session, feed = ready(path, request)
     clock, watch = cpu_clock(request["threads"]), Watch()
-    warm_up(session, feed, WARMUP_RUNS, min(WARMUP_SECONDS, request["max_seconds"]))
+    warm_up(session, feed, WARMUP_RUNS, min(WARMUP_SECONDS, request["seconds"]))
     with watch:
         times = time_runs(session, feed, clock, request["runs"], request["seconds"], request["max_seconds"])
     return describe(times, clock, feed, request, unrest(times[:1], watch, request))

@@ -22,6 +22,7 @@ from compress.training.estimate import estimate_seconds
 from compress.training.fit import fit
 from compress.training.update import Updater
 from evaluators.datasets.batch import Batch
+from evaluators.tasks.evaluation import evaluate
 from tests.support.processes import Child
 
 # Everything at once: masks, average, teacher, mixing, clipping, selection, renewed statistics.
@@ -281,6 +282,21 @@ def test_best_keeps_the_weights_of_the_best_epoch() -> None:
     images, labels = batch.inputs, batch.targets
     assert result.best_epoch == best["epoch"]
     assert 100 * float((model(images).argmax(1) == labels).float().mean()) == pytest.approx(best["top1"])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"keep": "best"}, {"ema": 0.9}, {"evaluate_every": 2}, {"evaluate_every": 0}, {"bn_recalibrate": 2}],
+)
+def test_the_metrics_of_a_training_are_those_of_the_weights_that_it_leaves(
+    settings: dict[str, Any], tmp_path: Path
+) -> None:
+    config = TrainConfig(epochs=3, lr=0.3, optimizer="sgd", warmup_epochs=0, checkpoint_seconds=0, **settings)
+    for resume in (False, True):  # of the second training nothing is left to do
+        model, data = tiny_model(), tiny_data()
+        result = fit(model, data, config, checkpoint_dir=tmp_path, resume=resume)
+        known = config.evaluate_every and not config.bn_recalibrate
+        assert result.metrics == (evaluate(model, data.test, data.task) if known else None)
 
 
 def test_zero_epochs_only_renew_batch_norm_statistics() -> None:
