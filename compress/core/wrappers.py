@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
 from compress.core.errors import InputError
@@ -20,12 +23,17 @@ QUANTIZED = ("quantized", "qat")
 """Parts of the names of torch's modules of layers that compute, or learn to compute, with integers."""
 
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the module that a compiled, data-parallel or averaged `model` holds; any other as it is.
+def unwrapped(given: Any) -> nn.Module:
+    """Return the module that a compiled, data-parallel or averaged one holds; any other as it is.
 
-    Raises InputError for TorchScript, whose code is compiled for the widths that it was made with, and for layers that
-    torch has quantized, whose weights are packed integers.
+    Raises InputError for what is no module, for TorchScript, whose code is compiled for the widths that it was made
+    with, for layers that torch has quantized, whose weights are packed integers, and for layers without weights as yet.
     """
+    if not isinstance(given, nn.Module):
+        made = isinstance(given, type) and issubclass(given, nn.Module)
+        got = f"the class {given.__name__}" if made else f"a {type(given).__name__}"
+        raise InputError(f"model: got {got}; allowed an nn.Module" + (f", such as {given.__name__}()" if made else ""))
+    model: nn.Module = given
     while (inside := _inside(model)) is not None:
         model = inside
     for name, module in model.named_modules():
@@ -39,6 +47,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
                 f"{where} ({kind.__name__}) is quantized by torch, which is neither trained nor narrowed; give the "
                 "model of floats, and integers by the section quantize"
             )
+        if any(map(is_lazy, (*module._parameters.values(), *module._buffers.values()))):
+            raise InputError(f"layer {name!r} ({kind.__name__}) has no weights yet; call the model once beforehand")
     return model
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -33,6 +34,7 @@ def score_units(
     free = {group.name for group in graph.groups if group.repeats > 1 and not group.rigid}
     seen = [group.expanded() if group.name in free else group for group in graph.groups]
     scores = chosen.scores(model, seen, data)
+    _refuse_senseless(scores, chosen)
     groups: list[Group] = []
     for group in graph.groups:
         if group.name in free:
@@ -47,3 +49,12 @@ def _refuse_not_finite(model: nn.Module, graph: Graph) -> None:
     for name in dict.fromkeys(part.tensor for group in graph.groups for part in group.slices):
         if not torch.isfinite(tensors[name]).all():
             raise InputError(f"the weights cannot be scored: {name!r} holds values that are not finite (NaN or Inf)")
+
+
+def _refuse_senseless(scores: Mapping[str, Tensor], criterion: UnitCriterion) -> None:
+    """Raise InputError where scores do not rank units: some are no numbers, or none of a loss has any effect."""
+    for name, score in scores.items():
+        if not torch.isfinite(score).all():
+            raise InputError(f"the units of {name!r} cannot be scored: NaN or infinite values; check the data")
+    if criterion.needs_loss and scores and not any(bool(score.any()) for score in scores.values()):
+        raise InputError("the loss depends on no unit of the model: all of them score 0; check data and outputs")

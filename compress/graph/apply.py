@@ -40,6 +40,8 @@ def apply(plan: Plan, model: nn.Module, shared: Collection[str] = ()) -> nn.Modu
     Raises:
         InputError: the plan was made for another architecture; the tensor or layer is named.
     """
+    if not isinstance(plan, Plan):
+        raise InputError(f"plan: got a {type(plan).__name__}; allowed a plan, such as compress.plan makes")
     model = unwrapped(model)
     if plan.folded:
         model = copy.deepcopy(model)
@@ -50,7 +52,7 @@ def apply(plan: Plan, model: nn.Module, shared: Collection[str] = ()) -> nn.Modu
     for name, dims in plan.kept.items():
         if name not in tensors:
             raise InputError(f"the plan narrows {name!r}, which the model does not have: it is of another architecture")
-        memo[id(tensors[name])] = _narrowed(name, tensors[name], dims, taken)
+        memo[id(tensors[name])] = _narrowed(name, tensors[name], dims, plan.sizes.get(name, {}), taken)
     for name in plan.dropped:
         memo[id(_module(model, name))] = PassThrough()
     for module in model.modules():
@@ -85,6 +87,8 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     for module in reversed(modules):  # children first: what was compiled asks what it holds
         own = vars(memo[id(module)])
         for name, value in vars(module).items():
+            if name == "_compiled_call_impl":  # of `module.compile()`: it would run the module that is copied
+                continue
             if type(value) in (bool, int, float, str, type(None)):
                 own[name] = value
             elif type(value) in (OrderedDict, dict, list, set) and not value and id(value) not in memo:
@@ -123,7 +127,9 @@ class _Positions:
         return self._made[key][1:]
 
 
-def _narrowed(name: str, tensor: Tensor, dims: Mapping[int, tuple[int, ...]], taken: _Positions) -> Tensor:
+def _narrowed(
+    name: str, tensor: Tensor, dims: Mapping[int, tuple[int, ...]], sizes: Mapping[int, int], taken: _Positions
+) -> Tensor:
     small = tensor.detach()
     for dim, indices in dims.items():
         largest, positions = taken.of(indices, tensor.device)
@@ -131,6 +137,11 @@ def _narrowed(name: str, tensor: Tensor, dims: Mapping[int, tuple[int, ...]], ta
             raise InputError(
                 f"the plan keeps position {largest} of dimension {dim} of {name!r}, "
                 f"whose shape is {tuple(tensor.shape)}: it is of another architecture"
+            )
+        if sizes.get(dim, small.shape[dim]) != small.shape[dim]:
+            raise InputError(
+                f"the plan is for {sizes[dim]} positions of dimension {dim} of {name!r}, whose shape is "
+                f"{tuple(tensor.shape)}: it is of another architecture"
             )
         small = small.index_select(dim, positions)
     if isinstance(tensor, nn.Parameter):

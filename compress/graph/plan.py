@@ -45,6 +45,7 @@ class Plan:
 
     `kept` maps tensor name -> dimension -> indices that stay, in order. `dropped` are residual blocks that become the
     identity; `folded` are pairs (convolution, batch norm) to be made one. `macs` and `params` are (before, after).
+    `sizes` says how long each dimension in `kept` was, by which a plan for another width is told; {}: not written down.
     """
 
     kept: Mapping[str, Mapping[int, tuple[int, ...]]] = field(default_factory=dict)
@@ -56,6 +57,7 @@ class Plan:
     macs: tuple[int, int] = (0, 0)
     params: tuple[int, int] = (0, 0)
     align: int = 1
+    sizes: Mapping[str, Mapping[int, int]] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return the table of widths, what stays whole and why, and the predicted cost."""
@@ -112,6 +114,10 @@ class Plan:
                 macs=_pair(value["macs"]),
                 params=_pair(value["params"]),
                 align=int(value["align"]),
+                sizes={
+                    str(name): {int(dim): int(size) for dim, size in dims.items()}
+                    for name, dims in value.get("sizes", {}).items()  # plans of 0.1.0 have none
+                },
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"this is not a pruning plan: {type(error).__name__}: {error}") from error
@@ -119,6 +125,11 @@ class Plan:
     def then(self, later: Plan) -> Plan:
         """Return the one plan that does this one and afterwards `later` (made for the module this one gives)."""
         kept = {name: dict(dims) for name, dims in self.kept.items()}
+        sizes = {name: dict(dims) for name, dims in self.sizes.items()}
+        for name, lengths in later.sizes.items():
+            for dim, length in lengths.items():
+                if dim not in self.kept.get(name, {}):
+                    sizes.setdefault(name, {})[dim] = length
         for name, dims in later.kept.items():
             mine = kept.setdefault(name, {})
             for dim, indices in dims.items():
@@ -142,6 +153,7 @@ class Plan:
             macs=(self.macs[0], later.macs[1]),
             params=(self.params[0], later.params[1]),
             align=later.align,
+            sizes={name: dims for name, dims in sizes.items() if not inside(name, gone)},
         )
 
 
@@ -165,8 +177,9 @@ def make_plan(
     """
     widths = {**graph.widths(), **{name: len(units) for name, units in kept.items()}}
     shapes = {name: tensor.shape for name, tensor in [*model.named_parameters(), *model.named_buffers()]}
+    positions = _kept_positions(graph, kept, shapes, dropped)
     return Plan(
-        kept=_kept_positions(graph, kept, shapes, dropped),
+        kept=positions,
         attributes=_attribute_values(model, graph, widths, dropped),
         dropped=dropped,
         folded=folded,
@@ -175,6 +188,7 @@ def make_plan(
         macs=(graph.macs(), graph.macs(widths, dropped)),
         params=(graph.params(), graph.params(widths, dropped)),
         align=align,
+        sizes={name: {dim: shapes[name][dim] for dim in dims} for name, dims in positions.items()},
     )
 
 

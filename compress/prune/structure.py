@@ -5,10 +5,10 @@ Trace the model into groups of coupled widths, score their units, choose widths 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import starmap
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compress.core.errors import InputError
 from compress.core.problems import validated
 from compress.core.progress import say
-from compress.core.tensors import Inputs, tensors_in
+from compress.core.tensors import Inputs, mapped, tensors_in
 from compress.core.wrappers import unwrapped
 from compress.criteria.score import score_units
 from compress.criteria.unit_criterion import Batches, ScoringData
@@ -32,12 +32,12 @@ from compress.graph.tracer import Limits
 from compress.graph.widths import WidthRules
 from compress.prune.blocks import block_influence, least_influential
 from compress.prune.budget import meet_budget
+from compress.prune.given import Source, batches_of, task_of
 from compress.prune.proof import mended, with_counted_costs
 from compress.prune.structure_config import StructureConfig
-from evaluators.datasets.batch import Batch
 from evaluators.latency.targets.local import LocalTarget
 from evaluators.latency.width_multiple import width_multiple
-from evaluators.tasks import UNSIZED, Task
+from evaluators.tasks import UNSIZED, Task, TaskConfig
 
 Scored = tuple[Graph, dict[str, Tensor]]  # a graph with its repeats matched, and group name -> what each unit is worth
 
@@ -189,7 +189,8 @@ def plan(
     criterion: str = "dimap",
     budget: Mapping[str, float] | None = None,
     *,
-    batches: Callable[[], Iterable[tuple[Any, Any]]] | None = None,
+    batches: Source | None = None,
+    task: str | Mapping[str, Any] | TaskConfig | Task | None = None,
     multiple: int | None = None,
     **options: Any,
 ) -> Plan:
@@ -201,26 +202,71 @@ def plan(
             tuple (positional arguments) or dictionary (keyword arguments).
         criterion: how units are ranked.
         budget: `{"macs": f}`, `{"params": f}`: the fraction to keep.
-        batches: yields (inputs, targets), for criteria that need data.
+        batches: of (inputs, targets), for criteria that need data: a DataLoader, a list, or a function that gives them
+            anew each time. All are used, unless `calibration_batches` says how many.
+        task: what the model is for, as the section `task` of a recipe or its name; None: classification. Its loss is
+            what criteria go by.
         multiple: what widths are multiples of where `align` is not given; None: what this machine runs fastest.
         options: further fields of `StructureConfig`.
 
     Raises:
         InputError: the model, a name or a value does not allow it.
     """
+    _refuse_undone(options)
     config = validated(StructureConfig, {"kind": "structure", "criterion": criterion, "budget": budget, **options})
     if config.latencies:
         raise InputError(f"budget.{config.latencies[0].kind}: a recipe measures latency; allowed here: macs, params")
-    if config.align == "auto" and multiple is None:
-        multiple = width_multiple(LocalTarget()).value
-    if isinstance(example_inputs, Tensor):
-        example_inputs = example_inputs[:1]
-    tensor = next(tensors_in(example_inputs), None)
-    if tensor is None:
-        what = f"got {type(example_inputs).__name__} without a tensor"
-        raise InputError(f"example_inputs: {what}; allowed a tensor (N, ...), or a tuple or dictionary of such")
-    device = str(tensor.device)
+    steps = None if multiple is None else _multiple(multiple)
+    if config.align == "auto" and steps is None:
+        steps = width_multiple(LocalTarget()).value
+    bound = task_of(task)
+    misfit = config.unfit(bound) or config.options.unfit(bound)
+    if misfit:
+        raise InputError(f"task: {misfit}")
     model = unwrapped(model)
-    graph = prunable(model, example_inputs, config)
-    given = None if batches is None else lambda: starmap(Batch, batches())
-    return plan_structure(model, graph, example_inputs, config, Setting(given, device, multiple=multiple or 1))
+    for name, tensor in model.named_parameters():
+        if tensor.is_meta:
+            raise InputError(f"model: {name!r} is on the device meta, which holds no numbers; load the model's weights")
+        if tensor.is_inference():
+            raise InputError(f"model: {name!r} was made under torch.inference_mode; make the model outside of it")
+    with torch.inference_mode(False):  # its tensors have no history, by which widths are followed
+        example_inputs = _example(example_inputs)
+        device = str(next(tensors_in(example_inputs)).device)
+        graph = prunable(model, example_inputs, config)
+        limit = config.calibration_batches if "calibration_batches" in options else None
+        given = None if batches is None else batches_of(batches, model, bound, config.options, limit)
+        setting = Setting(given, device, multiple=steps or 1, task=bound)
+        return plan_structure(model, graph, example_inputs, config, setting)
+
+
+def _multiple(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise InputError(f"multiple: got {value!r}; allowed whole numbers from 1, or None")
+    return int(value)
+
+
+_UNDONE = ("steps", "step_epochs", "compensate", "bn_batches", "sensitivity", "budgets")
+"""Options of a recipe's stage that train, refit or measure, and are no part of a plan."""
+
+
+def _refuse_undone(options: Mapping[str, Any]) -> None:
+    """Raise InputError for what the stage of a recipe does besides planning; turned off it may be said."""
+    for name in _UNDONE:
+        default = StructureConfig.model_fields[name].default
+        if options.get(name) and (name == "compensate" or options[name] != default):
+            raise InputError(f"{name}: a plan removes units alone, a recipe's stage does the rest; leave it out")
+
+
+def _example(inputs: Any) -> Inputs:
+    """Return one sample of what the caller's model takes, of tensors that computations can be followed from."""
+    if isinstance(inputs, Tensor):
+        inputs = inputs[:1]
+    if next(tensors_in(inputs), None) is None:
+        what = f"got {type(inputs).__name__} without a tensor"
+        raise InputError(f"example_inputs: {what}; allowed a tensor (N, ...), or a tuple or dictionary of such")
+    if any(tensor.numel() == 0 for tensor in tensors_in(inputs)):
+        sizes = ", ".join(str(tuple(tensor.shape)) for tensor in tensors_in(inputs))
+        raise InputError(f"example_inputs: got tensors of {sizes}; at least one sample is needed")
+    if any(tensor.is_meta for tensor in tensors_in(inputs)):
+        raise InputError("example_inputs: got a tensor on the device meta, which holds no numbers; allowed cpu, cuda")
+    return mapped(inputs, lambda each: each.clone() if each.is_inference() else each)  # type: ignore[no-any-return]

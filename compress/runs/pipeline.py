@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from compress.bundle import Bundle
 from compress.core.environment import choose_device
@@ -70,7 +72,8 @@ def run(
         return _result(directory)
     runner = Runner(recipe, directory, chosen, resume and not new, again)
     try:
-        runner.run()
+        with torch.inference_mode(False), _default_type(torch.float32):  # whatever the caller's are
+            runner.run()
         return _result(directory)
     except RunInUse:
         raise
@@ -87,6 +90,17 @@ def run(
         raise _failed(directory, runner.act, error, resume_hint) from error
     finally:
         runner.close()
+
+
+@contextmanager
+def _default_type(kind: torch.dtype) -> Iterator[None]:
+    """Run the block with this type of new tensors."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(kind)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _failed(directory: RunDirectory, act: str, error: BaseException, resume_hint: str) -> CompressError:

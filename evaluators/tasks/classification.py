@@ -97,7 +97,7 @@ class Classification(Task):
         published weight.
         """
         smoothing = 0.0 if batch.targets.is_floating_point() else self.label_smoothing
-        loss = F.cross_entropy(self.tensor(outputs), batch.targets, label_smoothing=smoothing)
+        loss = F.cross_entropy(_of_classes(self.tensor(outputs)), batch.targets, label_smoothing=smoothing)
         if model is None or isinstance(outputs, Tensor):
             return loss
         weight = getattr(model, "auxiliary_weight", AUXILIARY_WEIGHTS.get(type(outputs).__name__, 0.0))
@@ -107,7 +107,7 @@ class Classification(Task):
 
     def drawn_loss(self, outputs: Any, generator: Generator) -> Tensor:
         """Return the summed cross entropy of one drawn class and one random sign per image."""
-        logits = self.tensor(outputs)
+        logits = _of_classes(self.tensor(outputs))
         shares = logits.detach().float().softmax(1).cpu()
         labels = torch.multinomial(shares, 1, generator=generator)[:, 0].to(logits.device)
         signs = torch.randint(0, 2, (len(logits),), generator=generator).to(logits) * 2 - 1
@@ -180,6 +180,16 @@ def logits_of(output: Any) -> Tensor:
         f"model: it returns a {type(output).__name__}{keys}; training and evaluation need logits (N, classes), "
         "or a tuple that begins with them"
     )
+
+
+def _of_classes(logits: Tensor) -> Tensor:
+    """Return the logits; of a single one the cross entropy is always 0, which is refused."""
+    if logits.shape[1] < 2:
+        raise InputError(
+            f"model: it returns {tuple(logits.shape)}, one number a sample; a classifier has two classes or more, and "
+            "numbers are task regression"
+        )
+    return logits
 
 
 def _check(logits: Tensor, labels: Tensor) -> int:
