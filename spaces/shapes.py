@@ -12,6 +12,7 @@ from torch import nn
 
 from compress.core.errors import InputError, did_you_mean, is_out_of_memory, reason_of
 from compress.core.inputs import ModelInputs
+from compress.core.modes import draws_at_random
 from compress.core.tensors import call, called, named_tensors
 from evaluators.tasks import Task
 
@@ -91,6 +92,33 @@ def check_forward(module: nn.Module, name: str, task: Task, described: ModelInpu
         f"model.name: {name!r} returned {what} for one input; the data has {task.num_outputs} {task.counted}, so "
         f"{task.form} are needed; leave the data out with data.name: none"
     )
+
+
+def peculiarities(module: nn.Module, task: Task, described: ModelInputs | None = None) -> list[str]:
+    """Return what users are to know of how `module`, in eval mode, answers: at random, or with probabilities."""
+    if described is None:
+        noise = torch.randn(2, *task.input_size, generator=torch.Generator().manual_seed(0))
+        given = task.arguments(noise[:1])
+    else:
+        given = described.draw(1)
+    notes = []
+    try:
+        if draws_at_random(module, given):
+            notes.append(
+                "the model gives other outputs each time that it is run on one input, in eval mode as well (such as "
+                "F.dropout without training=self.training): its figures vary, and no ONNX file of it can be checked"
+            )
+        if task.scored != "nothing" and task.gives_tensor:
+            with torch.no_grad():
+                shares = task.tensor(call(module, given))
+            if shares.shape[1] > 1 and bool((shares >= 0).all() & ((shares.sum(1) - 1).abs() < 1e-4).all()):
+                notes.append(
+                    "the model gives probabilities, and losses, distillation and calibration take logits (they apply "
+                    "softmax themselves): leave the softmax at its end out"
+                )
+    except Exception:
+        pass
+    return notes
 
 
 def check_names(module: nn.Module, name: str, described: ModelInputs) -> None:

@@ -19,7 +19,7 @@ from compress.core.sections import NameOf
 from compress.core.tensors import mapped
 from evaluators.tasks import DEFAULT, Task, TaskConfig
 from spaces.checkpoint import LoadReport, load_checkpoint
-from spaces.shapes import Shape, as_argument, check_forward, pair, sides_of, wished
+from spaces.shapes import Shape, as_argument, check_forward, pair, peculiarities, sides_of, wished
 
 
 class Source(ABC):
@@ -194,6 +194,9 @@ def build_model(config: ModelConfig, task: Task | TaskConfig | None = None, seed
         except InputError as error:
             raise (InputError(f"{error}; {built.note}") if built.note else error) from error.__cause__
         built.task = task.config.of_model(found, built.input_size)
+        built.note = "; ".join(
+            filter(None, [built.note, *peculiarities(built.module, built.task, built.config.described)])
+        )
     if config.checkpoint is not None:
         built.load_report = load_checkpoint(built.module, config.checkpoint)
     built.module.eval()

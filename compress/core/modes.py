@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from compress.core.tensors import called
+from compress.core.tensors import Inputs, call, called, tensors_in
 
 
 @contextmanager
@@ -45,6 +45,33 @@ def training_flow(model: nn.Module) -> Iterator[None]:
         for module in model.modules():
             module.training = next(module.children(), None) is not None and not hasattr(module, "running_mean")
         yield
+
+
+@torch.no_grad()
+def draws_at_random(model: nn.Module, inputs: Inputs) -> bool:
+    """Return whether `model` gives other outputs for the same `inputs` in evaluation mode; generators stay as they are.
+
+    What it gives is compared with what it gives after other draws of torch's generator on the CPU.
+    """
+    answers = []
+    with torch.random.fork_rng(devices=[]), evaluating(model):
+        for seed in (0, 1):
+            torch.default_generator.manual_seed(seed)
+            answers.append([each.detach().clone() for each in tensors_in(call(model, inputs))])
+    pairs = list(zip(*answers, strict=False))
+    return len(answers[0]) != len(answers[1]) or not all(_alike(*pair) for pair in pairs)
+
+
+def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two outputs are the same but for rounding (kernels may add up in another order)."""
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.is_complex():
+        one, other = torch.view_as_real(one), torch.view_as_real(other)
+    one, other = one.double(), other.double()
+    finite = one[one.isfinite()].abs()
+    largest = float(finite.max()) if finite.numel() else 0.0
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-5 * largest, equal_nan=True)
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 
 from compress.core.errors import InputError
@@ -27,7 +26,7 @@ def unwrapped(given: Any) -> nn.Module:
     """Return the module that a compiled, data-parallel or averaged one holds; any other as it is.
 
     Raises InputError for what is no module, for TorchScript, whose code is compiled for the widths that it was made
-    with, for layers that torch has quantized, whose weights are packed integers, and for layers without weights as yet.
+    with, and for layers that torch has quantized, whose weights are packed integers.
     """
     if not isinstance(given, nn.Module):
         made = isinstance(given, type) and issubclass(given, nn.Module)
@@ -47,8 +46,6 @@ def unwrapped(given: Any) -> nn.Module:
                 f"{where} ({kind.__name__}) is quantized by torch, which is neither trained nor narrowed; give the "
                 "model of floats, and integers by the section quantize"
             )
-        if any(map(is_lazy, (*module._parameters.values(), *module._buffers.values()))):
-            raise InputError(f"layer {name!r} ({kind.__name__}) has no weights yet; call the model once beforehand")
     return model
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from compress.core.config import Config
 from compress.core.errors import CompressError, InputError, is_out_of_memory
 from compress.core.inputs import ModelInputs
+from compress.core.modes import draws_at_random
 from compress.core.progress import say
 from compress.core.tensors import Inputs, mapped, tensors_in
 from compress.export.checks import Check, Flat, answered, needs_flat
@@ -37,6 +38,7 @@ from evaluators.tasks import UNSIZED, Task
 EXPORTERS = ("dynamo", "torchscript")
 CHECKED_BATCHES = (1, 2, 3, 2)
 CLEARLY_FASTER = 1.02
+FIXED = "fixed"
 CHATTY_LOGGERS = ("", "torch", "torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
 
 
@@ -148,6 +150,11 @@ def export(
     larger = samples.other_sizes(module)
     if config.dynamic_size and len(larger) == 1:
         notes.append("the model does not take images of any height and width, so neither does the file")
+    if draws_at_random(module, samples.example):
+        raise CompressError(
+            f"{path.name} could not be exported: the model gives other outputs each time that it is run on one input, "
+            "in eval mode as well, so no file can be held against it; such as F.dropout without training=self.training"
+        )
     every = _compared(own, module, samples, config, task, larger)
     (_, checks), *others = every
     if others:
@@ -171,6 +178,18 @@ def export(
                 _attempt(name, every, samples, folder / f"{name}_again", data_name, config, task, blind=True)
                 for name in names
             ]
+        if config.dynamic_batch and all(each.error is not None for each in attempts):
+            single = config.model_copy(update={"dynamic_batch": False})
+            fixed = _compared(own, module, samples, single, task, larger)
+            again = [
+                _attempt(name, fixed, samples, folder / f"{name}_{FIXED}", data_name, single, task) for name in names
+            ]
+            if any(each.error is None for each in again):
+                notes.append(
+                    f"the file takes {single.batch} at a time: no file of the model takes any batch size "
+                    f"({attempts[0].exporter}: {attempts[0].error}), as where its code makes a number of x.shape[0]"
+                )
+                config, attempts, (_, checks) = single, again, fixed[0]
         best = _fastest(attempts, path, 1 if config.dynamic_batch else checks[0].batch, checks[0].images.shape[1:])
         tried = {each.exporter: each.to_dict() for each in attempts}
         opset, size = read_opset(best.file), place(best.file, path, data_name)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from compress.core.errors import InputError
 from compress.core.problems import validated
@@ -225,6 +226,10 @@ def plan(
         raise InputError(f"task: {misfit}")
     model = unwrapped(model)
     for name, tensor in model.named_parameters():
+        if is_lazy(tensor):
+            raise InputError(
+                f"model: {name!r} is of a lazy layer, which has no weights yet; call the model once before"
+            )
         if tensor.is_meta:
             raise InputError(f"model: {name!r} is on the device meta, which holds no numbers; load the model's weights")
         if tensor.is_inference():

@@ -42,8 +42,10 @@ class ClassificationConfig(TaskConfig):
         return Classification(num_outputs, input_size, self)
 
     def outputs_of(self, outputs: Any) -> int | None:
-        """Return the number of classes of logits (1, classes), the first of a tuple; None for anything else."""
-        first = outputs[0] if isinstance(outputs, tuple | list) and outputs else outputs
+        """Return the number of classes of logits (1, classes), by that name or first; None for anything else."""
+        first = _named(outputs)
+        if first is None:
+            first = outputs[0] if isinstance(outputs, tuple | list) and outputs else outputs
         fits = isinstance(first, Tensor) and first.ndim == 2 and len(first) == 1 and first.is_floating_point()
         return int(first.shape[1]) if fits else None
 
@@ -98,7 +100,7 @@ class Classification(Task):
         """
         smoothing = 0.0 if batch.targets.is_floating_point() else self.label_smoothing
         loss = F.cross_entropy(_of_classes(self.tensor(outputs)), batch.targets, label_smoothing=smoothing)
-        if model is None or isinstance(outputs, Tensor):
+        if model is None or not isinstance(outputs, tuple | list):
             return loss
         weight = getattr(model, "auxiliary_weight", AUXILIARY_WEIGHTS.get(type(outputs).__name__, 0.0))
         for auxiliary in outputs[1:] if weight else ():
@@ -166,11 +168,20 @@ class _Meter(Meter):
         }
 
 
-def logits_of(output: Any) -> Tensor:
-    """Return the logits in what a model gave: a tensor, or the first of several (a head and auxiliary ones).
+def _named(outputs: Any) -> Tensor | None:
+    """Return what a dictionary or an object with fields, as transformers has them, calls logits."""
+    named = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    return named if isinstance(named, Tensor) and not isinstance(outputs, Tensor) else None
 
-    Raises InputError for anything else, such as a dict.
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in what a model gave: a tensor, what is called logits, or the first of several (in a tuple).
+
+    Raises InputError for anything else, such as a dictionary of other things.
     """
+    named = _named(output)
+    if named is not None:
+        return named
     if isinstance(output, tuple | list) and output:
         output = output[0]
     if isinstance(output, Tensor):
@@ -178,7 +189,7 @@ def logits_of(output: Any) -> Tensor:
     keys = f" with the keys {', '.join(map(str, output))}" if isinstance(output, Mapping) else ""
     raise InputError(
         f"model: it returns a {type(output).__name__}{keys}; training and evaluation need logits (N, classes), "
-        "or a tuple that begins with them"
+        "a dictionary that has them as logits, or a tuple that begins with them"
     )
 
 
