@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import one_server
 
 from compress.core.progress import set_quiet
 from compress.graph import tracer
@@ -30,12 +32,31 @@ QUICK: dict[str, Any] = {
 LONGEST = {"test_recipes.py", "test_readme.py", "test_whole_way_kills.py", "test_compensation.py"}
 """Files whose tests take up to a minute each."""
 
+TOGETHER = {"test_all_spaces.py", "test_channels.py", "test_dimap_swin.py", "test_models.py"}
+"""Files whose tests share what functions of theirs keep."""
+
 tracer.STRICT = True  # a rule that fails is an error in tests
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the longest, so that at the end no worker waits for the other."""
+    """Begin with the longest, so that at the end no worker waits for the other; make what a file shares once."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None and (item.path.name in TOGETHER or shares(item)):
+            item.add_marker(pytest.mark.xdist_group(str(item.path.relative_to(item.config.rootpath))))
+
+
+def shares(item: pytest.Item) -> bool:
+    """Return whether a test uses a fixture of its file's scope, which each worker would make anew."""
+    fixtures = item._fixtureinfo.name2fixturedefs  # the only place that tells of scopes
+    return any(fixtures[name][-1].scope == "module" for name in item.fixturenames if name in fixtures)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def server() -> Iterator[None]:
+    """Processes that tests and searches start are forked from one that has imported what takes long."""
+    with one_server():
+        yield
 
 
 @pytest.fixture(autouse=True)

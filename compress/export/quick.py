@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from compress.core.errors import CompressError, InputError, is_out_of_memory
 from compress.core.inputs import ModelInputs
 from compress.core.tensors import Inputs, mapped, tensors_in
 from compress.export.checks import Flat, like, needs_flat, shares_batch
-from compress.export.exporters import ExportConfig, ExportResult, cause, export, quiet
+from compress.export.exporters import ExportConfig, ExportResult, cause, export, export_traced, quiet
 from compress.transforms.layers import folded
 from evaluators.tasks import Task
 
@@ -57,7 +56,7 @@ def write_to_time(model: nn.Module, example_inputs: Inputs, path: Path, batch: i
     try:
         with quiet():
             arguments = (tensors,) if isinstance(flat, Flat) else tensors
-            torch.onnx.export(flat, arguments, str(path), dynamo=False, opset_version=ExportConfig().opset)
+            export_traced(flat, arguments, path, opset_version=ExportConfig().opset)
     except Exception as error:  # the exporter raises anything
         if is_out_of_memory(error):
             raise

@@ -222,7 +222,7 @@ QUICKER: dict[str, list[str]] = {
         *_NESTED,
     ],
     "sortednet_vit_digits": [*_TIMING, *_NESTED],
-    "search_ray": [*_BRIEF, *_FEW, "search.evaluator.train.epochs=2", "train.epochs=1"],
+    "search_ray": [*_BRIEF, *_FEWEST, "search.evaluator.train.epochs=2", "train.epochs=1"],
 }
 """By a recipe's name, keys that leave all its stages as they are, and all its trials, but make each of them short.
 

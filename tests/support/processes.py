@@ -9,14 +9,15 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-# A new interpreter would take seconds to import everything, and a fork of the tests' own process inherits what earlier
-# tests have done to it: autograd refuses to run in a fork once a tensor of fake storage has been differentiated.
+# A new interpreter would take ten seconds to import everything, and a fork of the tests' own process inherits what
+# tests have done to it before: autograd refuses to run in a fork once a tensor of fake storage has been differentiated.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([
     "preloaded", "compress.cli", "compress.runs.pipeline", "lightning_fabric", "onnxruntime", "optuna.importance",
@@ -26,12 +27,24 @@ PATH = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.ge
 """Where the process that they are forked from finds `preloaded`."""
 
 
+@contextmanager
+def one_server() -> Iterator[None]:
+    """Let searches fork their workers from this server, too: a process has one, and what it imports is said once."""
+    start = forkserver.ForkServer.ensure_running
+
+    def started(server: forkserver.ForkServer) -> None:
+        with patch.dict(os.environ, PYTHONPATH=PATH):
+            start(server)
+
+    with patch.object(forkserver.ForkServer, "ensure_running", started):
+        with patch.object(forkserver, "set_forkserver_preload"):
+            yield
+
+
 class Child:
     """A process that calls `function(*arguments)`; both have to be picklable."""
 
     def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
-        with patch.dict(os.environ, PYTHONPATH=PATH):
-            forkserver.ensure_running()
         self.process = _context.Process(target=function, args=arguments)
         self.process.start()
 

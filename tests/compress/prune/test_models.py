@@ -159,7 +159,6 @@ def reloaded(tmp_path_factory):
     return told_by(RELOAD, [root / name for name in MODELS], FOLDER)
 
 
-@pytest.mark.xdist_group("models")  # or each worker would compute the results
 @pytest.mark.parametrize("name", MODELS)
 def test_it_is_the_same_in_a_new_process_and_in_onnx_runtime(reloaded, name):
     found, errors = reloaded
