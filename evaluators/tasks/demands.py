@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from pydantic import BaseModel
 
 from evaluators.tasks.task import Task
-
-
-@runtime_checkable
-class Demanding(Protocol):
-    """A section, or a part of one such as a loss, a criterion or a step, that not every task allows."""
-
-    def unfit(self, task: Task) -> str | None:
-        """Return why it cannot be used with `task`, whose sizes are not known, and what can; None where it can."""
 
 
 def unfit_parts(
@@ -23,9 +15,11 @@ def unfit_parts(
 ) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield (key, sentence) of a section and of every part of it that asks for what `task` does not have.
 
-    Of a section that is refused as a whole, the parts are not told.
+    What not every task allows (a loss, a criterion, a step) has a method `unfit(task)`, which returns why it cannot be
+    used with `task`, whose sizes are not known, and what can; None where it can. Of a section that is refused as a
+    whole, the parts are not told.
     """
-    if isinstance(section, Demanding) and (problem := section.unfit(task)):
+    if hasattr(section, "unfit") and (problem := section.unfit(task)):
         yield key, problem
         return
     parts: Any = ()
