@@ -191,7 +191,8 @@ def export(
                     f"({attempts[0].exporter}: {attempts[0].error}), as where its code makes a number of x.shape[0]"
                 )
                 config, attempts, (_, checks) = single, again, fixed[0]
-        best = _fastest(attempts, path, 1 if config.dynamic_batch else checks[0].batch, checks[0].images.shape[1:])
+        batch = 1 if config.dynamic_batch else checks[0].batch
+        best = _fastest(attempts, path, batch, checks[0].images.shape[1:], config.opset)
         tried = {each.exporter: each.to_dict() for each in attempts}
         opset, size = read_opset(best.file), place(best.file, path, data_name)
     if not others and not any(value.any() for check in checks for value in check.expected.values()):
@@ -376,8 +377,10 @@ def cause(error: BaseException) -> str:
     return line if isinstance(error, CompressError) else f"{type(error).__name__}: {line}"
 
 
-def _fastest(attempts: list[Attempt], path: Path, batch: int, size: Sequence[int]) -> Attempt:
+def _fastest(attempts: list[Attempt], path: Path, batch: int, size: Sequence[int], opset: int | None) -> Attempt:
     """Return the attempt to keep: torchscript's only where it is clearly faster, so that reruns agree.
+
+    Where only one of them is of the `opset` that was asked for, it is that one: dynamo writes none below 18 of most.
 
     They are timed on images of `batch` and of `size` (channels, height, width), where the files leave these open.
     """
@@ -388,8 +391,9 @@ def _fastest(attempts: list[Attempt], path: Path, batch: int, size: Sequence[int
         for each in attempts:
             failure.add_note(f"{each.exporter} said:\n{each.chatter}")
         raise failure
-    if len(correct) == 1:
-        return correct[0]
+    asked = [each for each in correct if opset in (None, read_opset(each.file))]
+    if len(asked or correct) == 1:
+        return (asked or correct)[0]
     quick = LatencyConfig(
         batch=batch, input_size=tuple(size) or None, runs=3, seconds=0, max_seconds=20, precision=0.05
     )

@@ -138,8 +138,14 @@ def _check(where: str, array: Array) -> None:
         raise InputError(f"{where} is {array.dtype}; allowed: numbers")
     if array.ndim < 1 or 0 in array.shape:
         raise InputError(f"{where} has the shape {array.shape}; at least one sample of one number is needed")
-    if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
-        raise InputError(f"{where} holds numbers that are infinite or not a number (NaN); allowed: finite ones")
+    if array.dtype.kind == "f":
+        if not bool(np.isfinite(array).all()):
+            raise InputError(f"{where} holds numbers that are infinite or not a number (NaN); allowed: finite ones")
+        largest = max(float(array.max()), -float(array.min()))
+        if largest > float(np.finfo(np.float32).max):
+            raise InputError(f"{where} holds numbers up to {largest:.3g}, more than float32 has; divide them")
+    elif array.dtype.kind == "u" and int(array.max()) > np.iinfo(np.int64).max:
+        raise InputError(f"{where} holds the number {array.max()}, which is more than int64 has")
 
 
 def _kind(where: str, targets: Array) -> str:
@@ -167,6 +173,14 @@ def _outputs(where: str, targets: Sequence[Array], kind: str, num_classes: int |
         raise InputError(f"{where} holds the class {low if low < 0 else high}; allowed: {allowed}")
     if num_classes is None and high < 1:
         raise InputError(f"{where}: all classes are 0; at least two are needed")
+    if num_classes is None and kind == "classes":
+        present = np.union1d(*targets)
+        if len(present) <= high:
+            absent = int(np.flatnonzero(present != np.arange(len(present)))[0])
+            raise InputError(
+                f"{where}: classes go up to {high} but no sample is of class {absent}; give data.num_classes if "
+                "that is meant"
+            )
     return num_classes or high + 1
 
 

@@ -79,9 +79,10 @@ class NpzConfig(Arrays):
             return super().load(task, preprocessing_hint, image_size, seed)
         found = self._named()
         if task.targets not in (None, found.kind):
+            floats = "; numbers are floats there: y.astype(np.float32)" if task.targets == "values" else ""
             raise InputError(
                 f"data.targets: {self.path!r} holds {found.kind} as {self.targets or 'y'}, and task {task.name} learns "
-                f"from {task.targets}"
+                f"from {task.targets}{floats}"
             )
         inputs = self.inputs
         train, test = (
@@ -127,6 +128,9 @@ class NpzConfig(Arrays):
 def _npz(path: str, modified: int, num_classes: int | None) -> ArraySet:
     """Read an archive; `modified` makes a changed file a new one for the cache."""
     arrays = read_arrays(path, f"data.path: {path!r}", KEYS)
+    for key in ("y_train", "y_test"):
+        if arrays[key].ndim == 2 and arrays[key].shape[1] == 1:  # as Keras has them
+            arrays[key] = arrays[key][:, 0]
     for split in ("train", "test"):
         _check_images(f"data.path: {path!r}: x_{split}", arrays[f"x_{split}"])
         _check_labels(f"data.path: {path!r}: y_{split}", arrays[f"y_{split}"], len(arrays[f"x_{split}"]))

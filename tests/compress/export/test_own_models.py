@@ -98,3 +98,9 @@ def test_logits_are_found_by_their_name(kind: type[Net], tmp_path: Path) -> None
     export(model, IMAGES, tmp_path / "m.onnx", ExportConfig(exporter="torchscript"), TASK)
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
     assert "logits" in [each.name for each in session.get_outputs()]
+
+
+def test_of_two_files_the_one_of_the_opset_that_was_asked_for_is_kept(tmp_path: Path) -> None:
+    """The file of dynamo was, of opset 18, with a note, though torchscript's had the 13."""
+    result = export(Net(), IMAGES, tmp_path / "m.onnx", ExportConfig(opset=13), TASK)
+    assert (result.opset, result.exporter, result.notes) == (13, "torchscript", ())

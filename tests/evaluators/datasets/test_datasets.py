@@ -234,6 +234,13 @@ def test_npz_takes_the_recipes_number_of_classes(tmp_path: Path, arrays: dict[st
     assert "label 2; allowed: 0 to 1" in refused(name="npz", path=path, num_classes=2)
 
 
+def test_npz_takes_labels_in_a_column(tmp_path: Path, arrays: dict[str, Any]) -> None:
+    data = opened(name="npz", path=npz(tmp_path, arrays, y_train=arrays["y_train"][:, None].astype(np.uint8)))
+    assert sorted(torch.cat([batch.targets for batch in split(data.train).batches()]).tolist()) == sorted(
+        arrays["y_train"].tolist()
+    )
+
+
 def test_npz_refuses_wrong_files(tmp_path: Path, arrays: dict[str, Any]) -> None:
     assert "there is no file" in refused(name="npz", path=str(tmp_path / "absent.npz"))
     whole = Path(npz(tmp_path, arrays)).read_bytes()

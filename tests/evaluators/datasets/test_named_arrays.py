@@ -103,6 +103,10 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     "empty": ({"y_test": np.zeros(0, int)}, ["y_test", "(0,)"]),
     "negative": ({"y_train": np.arange(24) - 1}, ["class -1", "0 and up"]),
     "one class": ({"y_train": np.zeros(24, int), "y_test": np.zeros(10, int)}, ["two are needed"]),
+    "from 1": ({"y_train": np.arange(24) % 3 + 1, "y_test": np.arange(10) % 3 + 1}, ["class 0", "data.num_classes"]),
+    "a gap": ({"y_train": np.arange(24) % 3 * 10**12, "y_test": np.arange(10) % 3}, ["is of class 3"]),
+    "beyond int64": ({"step_train": np.full(24, 2**63, "u8"), "step_test": np.ones(10, "u8")}, ["than int64 has"]),
+    "beyond float32": ({"step_train": np.full(24, -1e300), "step_test": np.ones(10)}, ["1e+300, more than float32"]),
     "neither": ({"y_train": np.zeros((24, 2), int), "y_test": np.zeros((10, 2), int)}, ["(N, H, W)", "(24, 2)"]),
 }
 
@@ -121,6 +125,7 @@ def test_wrong_arrays_are_refused_in_one_sentence(tmp_path: Path, name: str) -> 
 def test_targets_that_do_not_fit_the_task_or_the_options_are_refused(tmp_path: Path) -> None:
     path = archive(tmp_path)
     assert "holds masks as map, and task classification learns from classes" in refused(path, targets="map")
+    assert "y.astype(np.float32)" in refused(path, REGRESSION)
     assert "the class 2; allowed: 0 to 1 (data.num_classes)" in refused(path, num_classes=2)
     assert "the targets are values" in refused(path, REGRESSION, targets="noise", num_classes=3)
     for options, words in (
