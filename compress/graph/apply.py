@@ -95,7 +95,17 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
                 own[name] = memo[id(value)] = type(value)()
             else:
                 own[name] = copy.deepcopy(value, memo)
-    return copy.deepcopy(model, memo)
+    whole = copy.deepcopy(model, memo)
+    for module in model.modules():
+        if id(module) in memo and id(module) not in replaced and _is_own_forward(module, vars(module).get("forward")):
+            vars(memo[id(module)]).pop("forward", None)  # it would run the module that is copied, too
+    return whole
+
+
+def _is_own_forward(module: nn.Module, value: Any) -> bool:
+    """Whether an attribute `forward` is the class's own method, compiled: `m.forward = torch.compile(m.forward)`."""
+    named = getattr(value, "__qualname__", None) == type(module).forward.__qualname__
+    return named and hasattr(value, "_torchdynamo_orig_callable")
 
 
 def _is_plain(kind: type[nn.Module]) -> bool:

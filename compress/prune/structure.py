@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from compress.core.errors import InputError
+from compress.core.errors import CompressError, InputError
 from compress.core.problems import validated
 from compress.core.progress import say
 from compress.core.tensors import Inputs, mapped, tensors_in
@@ -237,11 +237,20 @@ def plan(
     with torch.inference_mode(False):  # its tensors have no history, by which widths are followed
         example_inputs = _example(example_inputs)
         device = str(next(tensors_in(example_inputs)).device)
-        graph = prunable(model, example_inputs, config)
         limit = config.calibration_batches if "calibration_batches" in options else None
         given = None if batches is None else batches_of(batches, model, bound, config.options, limit)
         setting = Setting(given, device, multiple=steps or 1, task=bound)
-        return plan_structure(model, graph, example_inputs, config, setting)
+        try:
+            graph = prunable(model, example_inputs, config)
+            return plan_structure(model, graph, example_inputs, config, setting)
+        except CompressError as error:
+            replaced = [name or "(top)" for name, each in model.named_modules() if "forward" in vars(each)]
+            if not replaced:
+                raise
+            raise InputError(
+                f"{error}; the forward of {replaced[0]!r} was replaced by a function, which in a narrowed copy may "
+                "still run the wide layers: write it as a method of the class"
+            ) from error
 
 
 def _multiple(value: Any) -> int:

@@ -139,3 +139,17 @@ def test_a_plan_is_for_one_width() -> None:
     again = type(made).from_dict(made.to_dict())
     assert again == made
     assert compress.apply(again, Net(7)).head.out_features == 7
+
+
+def test_a_forward_that_was_replaced() -> None:
+    """A function in its place holds the module that it was made for, and so ran the wide one in the narrowed copy."""
+    compiled, closed = Net(), Net()
+    compiled.forward = torch.compile(compiled.forward, backend="eager")  # type: ignore[method-assign]
+    compiled.second.forward = torch.compile(compiled.second.forward, backend="eager")  # type: ignore[method-assign]
+    small = compress.apply(plan(compiled, criterion="magnitude"), compiled)
+    plain = compress.apply(plan(Net(), criterion="magnitude"), Net())
+    assert torch.equal(small(IMAGES), plain(IMAGES))
+    wide = closed.forward
+    closed.forward = lambda x: wide(x) * 2  # type: ignore[method-assign]
+    with pytest.raises(InputError, match=r"the forward of '\(top\)' was replaced by a function"):
+        plan(closed, criterion="magnitude")
