@@ -32,10 +32,11 @@ from compress.latency_model.model import LatencyModel, Term
 from compress.prune.allocation.allocator import Allocation, Allocator, Summand
 from compress.prune.allocation.decisions import Decision, decisions_of, stages_of
 from compress.prune.allocation.journal import Journal, fingerprint
-from compress.prune.allocation.losses import LossTable, Repair, counted_losses, measured_losses
+from compress.prune.allocation.losses import Judges, LossTable, counted_losses, measured_losses
 from compress.prune.allocation.meet import Met, Timing, key_of, meet, share_of
 from compress.prune.allocation.replay import Replay
 from compress.prune.budget import BudgetConfig
+from compress.prune.compensation.compensate import compensated
 from compress.prune.compensation.statistics import DenseStatistics
 from compress.prune.kinds import Surroundings
 from compress.prune.proof import mended, with_counted_costs
@@ -118,14 +119,11 @@ class _Search:
         matched, scores = scored_units(self.model, self.graph, self.config, self.setting)
         clock = self._latency_model(matched)
         decisions = decisions_of(matched, partial(self._choices, matched, clock))
-        losses = self._losses((matched, scores), decisions)
-        allocator = Allocator(
-            [_summand(term, matched.widths()) for term in clock.terms],
-            decisions,
-            losses.widths,
-            losses.blocks,
-            stages_of(replace(matched, blocks=tuple(losses.blocks)), self._children),
-        )
+        stages = stages_of(matched, self._children)
+        losses = self._losses((matched, scores), decisions, stages)
+        stages = stages_of(replace(matched, blocks=tuple(losses.blocks)), self._children)
+        terms = [_summand(term, matched.widths()) for term in clock.terms]
+        allocator = Allocator(terms, decisions, losses.widths, losses.blocks, stages, losses.together)
         self._refuse(budgets, clock, allocator)
         plans: dict[str, Plan] = {}
 
@@ -150,7 +148,9 @@ class _Search:
         allowed = set(allowed_widths(graph.group(name), rules))
         return [width for width in clock.choices(name) if width in allowed]
 
-    def _losses(self, scored: Scored, decisions: Sequence[Decision]) -> LossTable:
+    def _losses(
+        self, scored: Scored, decisions: Sequence[Decision], stages: Mapping[str, tuple[tuple[str, ...], bool]]
+    ) -> LossTable:
         """Return what each choice loses: measured where there are training images, else told by the criterion."""
         graph, scores = scored
         data = self.around.data
@@ -163,24 +163,26 @@ class _Search:
         device, train, test = self.around.device, apart.train, apart.test
         assert train is not None and test is not None
 
-        def judges() -> tuple[Replay, Repair]:
+        def judges() -> Judges:
             judged = [batch.to(device, copy=True) for batch in test.batches()]
             replay = Replay(self.model, judged, data.task, graph.blocks)
             if not self.config.compensate:
-                return replay, lambda small, plan: None
+                return Judges(replay, lambda small, plan: None, lambda stage, small, plan: None)
             batches = -(-READ // train.batch_size)
+            seed = self.around.seed
             statistics = DenseStatistics.collect(
-                self.model,
-                graph,
-                lambda: islice(train.epoch(0), batches),
-                data.task,
-                device=device,
-                seed=self.around.seed,
+                self.model, graph, lambda: islice(train.epoch(0), batches), data.task, device=device, seed=seed
             )
-            return replay, statistics.repair
+            few = list(islice(train.epoch(0), -(-batches // 2)))
+
+            def refit(stage: str, small: nn.Module, plan: Plan) -> None:
+                within = (stage,) if stage else None
+                compensated(small, self.model, plan, lambda: few, data.task, device=device, seed=seed, within=within)
+
+            return Judges(replay, statistics.repair, refit)
 
         try:
-            return measured_losses(graph, scores, decisions, judges, self.journal)
+            return measured_losses(graph, scores, decisions, stages, judges, self.journal)
         finally:
             self.journal.save()
 

@@ -10,6 +10,7 @@ and then by single steps, each with the knapsack solved anew.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ BISECTIONS = 24
 SWEEPS = 4
 
 Widths = Mapping[str, int]
+_NEVER = (math.inf, math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Allocator:
         losses: name of a decision -> the loss of each option.
         blocks: removable block -> the loss without it.
         stages: removable blocks of each stage, and whether one of them stays; see `stages_of`.
+        together: stage -> what is lost besides where 0, 1, 2, ... of its removable blocks go, if anything.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Allocator:
         losses: Mapping[str, Sequence[float]],
         blocks: Mapping[str, float],
         stages: Mapping[str, tuple[tuple[str, ...], bool]],
+        together: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         self.summands, self.decisions, self.blocks = tuple(summands), tuple(decisions), dict(blocks)
         self.losses = [np.asarray(losses[decision.name], dtype=np.float64) for decision in decisions]
@@ -91,7 +95,7 @@ class Allocator:
         self._outer = self._chosen_outer()
         self._parts = self._separated(self._outer)
         self._of_part = self._assigned()
-        self._stages = self._in_stages(stages)
+        self._stages = self._in_stages(stages, together or {})
         self._values: dict[tuple[int, tuple[int, ...]], float] = {}
         self._filled: dict[tuple[int, tuple[int, ...]], _Filled] = {}
         self._knapsacks: dict[tuple[int, ...], Knapsack] = {}
@@ -144,6 +148,8 @@ class Allocator:
                 dropped.append(part.block)
                 inner = tuple(len(self.decisions[place].options) - 1 for place in part.decisions)
             levels |= dict(zip(part.decisions, inner, strict=True))
+        for stage in self._stages:
+            loss += stage.lost(sum(self._parts[number].block not in dropped for number in stage.items))
         time = sum(
             self._value(number, tuple(levels[place] for place in self._sees[number]))
             for number, summand in enumerate(self.summands)
@@ -221,9 +227,18 @@ class Allocator:
             found.append(next(iter(parts), None))
         return found
 
-    def _in_stages(self, stages: Mapping[str, tuple[tuple[str, ...], bool]]) -> list[Stage]:
+    def _in_stages(
+        self, stages: Mapping[str, tuple[tuple[str, ...], bool]], together: Mapping[str, Sequence[float]]
+    ) -> list[Stage]:
         by_block = {part.block: number for number, part in enumerate(self._parts) if part.block is not None}
-        staged = [Stage(tuple(by_block[block] for block in blocks), one) for blocks, one in stages.values()]
+        staged = []
+        for name, (blocks, one_stays) in stages.items():
+            besides = list(reversed(together.get(name, [0.0] * (len(blocks) + 1))))
+            if one_stays:
+                besides[0] = math.inf
+            while besides and besides[-1] == 0.0:
+                besides.pop()
+            staged.append(Stage(tuple(by_block[block] for block in blocks), tuple(besides)))
         placed = {place for stage in staged for place in stage.items}
         return [*staged, Stage(tuple(place for place in range(len(self._parts)) if place not in placed))]
 
@@ -348,22 +363,29 @@ class Allocator:
         """Return the least loss + mu * time for this setting, and the time of it."""
         loss, time = self._outer_loss(setting), self._base(setting)
         for stage in self._stages:
-            best: list[tuple[float, float, float, bool]] = []
-            swap = (np.inf, 0.0, 0.0, 0)
-            for number in stage.items:
-                item = self._fill(number, setting).item
-                values = item.losses + mu * item.times
-                at = int(values.argmin())
-                best.append((float(values[at]), float(item.losses[at]), float(item.times[at]), bool(item.gone[at])))
-                if stage.keeps_one:
-                    stays = int(np.where(item.gone, np.inf, values).argmin())
-                    extra = float(values[stays] - values[at])
-                    swap = min(swap, (extra, float(item.losses[stays]), float(item.times[stays]), len(best) - 1))
-            if stage.keeps_one and best and all(each[3] for each in best):
-                best[swap[3]] = (0.0, swap[1], swap[2], False)
-            loss += sum(each[1] for each in best)
-            time += sum(each[2] for each in best)
+            found = [_least(self._fill(number, setting).item, mu) for number in stage.items]
+            going = sorted((gone[0] - stays[0], number) for number, (stays, gone) in enumerate(found))
+            values = [stays[0] for stays, _ in found]
+            best = sum(values) + stage.lost(len(found)), 0
+            total = sum(values)
+            for count, (more, _) in enumerate(going, 1):
+                total += more
+                best = min(best, (total + stage.lost(len(found) - count), count))
+            out = {number for _, number in going[: best[1]]}
+            chosen = [gone if number in out else stays for number, (stays, gone) in enumerate(found)]
+            loss += sum(each[1] for each in chosen) + stage.lost(len(found) - best[1])
+            time += sum(each[2] for each in chosen)
         return loss + mu * time, time
+
+
+def _least(item: Item, mu: float) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return the least loss + mu * time of an item that stays and of one that is gone, with the loss and the time."""
+    values = item.losses + mu * item.times
+    found = []
+    for those in (~item.gone, item.gone):
+        at = int(np.where(those, values, np.inf).argmin())
+        found.append((float(values[at]), float(item.losses[at]), float(item.times[at])) if those.any() else _NEVER)
+    return found[0], found[1]
 
 
 def _neighbours(setting: tuple[int, ...], full: tuple[int, ...]) -> list[tuple[int, ...]]:

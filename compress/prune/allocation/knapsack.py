@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 MOST_SUMS = 8000  # kept after an item; of more, the least loss in each of so many equal parts of the time
+FEWEST_SUMS = 1500  # kept for each number of items that stay, where there are many numbers
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,17 @@ class Item:
 
 @dataclass(frozen=True)
 class Stage:
-    """Items in the order of the model; `keeps_one`: some item must be taken with an option that is not `gone`."""
+    """Items in the order of the model, and what is lost `besides`, by how many of them stay: 0, 1, ...
+
+    More than it names lose nothing besides. (math.inf,): one has to stay.
+    """
 
     items: tuple[int, ...]
-    keeps_one: bool = False
+    besides: tuple[float, ...] = ()
+
+    def lost(self, stay: int) -> float:
+        """Return what is lost besides where so many items stay."""
+        return self.besides[stay] if stay < len(self.besides) else 0.0
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,9 @@ class _Sums:
     times: Floats
     losses: Floats
     nodes: Integers
+
+
+_Parts = tuple[Floats, Floats, Integers, Integers]  # times, losses, parents and options of sums
 
 
 class Knapsack:
@@ -77,33 +88,40 @@ class Knapsack:
 
     def _through(self, stage: Stage, items: Sequence[Item], sums: _Sums) -> _Sums:
         """Return the sums after the items of a stage."""
-        if not stage.keeps_one:
-            for place in stage.items:
-                sums = self._kept([self._added(sums, items[place], np.arange(len(items[place].times)))])
-            return sums
-        none, some = sums, None  # no item of the stage is kept so far; one is
+        most = len(stage.besides)  # that stay and are told apart
+        by_stay: list[_Sums | None] = [sums, *[None] * most]
         for place in stage.items:
             item = items[place]
-            stays = self._added(none, item, np.flatnonzero(~item.gone))
-            both = [stays] if some is None else [self._added(some, item, np.arange(len(item.times))), stays]
-            some = self._kept(both)
-            none = self._kept([self._added(none, item, np.flatnonzero(item.gone))])
-        assert some is not None
-        return some
+            parts: list[list[_Parts]] = [[] for _ in by_stay]
+            for stay, each in enumerate(by_stay):
+                if each is not None:
+                    parts[stay].append(self._added(each, item, np.flatnonzero(item.gone)))
+                    parts[min(stay + 1, most)].append(self._added(each, item, np.flatnonzero(~item.gone)))
+            filled = [[part for part in mine if len(part[0])] for mine in parts]
+            share = max(MOST_SUMS // max(1, most), min(FEWEST_SUMS, MOST_SUMS))
+            by_stay = [self._kept(mine, share) if mine else None for mine in filled]
+        ends = [
+            (each.times, each.losses + stage.lost(stay), each.nodes)
+            for stay, each in enumerate(by_stay)
+            if each is not None and stage.lost(stay) < np.inf
+        ]
+        times, losses, nodes = (np.concatenate(column) for column in zip(*ends, strict=True))
+        best = undominated(times, losses)
+        return _Sums(times[best], losses[best], nodes[best])
 
-    def _added(self, sums: _Sums, item: Item, options: Integers) -> tuple[Floats, Floats, Integers, Integers]:
+    def _added(self, sums: _Sums, item: Item, options: Integers) -> _Parts:
         """Return times, losses, parents and options of each sum with each of `options`."""
         times = (sums.times[:, None] + item.times[options]).ravel()
         losses = (sums.losses[:, None] + item.losses[options]).ravel()
         return times, losses, np.repeat(sums.nodes, len(options)), np.tile(options, len(sums.nodes))
 
-    def _kept(self, parts: Sequence[tuple[Floats, Floats, Integers, Integers]]) -> _Sums:
-        """Return what of these sums no other one beats."""
+    def _kept(self, parts: Sequence[_Parts], most: int) -> _Sums:
+        """Return what of these sums no other one beats, about `most` of them."""
         times, losses, parents, options = (np.concatenate(column) for column in zip(*parts, strict=True))
         best = undominated(times, losses)
-        if len(best) > MOST_SUMS:
+        if len(best) > most:
             span = times[best[-1]] - times[best[0]]
-            part = ((times[best] - times[best[0]]) / span * MOST_SUMS).astype(np.int64)
+            part = ((times[best] - times[best[0]]) / span * most).astype(np.int64)
             best = best[np.append(part[1:] != part[:-1], True)]  # losses fall: the last of a part is the least
         nodes = np.arange(self._count, self._count + len(best))
         self._parents.append(parents[best])

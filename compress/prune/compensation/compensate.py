@@ -56,6 +56,7 @@ def compensated(
     device: str = "cpu",
     seed: int = 0,
     held: Collection[str] = (),
+    within: Collection[str] | None = None,
 ) -> Compensation:
     """Refit what reads removed units, in place, layer by layer from front to back.
 
@@ -72,6 +73,8 @@ def compensated(
         device: where both are.
         seed: of the rows that are drawn.
         held: names of weights that masks hold; their layers stay.
+        within: modules; layers that read as much as before are refitted inside them alone, and running statistics of
+            batch norms (which nothing here computes with) stay. None: anywhere.
     """
     images = [batch.to(device) for batch in batches()]
     result = Compensation()
@@ -85,7 +88,7 @@ def compensated(
     with evaluating(narrowed), evaluating(dense), torch.no_grad():
         ways = tuple(ways_of(model, plan.dropped, lambda m: task.forward(m, few)) for model in (narrowed, dense))
         norms = dict(foldable_pairs(dense, few.inputs))
-        found, result.left = targets(narrowed, dense, plan, (ways[0], ways[1]), norms, held)
+        found, result.left = targets(narrowed, dense, plan, (ways[0], ways[1]), norms, held, within)
         relay = Relay(run, len(images))
         drawing = Drawing(len(images), seed, ROWS)
         for stretch in track(stretches_of(dense, few.inputs, found), "compensating"):
@@ -97,7 +100,8 @@ def compensated(
             if stretch.layers:
                 relay.leave(narrowed, stretch)
                 relay.leave(dense, stretch)
-        result.norms_settled = settle_norms(narrowed, images, task.forward)
+        if within is None:
+            result.norms_settled = settle_norms(narrowed, images, task.forward)
     return result
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.criteria.consumers import is_reader
+from compress.graph.graph import inside
 from compress.graph.plan import Plan
 from compress.prune.compensation.flow import Ways
 from compress.prune.compensation.norms import can_unfold
@@ -42,6 +43,7 @@ def targets(
     ways: tuple[Ways, Ways],
     norms: Mapping[str, str],
     held: Collection[str] = (),
+    within: Collection[str] | None = None,
 ) -> tuple[list[Target], dict[str, str]]:
     """Return what is refitted, in the order in which it runs, and for what reason other layers (or blocks) are not.
 
@@ -55,11 +57,12 @@ def targets(
         ways: where outputs go in the small and in the dense model.
         norms: layer -> the batch norm that alone reads it.
         held: names of weights that masks hold.
+        within: modules; layers that read as much as before are refitted inside them alone. None: anywhere.
     """
     of_small, of_dense = ways
     runs, reasons = _runs(dense, plan, of_small, of_dense)
     wanted = {layer for layer in narrowed_readers(small, plan, reasons)} | runs.keys()
-    behind = _behind(wanted, of_small, of_dense)
+    behind = {name for name in _behind(wanted, of_small, of_dense) if within is None or inside(name, within)}
     found: list[Target] = []
     for layer in [name for name in of_small.order if name in wanted | behind] + sorted(wanted - set(of_small.order)):
         norm = norms.get(layer)

@@ -16,7 +16,14 @@ from compress.graph.graph import Graph
 from compress.graph.known import Known
 from compress.graph.plan import make_plan
 from compress.prune.allocation.decisions import Decision, decisions_of, stages_of
-from compress.prune.allocation.losses import changed_modules, counted_losses, key_of_block, measured_losses
+from compress.prune.allocation.losses import (
+    Judges,
+    _besides,
+    changed_modules,
+    counted_losses,
+    key_of_blocks,
+    measured_losses,
+)
 from compress.prune.allocation.replay import Replay
 from evaluators.datasets.batch import Batch
 from evaluators.tasks import UNSIZED
@@ -109,24 +116,54 @@ def halves(graph: Graph) -> tuple[Decision, ...]:
     return decisions_of(graph, lambda name: (graph.group(name).size // 2, graph.group(name).size))
 
 
+def stages(dense: nn.Module, graph: Graph) -> dict[str, tuple[tuple[str, ...], bool]]:
+    return stages_of(graph, lambda name: [f"{name}.{child}" for child, _ in dense.get_submodule(name).named_children()])
+
+
 def test_losses_are_measured_once_and_known_ones_are_taken() -> None:
     dense = resnet()
     graph = graph_of(dense)
     replay = Replay(dense, BATCHES, UNSIZED, graph.blocks)
     repaired: list[nn.Module] = []
+    together: list[tuple[str, ...]] = []
 
-    def judges() -> Any:
-        return replay, lambda small, plan: repaired.append(small)
+    def judges() -> Judges:
+        return Judges(
+            replay,
+            lambda small, plan: repaired.append(small),
+            lambda stage, small, plan: together.append((stage, *sorted(plan.dropped))),
+        )
 
     known: dict[str, Any] = {}
-    table = measured_losses(graph, scored(graph), halves(graph), judges, known)
-    assert len(repaired) == len(known) == len(graph.blocks) + len(halves(graph))
+    inputs = graph, scored(graph), halves(graph), stages(dense, graph)
+    table = measured_losses(*inputs, judges, known)
+    assert len(repaired) == len(graph.blocks) + len(halves(graph)) == len(known) - len(together)
     assert all(losses[0] > 0 and losses[-1] == 0 for losses in table.widths.values())
-    del known[key_of_block("layer2.1")]
-    again = measured_losses(graph, scored(graph), halves(graph), judges, known)
-    assert len(repaired) == len(known) + 1
+    first = sorted((b for b in table.blocks if b.startswith("layer1")), key=lambda block: table.blocks[block])
+    all_that_may = [first[:2], ["layer2.1", "layer2.2"], ["layer3.1", "layer3.2"]]  # layer1 holds nothing else
+    assert sorted(together) == [(name, *sorted(of)) for name, of in zip(inputs[3], all_that_may, strict=True)]
+    del known[key_of_blocks(("layer2.1",))]
+    again = measured_losses(*inputs, judges, known)
+    assert len(repaired) == len(graph.blocks) + len(halves(graph)) + 1 and len(together) == 3
     assert again.blocks == pytest.approx(table.blocks) and again.widths == table.widths
-    measured_losses(graph, scored(graph), halves(graph), lambda: pytest.fail("all is known"), known)
+    measured_losses(*inputs, lambda: pytest.fail("all is known"), known)
+
+
+def test_blocks_that_go_together_lose_what_was_measured_or_the_sum_where_that_is_more() -> None:
+    dense = resnet()
+    graph = graph_of(dense)
+    known: dict[str, Any] = {key_of_blocks((b,)): 0.1 for b in graph.blocks} | {
+        key_of_blocks(("layer2.1", "layer2.2")): 0.5,
+        key_of_blocks(("layer3.1", "layer3.2")): 0.15,
+        key_of_blocks(("layer1.0", "layer1.1")): 0.2,
+    }
+    found = measured_losses(graph, {}, (), stages(dense, graph), lambda: pytest.fail("all is known"), known)
+    assert found.together["layer1"] == pytest.approx((0, 0, 0))
+    assert found.together["layer2"] == pytest.approx((0, 0, 0.3))
+    assert found.together["layer3"] == pytest.approx((0, 0, 0))
+    besides = _besides([0.1] * 8, {6: 1.2, 8: 3.2})
+    assert [besides[n] for n in (0, 1, 6, 8)] == pytest.approx([0, 0, 0.6, 2.4])
+    assert besides[7] == pytest.approx((8**0.5 - 1) * 0.7)  # the factor is between 2 and 4
 
 
 def test_without_data_the_scores_of_what_goes_add_up() -> None:
