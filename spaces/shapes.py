@@ -95,7 +95,7 @@ def check_forward(module: nn.Module, name: str, task: Task, described: ModelInpu
 
 
 def peculiarities(module: nn.Module, task: Task, described: ModelInputs | None = None) -> list[str]:
-    """Return what users are to know of how `module`, in eval mode, answers: at random, or with probabilities."""
+    """Return what users are to know of how `module`, in eval mode, answers: at random, or as its task does not want."""
     if described is None:
         noise = torch.randn(2, *task.input_size, generator=torch.Generator().manual_seed(0))
         given = task.arguments(noise[:1])
@@ -108,14 +108,8 @@ def peculiarities(module: nn.Module, task: Task, described: ModelInputs | None =
                 "the model gives other outputs each time that it is run on one input, in eval mode as well (such as "
                 "F.dropout without training=self.training): its figures vary, and no ONNX file of it can be checked"
             )
-        if task.scored != "nothing" and task.gives_tensor:
-            with torch.no_grad():
-                shares = task.tensor(call(module, given))
-            if shares.shape[1] > 1 and bool((shares >= 0).all() & ((shares.sum(1) - 1).abs() < 1e-4).all()):
-                notes.append(
-                    "the model gives probabilities, and losses, distillation and calibration take logits (they apply "
-                    "softmax themselves): leave the softmax at its end out"
-                )
+        with torch.no_grad():
+            notes += task.notes_on(call(module, given))
     except Exception:
         pass
     return notes

@@ -269,6 +269,18 @@ class Task(ABC):
         """
         raise InputError(f"task {self.name} says not how its targets are distributed; choose another criterion")
 
+    def notes_on(self, outputs: Any) -> list[str]:
+        """Return what users are to know of a model that gives such outputs: probabilities where logits are wanted."""
+        if self.scored == "nothing" or not self.gives_tensor:
+            return []
+        shares = self.tensor(outputs)
+        if shares.shape[1] < 2 or bool((shares < 0).any() | ((shares.sum(1) - 1).abs() >= 1e-4).any()):
+            return []
+        return [
+            "the model gives probabilities, and losses, distillation and calibration take logits (they apply softmax "
+            "themselves): leave the softmax at its end out"
+        ]
+
     @abstractmethod
     def tensor(self, outputs: Any) -> Tensor:
         """Return the one tensor that stands for `outputs`: what a student imitates and two models are compared by.
