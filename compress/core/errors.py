@@ -59,8 +59,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or named or said
 
 
+OTHER_NAMES = {
+    "learning_rate": "lr",
+    "bs": "batch_size",
+    "wd": "weight_decay",
+    "random_state": "seed",
+    "arch": "name",
+    "architecture": "name",
+    "weights": "checkpoint",
+    "n_epoch": "epochs",
+    "iterations": "steps",
+}  # what keys are called elsewhere
+
+
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Return `; did you mean X` for the nearest of `allowed`, or an empty string."""
     words = {str(word).lower(): str(word) for word in allowed}  # YAML has keys like 3
+    if (known := OTHER_NAMES.get(str(given).lower())) in words:
+        return f"; did you mean {words[known]!r}?"
     near = difflib.get_close_matches(str(given).lower(), list(words), n=1, cutoff=0.6)
     return f"; did you mean {words[near[0]]!r}?" if near else ""

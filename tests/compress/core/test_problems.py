@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field
 
 from compress.core.config import Config
-from compress.core.errors import InputError
+from compress.core.errors import InputError, did_you_mean
 from compress.core.problems import under, validated
 
 
@@ -69,3 +69,8 @@ def test_callers_say_where_a_key_lies() -> None:
     with pytest.raises(InputError, match=r"^table\.json: align: .* got 0; allowed auto or greater than or equal to 1$"):
         validated(Settings, {"align": 0}, under("table.json: "))
     assert validated(Settings, {"align": 2}).align == 2
+
+
+def test_keys_are_known_by_the_names_that_they_have_elsewhere() -> None:
+    assert did_you_mean("learning_rate", ["decay_rate", "lr"]) == "; did you mean 'lr'?"
+    assert did_you_mean("learning_rate", ["decay_rate"]) == "; did you mean 'decay_rate'?"
