@@ -110,7 +110,7 @@ def peculiarities(module: nn.Module, task: Task, described: ModelInputs | None =
             )
         with torch.no_grad():
             notes += task.notes_on(call(module, given))
-    except Exception:
+    except Exception:  # a model that does not run is refused where it is tried, with the reason
         pass
     return notes
 
