@@ -55,7 +55,7 @@ def latency_table(
     check: Annotated[int, typer.Option("--check", metavar="N", min=5, help="Networks that tell its error.")] = 20,
     seconds: Annotated[
         float,
-        typer.Option("--seconds", metavar="N", min=0, max=10, help="Seconds of runs of a network at a time."),
+        typer.Option("--seconds", metavar="N", min=0, max=10, help="How long, of each network."),
     ] = 0.3,
     seed: Annotated[int, typer.Option("--seed", metavar="N", min=0, help="Of the draw of networks.")] = 0,
     quiet: QuietFlag = False,
