@@ -44,8 +44,8 @@ class FitResult:
             as test_loss).
         stopped_by: "epochs", "minutes", "patience" or "step".
         best_epoch: the epoch whose weights were kept with `keep: best`, else None.
-        metrics: the task's on the test data, of the weights that the model ended with; None where epochs are not
-            evaluated, or batch norms were estimated anew after the last one.
+        metrics: the task's on the test data, of the weights that the model ended with; None where these were not
+            evaluated at the end of an epoch of this process, or have batch norms that were estimated anew since.
     """
 
     epochs_run: int

@@ -251,16 +251,10 @@ class Trainer:
             recalibrate(model, batches, self.config.bn_recalibrate, device, self.task.forward)
         model.eval()
         best = here.best_epoch if self.best is not None else None
-        metrics = None if renewed else self._final_metrics(best)
+        metrics = None
+        if self.judged is not None and not renewed and (best is not None or self.judged[0] == here.update):
+            metrics = self.judged[1]
         return FitResult(here.epoch, here.seconds, here.history, here.stopped_by or "epochs", best, metrics)
-
-    def _final_metrics(self, best: int | None) -> dict[str, float | None] | None:
-        """Return the metrics of what the model is now, which mostly were computed at the end of an epoch."""
-        if self.test is None or not self.config.evaluate_every:
-            return None
-        if self.judged is not None and (best is not None or self.judged[0] == self.position.update):
-            return self.judged[1]
-        return evaluate(self.model, self.test, self.task, self.updater.engine.device)
 
 
 def training_split(data: Data) -> Loader:

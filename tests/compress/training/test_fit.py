@@ -295,7 +295,7 @@ def test_the_metrics_of_a_training_are_those_of_the_weights_that_it_leaves(
     for resume in (False, True):  # of the second training nothing is left to do
         model, data = tiny_model(), tiny_data()
         result = fit(model, data, config, checkpoint_dir=tmp_path, resume=resume)
-        known = config.evaluate_every and not config.bn_recalibrate
+        known = config.evaluate_every and not config.bn_recalibrate and not resume
         assert result.metrics == (evaluate(model, data.test, data.task) if known else None)
 
 
