@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib import metadata
+from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -62,7 +66,7 @@ class Engine:
 
 
 def _fabric(device: str | torch.device, precision: str) -> Any:
-    from lightning_fabric import Fabric
+    bare = _bare()
     from lightning_fabric.plugins import MixedPrecision, Precision
     from lightning_fabric.plugins.environments import LightningEnvironment
 
@@ -73,4 +77,36 @@ def _fabric(device: str | torch.device, precision: str) -> Any:
     plugin = Precision() if name == "32-true" else MixedPrecision(name, device=where.type)
     devices = 1 if where.type == "cpu" else [where.index or 0]
     # The environment is named so that a cluster's variables do not make Fabric look for other processes.
-    return Fabric(accelerator=where.type, devices=devices, plugins=[plugin, LightningEnvironment()])
+    return bare(accelerator=where.type, devices=devices, plugins=[plugin, LightningEnvironment()])
+
+
+@functools.cache
+def _bare() -> Any:
+    """Return Fabric without callbacks of other packages: it would read what all that are installed declare."""
+    with _version_alone("torchmetrics"):
+        from lightning_fabric import Fabric
+
+    class Bare(Fabric):
+        @staticmethod
+        def _configure_callbacks(callbacks: Any) -> list[Any]:
+            return []
+
+    return Bare
+
+
+@contextmanager
+def _version_alone(package: str) -> Iterator[None]:
+    """Let the block import what imports `package` for its version, and does nothing else with it.
+
+    Lightning Fabric does so with torchmetrics, whose import takes five seconds: it imports transformers and SciPy.
+    """
+    if package in sys.modules:
+        yield
+        return
+    stand_in = ModuleType(package)
+    stand_in.__version__ = metadata.version(package)  # type: ignore[attr-defined]
+    sys.modules[package] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules[package]

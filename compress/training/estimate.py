@@ -26,6 +26,8 @@ from evaluators.datasets.loaders import placed
 
 WARM, TIMED = 2, 3
 """Updates before those that are timed, and those."""
+SHORT = 10.0
+"""Seconds of a training that the second update alone is enough for: a better estimate would take a part of them."""
 
 if TYPE_CHECKING:
     from evaluators.datasets import Data, Loader
@@ -44,7 +46,7 @@ def estimate_seconds(
 ) -> float:
     """Return how many seconds `fit` will take: three updates and one test batch timed, after two to warm up.
 
-    No more updates than the training has; of one that has two, the last is timed.
+    No more updates than the training has; of one that has two, or takes less than `SHORT`, the second is timed.
     Weights, buffers, modes and the process' random state are afterwards as they were.
     """
     apart = copy.deepcopy(teacher) if teacher is model else teacher  # the one learns in another mode than the other
@@ -71,8 +73,12 @@ def seconds_by(
         step.begin_epoch(model, 0)
         count = max(1, min(WARM + TIMED, len(loader) * config.epochs))
         numbers = islice(cycle(range(min(count, len(loader)))), count)  # each batch as the update that it comes in
-        seconds = [_timed_update(updater, batches, number) for number in numbers]
-        update = median(seconds[min(WARM, count - 1) :])
+        seconds: list[float] = []
+        for number in numbers:
+            seconds.append(_timed_update(updater, batches, number))
+            if len(seconds) == 2 and seconds[1] * len(loader) * config.epochs < SHORT:
+                break
+        update = median(seconds[min(WARM, len(seconds) - 1) :])
         total = update * len(loader) * config.epochs
         if data.test is not None and config.evaluate_every:
             evaluations = math.ceil(config.epochs / config.evaluate_every)
