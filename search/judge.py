@@ -6,8 +6,8 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from compress.core.errors import InputError, did_you_mean
-from evaluators.candidates.evaluator import Evaluator, Metrics, Report, Stopped
+from compress.core.errors import CompressError, InputError, did_you_mean
+from evaluators.candidates.evaluator import Evaluator, Metrics, Report, Stopped, numbers
 from evaluators.candidates.latency import LatencyMeter
 from search.objective import ObjectiveConfig
 from spaces.architecture import Architecture
@@ -35,6 +35,8 @@ class Judge:
 
     def check(self) -> None:
         """Raise InputError for a metric of the objective that nothing here gives."""
+        if not isinstance(self.evaluator, Evaluator):
+            raise InputError(f"search.evaluator.kind: it makes {self.evaluator!r:.80}, which is no Evaluator")
         known = {*self.evaluator.metrics, "macs", "params"} | ({"latency_ms"} if self.meter else set())
         for name in self.wanted:
             if name not in known:
@@ -44,7 +46,7 @@ class Judge:
 
     def free(self, arch: Architecture) -> Metrics:
         """Return the metrics that cost next to nothing."""
-        metrics = self.evaluator.free(arch)
+        metrics = numbers(self.evaluator.free(arch), f"{self._named}.free")
         if any(name in self.wanted and name not in metrics for name in ("macs", "params")):
             metrics = {**{name: float(value) for name, value in self.space.cost(arch).items()}, **metrics}
         if self.meter is not None and "latency_ms" in self.wanted:
@@ -52,7 +54,10 @@ class Judge:
         return metrics
 
     def full(self, arch: Architecture, free: Metrics, report: Report | None = None) -> Metrics:
-        """Return all wanted metrics of `arch`, given its free ones."""
+        """Return all wanted metrics of `arch`, given its free ones.
+
+        Raises CompressError where the evaluator gives something else than numbers, or leaves one out.
+        """
         metrics = dict(free)
         if self.meter is not None and "latency_ms" in self.wanted and "latency_ms" not in metrics:
             metrics["latency_ms"] = self.meter.measure(arch)
@@ -60,8 +65,15 @@ class Judge:
                 return metrics  # too slow: not worth training
         missing = [name for name in self.wanted if name not in metrics]
         if missing:
-            metrics |= self.evaluator.evaluate(arch, missing, self.seed, report)
+            found = self.evaluator.evaluate(arch, missing, self.seed, report)
+            metrics |= numbers(found, f"{self._named}.evaluate")
+            if left_out := [name for name in missing if name not in metrics]:
+                raise CompressError(f"{self._named}.evaluate was asked for {', '.join(left_out)}, and gave none")
         return metrics
+
+    @property
+    def _named(self) -> str:
+        return f"search.evaluator: {type(self.evaluator).__name__}"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -30,7 +31,9 @@ class Limit(Config):
         return self
 
     def excess(self, value: float) -> float:
-        """Return by how much `value` breaks the limit: at most 0 where it does not."""
+        """Return by how much `value` breaks the limit: at most 0 where it does not; what is not finite breaks any."""
+        if not math.isfinite(value):
+            return math.inf
         below = -float("inf") if self.min is None else self.min - value
         above = -float("inf") if self.max is None else value - self.max
         return max(below, above)
@@ -143,6 +146,8 @@ class ObjectiveConfig(Config):
     def complaint(self, metrics: Mapping[str, float]) -> str | None:
         """Return what is wrong with an architecture that breaks a constraint, such as `macs 6.1e+06 is above 5e+06`."""
         for name, excess in self.violations(metrics).items():
+            if not math.isfinite(metrics[name]):
+                return f"{name} is {metrics[name]}, no finite number"
             if excess > 0:
                 limit = self.constraints[name]
                 over = limit.max is not None and metrics[name] > limit.max

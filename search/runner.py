@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 from optuna import Study, Trial, TrialPruned
 from optuna.trial import FrozenTrial, TrialState
 
-from compress.core.errors import CompressError
+from compress.core.errors import CompressError, in_one_line
 from evaluators.candidates.evaluator import Metrics, Report
 from search.background import every
 from search.judge import Judge, Outcome, evaluate
@@ -99,8 +100,9 @@ class Runner:
                         self.study.tell(trial, state=TrialState.FAIL)
                         return None
                     asked, complaint = self._consider(trial)
-                except BaseException:
+                except BaseException as error:
                     self.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+                    _tell_which(trial.number, trial.params, error)
                     raise
             if asked is not None:
                 return asked
@@ -123,6 +125,7 @@ class Runner:
             self.tell(asked, outcome)
         except BaseException as error:
             self.fail(asked, f"{type(error).__name__}: {error}")
+            _tell_which(asked.trial.number, asked.arch, error)
             raise
 
     def settle(self, asked: Asked) -> bool:
@@ -138,16 +141,20 @@ class Runner:
             self._note(asked.trial, outcome.metrics, seconds=outcome.seconds)
             self.study.tell(asked.trial, state=TrialState.PRUNED)
             return
-        complaint = self.judge.objective.complaint(outcome.metrics)
-        values = self.judge.objective.values(outcome.metrics) if complaint is None else []
-        if any(map(math.isnan, values)):
-            complaint = "its value is not a number"
+        metrics = outcome.metrics
+        complaint = self.judge.objective.complaint(metrics)
+        if complaint is None:
+            odd = [name for name in self.judge.wanted if not math.isfinite(metrics.get(name, 0.0))]
+            complaint = f"{odd[0]} is {metrics[odd[0]]}, no finite number" if odd else None
+        values = self.judge.objective.values(metrics) if complaint is None else []
+        if not all(map(math.isfinite, values)):
+            complaint = "its value is no finite number"
         if complaint is not None:
-            self._note(asked.trial, outcome.metrics, seconds=outcome.seconds, broken=complaint)
+            self._note(asked.trial, metrics, seconds=outcome.seconds, broken=complaint)
             self.study.tell(asked.trial, state=TrialState.PRUNED)
             return
         # Killed after this line, the trial is finished by `revive`.
-        self._note(asked.trial, outcome.metrics, seconds=outcome.seconds, values=values)
+        self._note(asked.trial, metrics, seconds=outcome.seconds, values=values)
         self.study.tell(asked.trial, values)
 
     def fail(self, asked: Asked, error: str) -> None:
@@ -215,9 +222,11 @@ class Runner:
             self.study.tell(trial, state=TrialState.PRUNED)
 
     def _note(self, trial: Trial, metrics: Metrics, **more: Any) -> None:
+        """Write down what is known of a trial; what is not finite counts as not measured, as in report.json."""
         violations = self.judge.objective.violations(metrics)
         every = {name: violations.get(name, 0.0) for name in self.judge.objective.constraints}
-        result = {"metrics": metrics, "violations": every, "seed": self.judge.seed, **more}
+        measured = {name: value for name, value in metrics.items() if math.isfinite(value)}
+        result = {"metrics": measured, "violations": every, "seed": self.judge.seed, **more}
         trial.set_user_attr("result", result)
 
     def _trials(self) -> list[FrozenTrial]:
@@ -266,6 +275,13 @@ class Runner:
         beat()
         with every(BEAT_SECONDS, beat):
             yield
+
+
+def _tell_which(number: int, choices: Mapping[str, Any], error: BaseException) -> None:
+    """Raise a CompressError that names the architecture for what a third party's code, or a library, has raised."""
+    if isinstance(error, Exception) and not isinstance(error, CompressError):
+        which = shorten(str(dict(choices)), 200, placeholder=" ...")
+        raise CompressError(f"trial {number}, {which}: {in_one_line(error)}") from error
 
 
 def _reporter(study: Study, trial: Trial) -> Report | None:

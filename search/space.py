@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -13,7 +14,10 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from compress.core.batch_norm import enough_values
 from compress.core.config import Config
-from compress.core.errors import InputError, did_you_mean
+from compress.core.errors import InputError, did_you_mean, in_one_line
+from compress.core.registry import module_of
+from compress.core.tensors import call
+from evaluators.cost import count_macs, count_params
 from evaluators.datasets import Data, DataConfig, Loader
 from evaluators.tasks import DEFAULT, Task, TaskConfig
 from spaces.registry import create, open_preset, presets, space_class, spaces
@@ -79,9 +83,45 @@ def fitted(space: Space, data: DataConfig | None, task: TaskConfig, seed: int) -
         bound = replace(bound, num_outputs=own.num_outputs)
         found = None if found is None else replace(found, task=bound)
     space.default_task = bound
+    _try_build(space, seed)
     if found is not None and found.train is not None and type(task) is not type(DEFAULT) and space.name != "table":
         _try_out(space, found.train, bound, seed)
     return found
+
+
+def _try_build(space: Space, seed: int) -> None:
+    """Raise InputError where a third party's space builds no networks, others each time, or of another cost.
+
+    Two architectures are built, before anything is trained; `compress.testing.spaces` tries out much more.
+    """
+    if module_of(type(space)).partition(".")[0] == spaces.homes[0]:
+        return  # ours, and NNI's
+    generator = random.Random(seed)
+    for arch in [space.sample(generator) for _ in range(2)]:
+        which = f"search.space: {space.name} builds of {shorten(str(dict(arch)), 200, placeholder=' ...')}"
+        side = space.input_size(arch, space.default_task.img_size)
+        task = space.default_task.resized((space.default_task.in_chans, side, side))
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                built = [space.build(arch).eval() for _ in range(3)]
+                found, width = {"params": count_params(built[0])[0]}, None
+                if task.gives_tensor:
+                    inputs = task.arguments(torch.zeros(1, *task.input_size))
+                    found["macs"], width = count_macs(built[0], inputs), task.config.outputs_of(call(built[0], inputs))
+        except InputError:
+            raise
+        except Exception as error:  # whatever a third party's code raises
+            raise InputError(f"{which} no network that works: {in_one_line(error)}") from error
+        shapes = [{name: value.shape for name, value in each.state_dict().items()} for each in built]
+        if shapes.count(shapes[0]) < len(shapes):
+            raise InputError(f"{which} another network each time; the choices alone have to tell which it is")
+        told = {name: value for name, value in space.cost(arch).items() if name in found}
+        if told != found:
+            raise InputError(f"{which} a network of {found}; by its _layers it would be {told}")
+        if width is None and task.gives_tensor and task.has_loss:
+            raise InputError(f"{which} a network that does not give {task.form}")
+        if width and task.num_outputs and width != task.num_outputs:
+            raise InputError(f"{which} a network with {width} outputs; wanted {task.num_outputs} {task.counted}")
 
 
 def _try_out(space: Space, train: Loader, task: Task, seed: int) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from compress.core.config import Config
+from compress.core.errors import CompressError
 from compress.core.registry import Registry
 from compress.core.sections import OneOf
 
@@ -63,6 +64,27 @@ class Evaluator(ABC):
 
     def tidy(self) -> None:  # noqa: B027
         """Delete what only a search under way needs."""
+
+
+def numbers(given: Any, giver: str) -> Metrics:
+    """Return the metrics that an evaluator gave, as floats: it may be a third party's.
+
+    Scalars of NumPy and torch are taken; numbers that are not finite are left for the search to judge.
+
+    Raises:
+        CompressError: naming the `giver`: it is no mapping of names, or a value is no number.
+    """
+    if not isinstance(given, Mapping):
+        raise CompressError(f"{giver} gave {given!r:.80}; allowed: a mapping of metrics to numbers")
+    found = {}
+    for name, value in given.items():
+        try:
+            if not isinstance(name, str) or isinstance(value, str | bytes):
+                raise TypeError
+            found[name] = float(value)
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+            raise CompressError(f"{giver} gave {name} = {value!r:.80}; allowed: a number") from error
+    return found
 
 
 class Stopped(Exception):

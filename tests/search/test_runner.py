@@ -5,8 +5,10 @@ import threading
 import time
 from collections import Counter
 
+import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.samplers import BaseSampler
 
 from compress.core.errors import CompressError, InputError
@@ -164,7 +166,45 @@ def test_a_network_whose_evaluation_elsewhere_failed_is_evaluated_here(make):
 def test_a_value_that_is_not_a_number_counts_as_evaluated(make):
     trials = work(make(Measured(lambda arch: math.nan), trials=2))
     assert states(trials) == ["PRUNED"] * 2
-    assert trials[0].user_attrs["result"]["broken"] == "its value is not a number"
+    assert trials[0].user_attrs["result"]["broken"] == "top1 is nan, no finite number"
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_constraints_are_not_kept_by_what_is_no_finite_number(make, value):
+    evaluator = Measured()
+    evaluator.free = lambda arch: {}
+    evaluator.evaluate = lambda arch, wanted, seed, report=None: {"top1": 50.0, "cost": value, "also": math.nan}
+    (trial,) = work(make(evaluator, trials=1, constraints={"cost": {"max": 5}}))
+    assert trial.state.name == "PRUNED"
+    result = trial.user_attrs["result"]
+    assert result["broken"] == f"cost is {value}, no finite number" and result["metrics"] == {"top1": 50.0}
+
+
+@pytest.mark.parametrize("value", [np.float32(50), np.int64(50), np.array(50.0), torch.tensor(50.0), 50, True])
+def test_scalars_of_other_libraries_are_numbers(make, value):
+    evaluator = Measured(lambda arch: value)
+    (trial,) = work(make(evaluator, trials=1))
+    assert trial.values == [float(value)] and type(trial.user_attrs["result"]["metrics"]["top1"]) is float
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (None, "Measured.evaluate gave None; allowed: a mapping of metrics to numbers"),
+        (50.0, "Measured.evaluate gave 50.0; allowed: a mapping"),
+        ({"top1": None}, "Measured.evaluate gave top1 = None; allowed: a number"),
+        ({"top1": "93"}, "Measured.evaluate gave top1 = '93'; allowed: a number"),
+        ({"top1": [1.0, 2.0]}, r"Measured.evaluate gave top1 = \[1.0, 2.0\]"),
+        ({"top1": 50.0, "more": torch.ones(2)}, r"Measured.evaluate gave more = tensor"),
+        ({3: 50.0}, "Measured.evaluate gave 3 = 50.0"),
+        ({"top": 50.0}, "Measured.evaluate was asked for top1, and gave none"),
+    ],
+)
+def test_what_an_evaluator_gives_that_is_no_metric_is_named(make, given, says):
+    evaluator = Measured()
+    evaluator.evaluate = lambda arch, wanted, seed, report=None: given
+    with pytest.raises(CompressError, match=f"^search.evaluator: {says}"):
+        work(make(evaluator))
 
 
 def test_an_evaluator_that_raises_fails_its_trial_and_ends_the_search(make):
@@ -172,7 +212,7 @@ def test_an_evaluator_that_raises_fails_its_trial_and_ends_the_search(make):
         raise ValueError("no such operator")
 
     runner = make(Measured(broken))
-    with pytest.raises(ValueError, match="no such operator"):
+    with pytest.raises(CompressError, match=r"^trial 0, \{'a': .*\}: ValueError: no such operator$"):
         work(runner)
     (trial,) = runner.study.get_trials(deepcopy=False)
     assert trial.state.name == "FAIL"
