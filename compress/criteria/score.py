@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,11 @@ def score_units(
     _refuse_not_finite(model, graph)
     free = {group.name for group in graph.groups if group.repeats > 1 and not group.rigid}
     seen = [group.expanded() if group.name in free else group for group in graph.groups]
+    before = _versions(model)
     scores = chosen.scores(model, seen, data)
+    if _versions(model) != before:
+        raise InputError(f"prune.criterion: {type(chosen).__name__} changes the weights of the model that it scores")
+    scores = _one_for_each_unit(scores, seen, chosen)
     _refuse_senseless(scores, chosen)
     groups: list[Group] = []
     for group in graph.groups:
@@ -42,6 +47,29 @@ def score_units(
             group, scores[group.name] = group.rematched(order), value.sum(0)
         groups.append(group)
     return replace(graph, groups=tuple(groups)), scores
+
+
+def _versions(model: nn.Module) -> dict[str, int]:
+    """Return how often each weight and each constant of the model has been written to."""
+    return {name: tensor._version for name, tensor in named_tensors(model).items()}
+
+
+def _one_for_each_unit(scores: Any, groups: Sequence[Group], criterion: UnitCriterion) -> dict[str, Tensor]:
+    """Return scores as float64 on the CPU; InputError where a criterion, which may be a third party's, left some out.
+
+    Those of groups that were not asked for are dropped.
+    """
+    found = {}
+    for group in groups:
+        score = scores.get(group.name) if isinstance(scores, Mapping) else None
+        if not isinstance(score, Tensor) or score.shape != (group.size,) or score.is_complex():
+            got = f"a tensor {tuple(score.shape)}" if isinstance(score, Tensor) else type(score).__name__
+            raise InputError(
+                f"prune.criterion: {type(criterion).__name__} gives {got} for {group.name!r}; "
+                f"allowed: a number for each of its {group.size} units"
+            )
+        found[group.name] = score.detach().double().cpu()
+    return found
 
 
 def _refuse_not_finite(model: nn.Module, graph: Graph) -> None:

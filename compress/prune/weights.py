@@ -146,7 +146,17 @@ def _sparse_masks(
         remove = round(config.sparsity * size)
         if remove == size:
             raise InputError(f"prune.sparsity: {config.sparsity} removes all {size} weights of {pool}")
-        masks.update(zip(names, criterion.keep(layers, remove, generator), strict=True))
+        kept = criterion.keep(layers, remove, generator)
+        if [mask.shape for mask in kept] != [layer.shape for layer in layers]:
+            raise InputError(
+                f"prune.criterion: the masks that {config.criterion!r} gives do not fit the weights of {pool}"
+            )
+        removed = size - sum(int(mask.count_nonzero()) for mask in kept)
+        if removed != remove:
+            raise InputError(
+                f"prune.criterion: {config.criterion!r} removes {removed} weights of {pool}; wanted {remove}"
+            )
+        masks.update(zip(names, kept, strict=True))
     return masks
 
 
@@ -165,7 +175,7 @@ def _n_of_m_masks(
     kept, group = n_of_m
     masks = {}
     for name, value in track(values.items(), "scoring weights", total=len(values)):
-        order = criterion.order(_flat(value), generator).movedim(1, -1)
+        order = criterion.sound(criterion.order, _flat(value), generator).movedim(1, -1)
         groups = order.reshape(-1, group)
         worst = groups.sort(dim=1, stable=True).indices[:, : group - kept]
         mask = torch.ones_like(groups, dtype=torch.bool).scatter_(1, worst, False)

@@ -11,9 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from compress.core.errors import InputError
 from compress.criteria import WeightCriterion, unit_criteria, weight_criteria
-from compress.criteria.unit_criterion import UnitCriterion
+from compress.criteria.score import score_units
+from compress.criteria.unit_criterion import ScoringData, UnitCriterion
 from compress.distill.losses import LossConfig, losses
+from compress.graph.build import build_graph
+from compress.prune.weights import WeightsConfig, prune_weights
 from compress.testing.criteria import check_unit_criterion, check_weight_criterion
 from compress.testing.datasets import check_dataset
 from compress.testing.evaluators import check_evaluator
@@ -125,11 +129,102 @@ def test_a_wrong_weight_criterion_is_caught(registered: Any, criterion: Any, say
         check_weight_criterion(registered(criterion))
 
 
+class InPlace(WeightCriterion):
+    """Changes what it scores."""
+
+    def scores(self, weight: Tensor, generator: torch.Generator) -> Tensor:
+        return weight.abs_()
+
+
+class PerRow(WeightCriterion):
+    """One number for each output."""
+
+    def scores(self, weight: Tensor, generator: torch.Generator) -> Tensor:
+        return weight.abs().mean(1)
+
+
+class Ranks(WeightCriterion):
+    """Whole numbers."""
+
+    def scores(self, weight: Tensor, generator: torch.Generator) -> Tensor:
+        return weight.flatten().argsort().view_as(weight)
+
+
+class Infinite(WeightCriterion):
+    """NaN for weights of 0."""
+
+    def scores(self, weight: Tensor, generator: torch.Generator) -> Tensor:
+        return weight / 0.0
+
+
+@pytest.mark.parametrize("asked", [{"sparsity": 0.5}, {"pattern": "2:4"}])
+@pytest.mark.parametrize(
+    ("criterion", "says"),
+    [
+        (Signed, r"Signed gives scores below 0 \(down to -"),
+        (Generous, "'magnitude' removes 0 weights of fc.weight; wanted 16"),
+        (InPlace, "InPlace changes the weights that it scores"),
+        (PerRow, r"PerRow gives torch.float32 \(4,\) for weights \(4, 8\); allowed: a float for each"),
+        (Ranks, "Ranks gives torch.int64"),
+        (Infinite, "Infinite gives NaN or infinite scores"),
+    ],
+)
+def test_a_wrong_weight_criterion_prunes_nothing(
+    monkeypatch: pytest.MonkeyPatch, criterion: Any, asked: Any, says: str
+) -> None:
+    if asked == {"pattern": "2:4"} and criterion in (Signed, Generous):
+        return  # a pattern goes by the order of the scores alone
+    model = nn.ModuleDict({"fc": nn.Linear(8, 4)})
+    monkeypatch.setitem(weight_criteria._items, "magnitude", criterion)
+    config = WeightsConfig(criterion="magnitude", modules={"fc": ["fc.weight"]}, **asked)
+    with pytest.raises(InputError, match=rf"^prune.criterion: {says}"):
+        prune_weights(model, config)
+
+
+class Halving(UnitCriterion):
+    """Scores half of the units."""
+
+    def scores(self, model: nn.Module, groups: Any, data: Any) -> dict[str, Tensor]:
+        return {group.name: torch.ones(group.size // 2) for group in groups}
+
+
+class Zeroing(UnitCriterion):
+    """Tries units out, and does not put them back."""
+
+    def scores(self, model: nn.Module, groups: Any, data: Any) -> dict[str, Tensor]:
+        next(model.parameters()).data.mul_(0)
+        next(model.parameters()).detach().zero_()
+        return {group.name: torch.ones(group.size) for group in groups}
+
+
+class Nothing(UnitCriterion):
+    """Forgets to return."""
+
+    def scores(self, model: nn.Module, groups: Any, data: Any) -> Any:
+        return None
+
+
 class Forgetting(UnitCriterion):
     """Leaves a group out."""
 
     def scores(self, model: nn.Module, groups: Any, data: Any) -> dict[str, Tensor]:
         return {group.name: torch.ones(group.size).double() for group in groups[1:]}
+
+
+@pytest.mark.parametrize(
+    ("criterion", "says"),
+    [
+        (Forgetting, "Forgetting gives NoneType for '0:channels'; allowed: a number for each of its 8 units"),
+        (Halving, r"Halving gives a tensor \(4,\) for '0:channels'"),
+        (Zeroing, "Zeroing changes the weights of the model"),
+        (Nothing, "Nothing gives NoneType for"),
+    ],
+)
+def test_a_wrong_unit_criterion_prunes_nothing(criterion: Any, says: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 1), nn.Flatten(), nn.Linear(12, 5)).eval()
+    graph = build_graph(model, torch.randn(1, 3, 1, 1))
+    with pytest.raises(InputError, match=rf"^prune.criterion: {says}"):
+        score_units(model, graph, criterion(), ScoringData(graph))
 
 
 class Leaving(UnitCriterion):
@@ -142,7 +237,8 @@ class Leaving(UnitCriterion):
 
 
 @pytest.mark.parametrize(
-    ("criterion", "says"), [(Forgetting, "no score for each of"), (Leaving, "leaves gradients behind")]
+    ("criterion", "says"),
+    [(Forgetting, "a number for each of its 8 units"), (Leaving, "leaves gradients behind")],
 )
 def test_a_wrong_unit_criterion_is_caught(criterion: type[UnitCriterion], says: str) -> None:
     with pytest.raises(AssertionError, match=says):
