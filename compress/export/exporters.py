@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import tempfile
@@ -21,6 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.core.config import Config
+from compress.core.copies import copied
 from compress.core.errors import CompressError, InputError, is_out_of_memory
 from compress.core.inputs import ModelInputs
 from compress.core.modes import draws_at_random
@@ -136,7 +136,7 @@ def export(
     if not any(True for _ in tensors_in(example_inputs)):
         raise InputError("export: example_inputs holds no tensor, and a file without inputs computes nothing")
     started = time.perf_counter()
-    own = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    own = copied(model).cpu().eval().requires_grad_(False)
     module = task.for_file(own, config.post_processing)
     example = mapped(task.file_inputs(example_inputs), lambda each: each.detach().cpu())
     notes = []
@@ -319,7 +319,7 @@ def _write(
             )
     else:
         named = dict(zip(inputs, axes, strict=True)) | of_outputs(checks, axes) if any(axes) else None
-        export_traced(copy.deepcopy(module), args, file, dynamic_axes=named, **common)
+        export_traced(copied(module), args, file, dynamic_axes=named, **common)
 
 
 def export_traced(module: nn.Module, args: tuple[Any, ...], file: Path, **options: Any) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from torch import nn
 
+from compress.core.copies import copied
 from compress.core.errors import CompressError, InputError, is_out_of_memory
 from compress.core.inputs import ModelInputs
 from compress.core.tensors import Inputs, mapped, tensors_in
@@ -47,7 +47,7 @@ def write_to_time(model: nn.Module, example_inputs: Inputs, path: Path, batch: i
     Raises:
         CompressError: torch's TorchScript exporter cannot write it.
     """
-    module = folded(copy.deepcopy(model).cpu().eval().requires_grad_(False))
+    module = folded(copied(model).cpu().eval().requires_grad_(False))
     example = mapped(example_inputs, lambda each: each.detach().cpu())
     if shares_batch(example):
         example = like(example, batch, seed=7)

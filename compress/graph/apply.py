@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from compress.core.copies import copied
 from compress.core.errors import InputError
 from compress.core.wrappers import unwrapped
 from compress.graph.attention import NarrowAttention
@@ -60,7 +60,7 @@ def apply(plan: Plan, model: nn.Module, shared: Collection[str] = ()) -> nn.Modu
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach()  # computed from parameters (an old weight norm's): cannot be copied
     try:
-        small = _copied(model, memo)
+        small = copied(model, memo)
     except TypeError as error:  # a lock, a file, a stream among its attributes
         raise InputError(f"the model cannot be copied: {error}; keep such things out of its attributes") from error
     for name, module in small.named_modules():
@@ -72,47 +72,6 @@ def apply(plan: Plan, model: nn.Module, shared: Collection[str] = ()) -> nn.Modu
             as_list = isinstance(getattr(module, attribute, None), list)
             setattr(module, attribute, list(value) if as_list else value)
     return small
-
-
-def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """Return `copy.deepcopy(model, memo)`, made in a third of the time.
-
-    Most of what a module holds is numbers, names and empty containers (a dozen of hooks), which need no recursion.
-    """
-    replaced = {id(inner) for module in model.modules() if id(module) in memo for inner in module.modules()}
-    plain = {kind: _is_plain(kind) for kind in map(type, model.modules())}
-    modules = [module for module in model.modules() if id(module) not in replaced and plain[type(module)]]
-    for module in modules:  # all first: they may refer to one another in a circle
-        memo[id(module)] = type(module).__new__(type(module))
-    for module in reversed(modules):  # children first: what was compiled asks what it holds
-        own = vars(memo[id(module)])
-        for name, value in vars(module).items():
-            if name == "_compiled_call_impl":  # of `module.compile()`: it would run the module that is copied
-                continue
-            if type(value) in (bool, int, float, str, type(None)):
-                own[name] = value
-            elif type(value) in (OrderedDict, dict, list, set) and not value and id(value) not in memo:
-                own[name] = memo[id(value)] = type(value)()
-            else:
-                own[name] = copy.deepcopy(value, memo)
-    whole = copy.deepcopy(model, memo)
-    for module in model.modules():
-        if id(module) in memo and id(module) not in replaced and _is_own_forward(module, vars(module).get("forward")):
-            vars(memo[id(module)]).pop("forward", None)  # it would run the module that is copied, too
-    return whole
-
-
-def _is_own_forward(module: nn.Module, value: Any) -> bool:
-    """Whether an attribute `forward` is the class's own method, compiled: `m.forward = torch.compile(m.forward)`."""
-    named = getattr(value, "__qualname__", None) == type(module).forward.__qualname__
-    return named and hasattr(value, "_torchdynamo_orig_callable")
-
-
-def _is_plain(kind: type[nn.Module]) -> bool:
-    """Return whether a copy of a module is a copy of its attributes: its class does nothing of its own about that."""
-    ways = ("__new__", "__setstate__", "__getstate__", "__reduce__", "__reduce_ex__", "__deepcopy__")
-    same = all(getattr(kind, way, None) is getattr(nn.Module, way, None) for way in ways)
-    return same and kind.__basicsize__ == nn.Module.__basicsize__  # no list or dictionary at the same time
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

@@ -75,7 +75,7 @@ QUICKER: dict[str, list[str]] = {
     "bms_pooling_digits": [*_BRIEF, *_PLACEMENTS],
     "bossnas_hytra_cifar10": [*_BRIEF, *_FLOATS, *_FEW_VIEWS, "data.image_size=16"],
     "bossnas_hytra_digits": [*_BRIEF, *_FEW_VIEWS],
-    "bossnas_nats_cifar10": [*_BRIEF, *_FLOATS, *_FEW_VIEWS, "data.image_size=16", "search.trials=60"],
+    "bossnas_nats_cifar10": [*_BRIEF, *_FLOATS, *_FEW_VIEWS, "data.image_size=8", "search.trials=60"],
     "bossnas_nats_digits": [*_BRIEF, *_FEW_VIEWS],
     "darts_cifar10": [*_BRIEF, *_CELLS],
     "darts_digits": [*_BRIEF, "data.limit_train=128", "data.limit_test=40", "supernet.epochs=2", "train.epochs=1"],

@@ -20,7 +20,7 @@ from unittest.mock import patch
 # tests have done to it before: autograd refuses to run in a fork once a tensor of fake storage has been differentiated.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload([
-    "preloaded", "compress.cli", "compress.runs.pipeline", "lightning_fabric", "onnxruntime", "optuna.importance",
+    "preloaded", "compress.cli", "compress.runs.pipeline", "onnxruntime", "optuna.importance",
     "search.job", "sklearn.linear_model", "timm", "torch._dynamo",
 ])  # fmt: skip
 PATH = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])

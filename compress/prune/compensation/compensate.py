@@ -89,7 +89,7 @@ def compensated(
         ways = tuple(ways_of(model, plan.dropped, lambda m: task.forward(m, few)) for model in (narrowed, dense))
         norms = dict(foldable_pairs(dense, few.inputs))
         found, result.left = targets(narrowed, dense, plan, (ways[0], ways[1]), norms, held, within)
-        relay = Relay(run, len(images))
+        relay = Relay(run, len(images), fixed=dense)
         drawing = Drawing(len(images), seed, ROWS)
         for stretch in track(stretches_of(dense, few.inputs, found), "compensating"):
             if stretch.layers and not relay.taken:

@@ -68,11 +68,15 @@ def _meet(part: Stretch, block: str) -> bool:
 
 
 class Relay:
-    """Runs stretches one after the other: keeps what each takes, for every batch, of each model."""
+    """Runs stretches one after the other: keeps what each takes, for every batch, of each model.
 
-    def __init__(self, call: Call, batches: int) -> None:
-        self.call, self.batches = call, batches
+    Of the model that is `fixed`, which nothing changes, what a stretch gave is kept for the next.
+    """
+
+    def __init__(self, call: Call, batches: int, fixed: nn.Module | None = None) -> None:
+        self.call, self.batches, self.fixed = call, batches, fixed
         self.taken: dict[nn.Module, list[Tensor]] = {}
+        self.given: dict[int, Tensor] = {}
 
     def enter(self, model: nn.Module, stretch: Stretch) -> None:
         """Take up a model at its first stretch: run it up to there."""
@@ -102,6 +106,8 @@ class Relay:
             passed = self.taken[model][batch].clone()
             for layer in stretch.layers:
                 passed = model.get_submodule(layer)(passed)
+            if model is self.fixed:
+                self.given[batch] = passed
             return passed
 
         return run
@@ -111,4 +117,7 @@ class Relay:
         run = self.run(stretch)
         with torch.no_grad():
             for batch in range(self.batches):
-                self.taken[model][batch] = run(model, batch)
+                known = self.given.pop(batch, None) if model is self.fixed else None
+                self.taken[model][batch] = run(model, batch) if known is None else known
+        if model is self.fixed:
+            self.given.clear()
