@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -80,7 +81,23 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal without × and → shows ? in their place
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    _end_as_by_ctrl_c()
     app(prog_name="compress")
+
+
+def _end_as_by_ctrl_c() -> None:
+    """Let SIGTERM, which `kill`, `timeout` and batch systems send, end this process as Ctrl-C does: with a sentence."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        return
+    own = os.getpid()
+
+    def end(number: int, frame: object) -> None:
+        if os.getpid() == own:
+            raise KeyboardInterrupt
+        signal.signal(number, signal.SIG_DFL)  # a fork of this process, which its parent wants gone
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,11 @@ def module_of(item: object) -> str:
     return str(getattr(item, "__module__", type(item).__module__))
 
 
+def is_ours(item: object) -> bool:
+    """Return whether the class of an object comes with the toolkit; what is None is nobody's."""
+    return item is None or module_of(type(item)).partition(".")[0] in ("compress", "evaluators", "search", "spaces")
+
+
 _plugins: dict[str, InputError | None] = {}
 
 

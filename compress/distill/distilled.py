@@ -96,7 +96,7 @@ class Distilled(Supervised):
         terms = {}
         for (number, term), name in zip(active, named, strict=True):
             with self._blamed(number):
-                terms[name] = term(student, taught, batch, update)
+                terms[name] = _one_number(term(student, taught, batch, update))
         if self.label_share:
             terms["label"] = self.label_share * self.task.loss(student.outputs, batch, model)
         parts = {f"{name}_{part}": value for name, term in named.items() for part, value in term.parts.items()}
@@ -141,6 +141,16 @@ class Distilled(Supervised):
 
     def _terms(self) -> list[DistillLoss]:
         return cast(list[DistillLoss], list(self.terms))
+
+
+def _one_number(term: object) -> Tensor:
+    """Return the value of a loss; InputError where it is not one number, or the model cannot learn from it."""
+    if not isinstance(term, Tensor) or term.numel() != 1:
+        got = f"a tensor {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+        raise InputError(f"it gives {got}; allowed: a tensor of one number")
+    if torch.is_grad_enabled() and not term.requires_grad:
+        raise InputError("it has no gradient, so nothing would be learned from it")
+    return term.reshape(())
 
 
 def _at(key: str, name: str, problem: str) -> str:

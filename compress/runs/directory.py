@@ -138,7 +138,7 @@ def finished_stage(directory: Path) -> dict[str, Any] | None:
 
 def finish_stage(directory: Path, name: str, seconds: float, details: dict[str, Any], metrics: dict[str, Any]) -> None:
     """Write what a stage did and measured, which marks it finished."""
-    write_json(directory / "details.json", {"name": name, "seconds": round(seconds, 3), **details})
+    write_json(directory / "details.json", {**details, "name": name, "seconds": round(seconds, 3)})
     write_json(directory / "metrics.json", metrics)
 
 

@@ -14,18 +14,22 @@ from compress.bundle import Bundle, open_model, saved
 from compress.core.atomic import replacing, write_json
 from compress.core.environment import environment, settle_threads
 from compress.core.errors import CompressError, NotWritten, reason_of
+from compress.core.plain import plain_json
 from compress.core.progress import say
+from compress.core.registry import is_ours
 from compress.report import write_report
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context
 from compress.runs.directory import RunDirectory, finish_stage, finished_stage, folder_unless_empty
 from compress.runs.estimate import estimate, look_ahead, sentence, slow_precision
+from compress.runs.rebuilt import check_rebuilt
 from compress.runs.recipe import Recipe
 from compress.runs.report_file import report_of
 from compress.runs.resume import go_on
 from compress.runs.stage import MODEL_FILE, Act, acts_of, compares
 from compress.training.config import TrainerConfig
 from evaluators.datasets import Data
+from evaluators.tasks.evaluation import try_meter
 
 
 class Runner:
@@ -114,6 +118,8 @@ class Runner:
         """
         if not self.resume and any(isinstance(act.config, TrainerConfig) for act in acts):
             bundle.task.check_trainable(bundle.model)
+            if not is_ours(bundle.task) and self.data is not None and self.data.test is not None:
+                try_meter(bundle.model, self.data.test, self.data.task)
         first = next((act for act in acts if act.stage.changes_model), None)
         if first is not None and not self.resume and any(act.config is not None for act in acts[: acts.index(first)]):
             first.stage.check_model(first.config, bundle)
@@ -151,13 +157,17 @@ class Runner:
         if artifact.bundle is not None:
             step = {"stage": act.name, **({} if act.config is None else act.config.model_dump(mode="json"))}
             artifact.bundle.provenance = [*artifact.bundle.provenance, step]
+            artifact.bundle.metrics = plain_json(artifact.bundle.metrics, f"{act.name}: metrics")
             artifact.bundle.save(place / "bundle")
-        seconds, metrics = time.monotonic() - started, artifact.metrics
-        finish_stage(place, act.name, seconds, context.details, metrics)
+            if not all(map(is_ours, (act.stage, act.config))):
+                check_rebuilt(artifact.bundle, place / "bundle", act.name)
+        seconds, metrics = time.monotonic() - started, plain_json(artifact.metrics, f"{act.name}: metrics")
+        details = _checked_details(context.details, act.name)
+        finish_stage(place, act.name, seconds, details, metrics)
         for clear_up in context.afterwards:
             clear_up()
         shutil.rmtree(place / "checkpoint", ignore_errors=True)
-        self.records.append({"name": act.name, "seconds": seconds, **context.details, "metrics": metrics})
+        self.records.append({**details, "name": act.name, "seconds": seconds, "metrics": metrics})
         self.directory.log({"event": "stage_end", "stage": act.name, "seconds": seconds, "metrics": metrics})
         return artifact
 
@@ -190,3 +200,12 @@ class Runner:
         write_json(self.directory.report, report_of(self.recipe, self.acts, self.records, self.environment))
         write_report(self.directory.path)
         self.directory.log({"event": "end"})
+
+
+def _checked_details(details: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return what a stage tells of itself as JSON has it; CompressError, naming the key, where that cannot be."""
+    found: dict[str, Any] = plain_json(details, f"{name}: context.details")
+    notes = found.get("notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise CompressError(f"{name}: context.details.notes is {notes!r:.80}; allowed: a list of sentences")
+    return found

@@ -19,6 +19,7 @@ from compress.cli import app
 from compress.core.errors import InputError
 from compress.distill.distilled import DistilledConfig
 from compress.distill.finetune import FinetuneConfig
+from compress.distill.losses.kd import KdConfig
 from compress.runs.recipe import load_recipe
 from compress.training.config import TrainConfig
 from compress.training.fit import fit
@@ -160,3 +161,20 @@ def test_what_is_wrong_with_a_loss_is_told_at_its_key(section: dict[str, object]
     done = CliRunner().invoke(app, ["run", "--recipe", str(tmp_path / "taught.yaml"), "--out", str(tmp_path / "run")])
     assert done.exit_code == 2
     assert says in done.stderr.splitlines()[-1], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("term", "says"),
+    [
+        (
+            lambda student, teacher: (student - teacher).square(),
+            r"gives a tensor \(\d+, \d+\); allowed: a tensor of one",
+        ),
+        (lambda student, teacher: None, "gives NoneType; allowed"),
+        (lambda student, teacher: student.detach().mean(), "has no gradient, so nothing would be learned from it"),
+    ],
+)
+def test_a_loss_that_is_no_number_or_teaches_nothing_is_refused(monkeypatch: Any, term: Any, says: str) -> None:
+    monkeypatch.setattr(KdConfig, "term", lambda self, student, teacher: term(student, teacher))
+    with pytest.raises(InputError, match=f"loss: it {says}"):
+        recovered(FinetuneConfig(epochs=1, distill=KD), tiny_model())
