@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compress.core.errors import CompressError
 from compress.export.checks import Check
+from compress.export.shortcuts import padding_as_convolutions
 from evaluators.latency.agent.feed import DESCRIBED
 from evaluators.tasks import Task
 
@@ -22,7 +23,8 @@ FIRST_NORMAL_FLOAT32 = 0x00800000
 def clean(source: Path, target: Path, data_name: str, inputs: Mapping[str, Any] | None = None) -> int:
     """Copy the ONNX file `source` to `target` without denormal weights and notes; return how many were zeroed.
 
-    What is to be known of its `inputs` to feed it goes into its metadata.
+    What is to be known of its `inputs` to feed it goes into its metadata. Shortcuts that pad channels become
+    convolutions, see `shortcuts`.
 
     Below 1.5 GB everything is in one file, above it weights are in `data_name` beside `target`. Denormal numbers, which
     weight decay and pruning leave behind, slow processors down up to 30-fold (ONNX Runtime, issues 5117 and 7448). The
@@ -31,6 +33,7 @@ def clean(source: Path, target: Path, data_name: str, inputs: Mapping[str, Any] 
     import onnx
 
     model = onnx.load(source)
+    padding_as_convolutions(model)
     for node in (each for owner in (model.graph, *model.functions) for each in owner.node):
         del node.metadata_props[:]
         node.doc_string = ""

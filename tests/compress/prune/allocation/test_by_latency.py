@@ -33,10 +33,10 @@ CONSTANT, FACTOR = 0.02, 1.1
 
 
 def operators(file: Path) -> list[Operator]:
-    """Every convolution takes a product of two stairs of 8 channels; nothing else takes time."""
+    """Every convolution of 3x3 takes a product of two stairs of 8 channels; nothing else takes time."""
     graph = onnx.load(file).graph
     shapes = {each.name: list(each.dims) for each in graph.initializer}
-    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    convolutions = [node for node in graph.node if node.op_type == "Conv" and shapes[node.input[1]][2] == 3]
     sizes = [shapes[node.input[1]] for node in convolutions]
     times = [0.01 * math.ceil(out / 8) * math.ceil(into / 8) for out, into, *_ in sizes]
     return [Operator(node.name, "Conv", ms, []) for node, ms in zip(convolutions, times, strict=True)]
