@@ -98,7 +98,3 @@ def _end_as_by_ctrl_c() -> None:
         os.kill(os.getpid(), number)
 
     signal.signal(signal.SIGTERM, end)
-
-
-if __name__ == "__main__":
-    main()

@@ -227,7 +227,7 @@ def install(folder: Path, modules: dict[str, str], points: dict[str, str]) -> di
 
 
 def compress(arguments: list[str], environment: dict[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "compress.cli", *arguments]
+    command = [sys.executable, "-m", "compress", *arguments]
     return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 

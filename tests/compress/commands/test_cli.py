@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import resource
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+import compress
 from compress.cli import _COMMANDS, app
 from compress.commands.discover import ls
 from compress.distill.losses import losses
@@ -235,6 +237,15 @@ def test_validate_answers_in_json_too(tmp_path: Path) -> None:
     result = invoke("validate", "dimap_swin.yaml", "--set", "sede=1", "--json")
     assert result.exit_code == 2
     assert json.loads(result.stdout)["valid"] is False
+
+
+def test_python_runs_the_package_as_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["compress", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("compress", run_name="__main__")
+    assert ended.value.code == 0 and compress.__version__ in capsys.readouterr().out
 
 
 def test_doctor_names_versions_and_the_width_multiple() -> None:

@@ -184,7 +184,7 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing(folder: Path, name: str
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
 def test_output_that_cannot_be_written_is_one_sentence() -> None:
-    call = f"{sys.executable} -P -m compress.cli ls recipes"
+    call = f"{sys.executable} -P -m compress ls recipes"
     full = subprocess.run(f"{call} > /dev/full", shell=True, capture_output=True, text=True, check=False)
     assert full.returncode == 1 and full.stderr.count("\n") == 1 and "No space left on device" in full.stderr
     gone = subprocess.run(f"{call} | true", shell=True, capture_output=True, text=True, check=False)
