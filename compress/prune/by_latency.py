@@ -42,7 +42,7 @@ from compress.prune.kinds import Surroundings
 from compress.prune.proof import mended, with_counted_costs
 from compress.prune.structure import Scored, Setting, prunable, scored_units
 from compress.prune.structure_config import StructureConfig
-from evaluators.datasets.holdout import with_holdout
+from evaluators.datasets.holdout import unaugmented, with_holdout
 from evaluators.latency.measure import Comparison, LatencyRecord, interleave, record
 from evaluators.latency.operators import check_provider
 
@@ -160,8 +160,9 @@ class _Search:
             return counted_losses(graph, scores, costs, decisions)
         share = min(JUDGED / data.train.num_samples, JUDGED_SHARE)
         apart = with_holdout(data, share, self.around.seed)
-        device, train, test = self.around.device, apart.train, apart.test
-        assert train is not None and test is not None
+        device, test = self.around.device, apart.test
+        assert apart.train is not None and test is not None
+        train = unaugmented(apart.train)  # as compensation is solved in the end
 
         def judges() -> Judges:
             judged = [batch.to(device, copy=True) for batch in test.batches()]

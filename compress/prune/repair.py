@@ -22,6 +22,7 @@ from compress.graph.plan import Plan
 from compress.prune.compensation.compensate import Compensation, compensated
 from compress.prune.kinds import Details, Surroundings
 from evaluators.datasets import Batch, Loader
+from evaluators.datasets.holdout import unaugmented
 from evaluators.tasks import Task
 
 IMAGES, HELD_OUT = 1024, 512
@@ -100,12 +101,15 @@ def output_error(small: nn.Module, dense: nn.Module, batches: Sequence[Batch], t
 def _images(train: Loader) -> tuple[list[Batch], list[Batch]]:
     """Return training batches to fit to, and others to judge by: of what one epoch has, a third at most.
 
+    Not augmented, as what the model will see: fitted to crops moved by some pixels, ResNet-56 at a third of its time
+    has 1.1 to 1.7 points less.
+
     Of two batches one each, of a single one a half each.
     """
     fitted: list[Batch] = []
     judged: list[Batch] = []
     total = len(train)
-    batches: Iterator[Batch] = train.epoch(0)
+    batches: Iterator[Batch] = unaugmented(train).epoch(0)
     for number, batch in enumerate(batches):
         seen = sum(map(len, fitted))
         values = sum(each.numel() for each in tensors_in(batch.inputs)) / len(batch)

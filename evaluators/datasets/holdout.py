@@ -61,6 +61,24 @@ def set_apart(data: Data, count: int, seed: int) -> tuple[Data, Loader] | None:
     return replace(data, train=_part(train, rest)), _part(train, held, train.batch_size)
 
 
+def unaugmented(loader: Loader) -> Loader:
+    """Return a loader of the same training images in the same order, without augmentation.
+
+    A loader of another package, which cannot be told so, is returned itself.
+    """
+    if isinstance(loader, ResizedLoader):
+        return ResizedLoader(unaugmented(loader.loader), loader.size, loader.interpolation)
+    part: Any = copy.copy(loader)
+    if isinstance(loader, ArrayLoader):
+        part.augment = None if loader.augment is None else "none"
+    elif isinstance(loader, SampleLoader):
+        part.training = None if loader.training is None else loader.evaluation
+    else:
+        return loader
+    result: Loader = part
+    return result
+
+
 def resized(data: Data, size: int) -> Data:
     """Return `data` with images of `size` x `size` pixels: from the stored ones where they are in memory."""
     if size == data.image_size:
