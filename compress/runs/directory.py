@@ -114,6 +114,8 @@ def open_run(recipe: Recipe, out: Path | None, resume: bool) -> tuple[RunDirecto
             f"--out  {directory.path} holds a finished run, which stays as it is; name another directory with --out, "
             "or print its result again with --resume"
         )
+    if directory.lock_file.exists():
+        directory.let_go(directory.hold())  # RunInUse where it is not interrupted, but under way
     raise InputError(
         f"--out  {directory.path} holds an interrupted run; go on with it by --resume, or name another directory "
         "with --out"

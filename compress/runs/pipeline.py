@@ -105,6 +105,8 @@ def _default_type(kind: torch.dtype) -> Iterator[None]:
 
 def _failed(directory: RunDirectory, act: str, error: BaseException, resume_hint: str) -> CompressError:
     """Log the traceback; return what happened, where the log is and how to go on."""
+    if not directory.path.is_dir():
+        return CompressError(f"{act} failed: {directory.path} was removed while the run was working in it")
     what = in_one_line(error)
     _note(directory, {"event": "error", "stage": act, "error": what, "trace": traceback.format_exc()})
     return CompressError(f"{act} failed: {what}; log: {directory.log_file}; go on with: {resume_hint}")

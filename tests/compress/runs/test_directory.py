@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from compress.core.errors import InputError
-from compress.runs.directory import RunDirectory
+from compress.runs.directory import RunDirectory, RunInUse, open_run
 from compress.runs.recipe import Recipe, load_recipe
 from compress.runs.resume import check_same
 
@@ -46,3 +46,13 @@ def test_keys_that_an_older_version_did_not_have_were_at_their_defaults(interrup
     assert check_same(recipe(), RunDirectory(interrupted)) is None
     with pytest.raises(InputError, match=r"another recipe: search\.keep differ"):
         check_same(recipe(keep=3), RunDirectory(interrupted))
+
+
+def test_a_run_under_way_is_not_called_interrupted(interrupted: Path) -> None:
+    directory = RunDirectory(interrupted)
+    with pytest.raises(InputError, match="holds an interrupted run"):
+        open_run(recipe(), interrupted, resume=False)
+    lock = directory.hold()
+    with pytest.raises(RunInUse, match="another process is running in"):
+        open_run(recipe(), interrupted, resume=False)
+    directory.let_go(lock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -254,3 +255,15 @@ def test_memory_that_runs_out_is_never_taken_for_a_fault_of_the_model(folder: Pa
     ):
         assert is_out_of_memory(error) and in_one_line(error).startswith("out of memory (")
     assert not is_out_of_memory(RuntimeError("mat1 and mat2"))
+
+
+def test_a_directory_that_is_removed_under_a_run_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def remove(*args: Any) -> Any:
+        shutil.rmtree("out")
+        return (folder / "out" / "file").read_text()
+
+    monkeypatch.setattr(stages.get("prune"), "run", remove)
+    result = invoke()
+    assert result.exit_code == 1
+    assert result.stderr == "prune failed: out was removed while the run was working in it\n"
+    assert not (folder / "out").exists()
