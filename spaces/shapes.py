@@ -12,7 +12,7 @@ from torch import nn
 
 from compress.core.errors import InputError, did_you_mean, is_out_of_memory, reason_of
 from compress.core.inputs import ModelInputs
-from compress.core.modes import draws_at_random
+from compress.core.modes import answered_twice
 from compress.core.tensors import call, called, named_tensors
 from evaluators.tasks import Task
 
@@ -103,13 +103,13 @@ def peculiarities(module: nn.Module, task: Task, described: ModelInputs | None =
         given = described.draw(1)
     notes = []
     try:
-        if draws_at_random(module, given):
+        output, varies = answered_twice(module, given)
+        if varies:
             notes.append(
                 "the model gives other outputs each time that it is run on one input, in eval mode as well (such as "
                 "F.dropout without training=self.training): its figures vary, and no ONNX file of it can be checked"
             )
-        with torch.no_grad():
-            notes += task.notes_on(call(module, given))
+        notes += task.notes_on(output)
     except Exception:  # a model that does not run is refused where it is tried, with the reason
         pass
     return notes

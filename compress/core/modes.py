@@ -47,19 +47,25 @@ def training_flow(model: nn.Module) -> Iterator[None]:
         yield
 
 
-@torch.no_grad()
 def draws_at_random(model: nn.Module, inputs: Inputs) -> bool:
     """Return whether `model` gives other outputs for the same `inputs` in evaluation mode; generators stay as they are.
 
     What it gives is compared with what it gives after other draws of torch's generator on the CPU.
     """
-    answers = []
+    return answered_twice(model, inputs)[1]
+
+
+@torch.no_grad()
+def answered_twice(model: nn.Module, inputs: Inputs) -> tuple[Any, bool]:
+    """Return what `model` gives for `inputs`, and whether it gives something else the next time: `draws_at_random`."""
+    answers, given = [], None
     with torch.random.fork_rng(devices=[]), evaluating(model):
         for seed in (0, 1):
             torch.default_generator.manual_seed(seed)
-            answers.append([each.detach().clone() for each in tensors_in(call(model, inputs))])
+            given = call(model, inputs)
+            answers.append([each.detach().clone() for each in tensors_in(given)])
     pairs = list(zip(*answers, strict=False))
-    return len(answers[0]) != len(answers[1]) or not all(_alike(*pair) for pair in pairs)
+    return given, len(answers[0]) != len(answers[1]) or not all(_alike(*pair) for pair in pairs)
 
 
 def _alike(one: torch.Tensor, other: torch.Tensor) -> bool:
