@@ -26,7 +26,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +53,7 @@ from compress.prune.narrow import first_batches
 from compress.runs.recipe import load_recipe
 from compress.training.fit import fit
 from evaluators.cost import count_macs
+from evaluators.datasets.holdout import unaugmented
 from evaluators.latency.measure import LatencyConfig, interleave
 from evaluators.tasks.evaluation import evaluate
 
@@ -184,7 +185,7 @@ def judged(scene: Scene, choice: dict[str, Any], ours: bool, epochs: int) -> dic
     plan = Plan.from_dict(choice["plan"])
     renewed, repaired = (apply(plan, dense).eval() for _ in range(2))
     recalibrate(renewed, data.train.epoch(0), BN_BATCHES, forward=lambda model, b: data.task.forward(quick(model), b))
-    batches = first_batches(data, CALIBRATION)
+    batches = first_batches(replace(data, train=unaugmented(data.train)), CALIBRATION)
     assert batches is not None
     compensated(repaired, dense, plan, batches, data.task, seed=scene.around.seed)
     inputs = scene.bundle.example_inputs()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -100,7 +101,7 @@ def _version_alone(package: str) -> Iterator[None]:
 
     Lightning Fabric does so with torchmetrics, whose import takes five seconds: it imports transformers and SciPy.
     """
-    if package in sys.modules:
+    if package in sys.modules or importlib.util.find_spec(package) is None:
         yield
         return
     stand_in = ModuleType(package)

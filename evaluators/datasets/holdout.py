@@ -12,7 +12,6 @@ import torch.nn.functional as F
 
 from compress.core.errors import InputError
 from evaluators.datasets.batch import Batch
-from evaluators.datasets.division import drawn, drawn_by_class
 from evaluators.datasets.loaders import ArrayLoader, Data, Loader
 from evaluators.datasets.named_arrays import as_read
 from evaluators.datasets.samples import SampleLoader, Sized
@@ -111,14 +110,16 @@ def _split(labels: np.ndarray[Any, Any], fraction: float, seed: int) -> tuple[li
 
     Classes of a single image, or more classes than images on one side, allow no shares; the draw then ignores classes.
     """
+    from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+
     held = round(fraction * len(labels))
     rest = len(labels) - held
     if not held or not rest:
         return [], []
     _, counts = np.unique(labels, return_counts=True)
     shares = counts.min() > 1 and len(counts) <= min(held, rest)
-    seed %= 2**32
-    left, taken = drawn_by_class(labels, held, seed) if shares else drawn(len(labels), held, seed)
+    splitter = (StratifiedShuffleSplit if shares else ShuffleSplit)(1, test_size=held, random_state=seed % 2**32)
+    left, taken = next(splitter.split(labels, labels))
     return taken.tolist(), np.sort(left).tolist()
 
 

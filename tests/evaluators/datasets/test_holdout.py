@@ -11,7 +11,6 @@ from torchvision.transforms.functional import pil_to_tensor
 from compress.core.errors import InputError
 from evaluators.datasets import Data, Preprocessing
 from evaluators.datasets.digits import DigitsConfig
-from evaluators.datasets.division import drawn, drawn_by_class
 from evaluators.datasets.holdout import resized, with_holdout
 from evaluators.datasets.loaders import ArrayLoader
 from evaluators.datasets.samples import ImageOnly, SampleLoader, classified
@@ -147,29 +146,3 @@ def test_batches_of_files_are_resized() -> None:
     assert next(iter(data.train.epoch(0))).inputs.shape == (8, 1, 6, 6)
     numbers = np.sort(next(iter(data.test.batches())).inputs[:, 0, 3, 3].numpy())
     assert np.allclose(numbers, np.arange(8))
-
-
-@pytest.mark.parametrize("labels", [[0, 1] * 7 + [5] * 3, [2] * 40 + [-1] * 9 + [3] * 2, list(range(9)) * 4])
-def test_samples_are_divided_as_scikit_learn_divides_them(labels: list[int]) -> None:
-    from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
-
-    classes = np.array(labels)
-    for seed in range(8):
-        for held in (len(set(labels)), 11, 12):
-            theirs = next(StratifiedShuffleSplit(1, test_size=held, random_state=seed).split(classes, classes))
-            for one, other in zip(theirs, drawn_by_class(classes, held, seed), strict=True):
-                assert one.tolist() == other.tolist()
-            theirs = next(ShuffleSplit(1, test_size=held, random_state=seed).split(classes))
-            for one, other in zip(theirs, drawn(len(labels), held, seed), strict=True):
-                assert one.tolist() == other.tolist()
-
-
-def test_the_digits_are_scikit_learns_divided_by_class() -> None:
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    found, images = load_digits(), DigitsConfig(name="digits").open()
-    theirs = train_test_split(found.images, found.target, test_size=360, stratify=found.target, random_state=0)
-    ours = (images.train_images, images.test_images, images.train_labels, images.test_labels)
-    for one, other in zip(theirs, ours, strict=True):
-        assert np.array_equal(np.round(one * (255 / 16)) if one.ndim > 1 else one, other.numpy().squeeze())
