@@ -98,3 +98,7 @@ def _end_as_by_ctrl_c() -> None:
         os.kill(os.getpid(), number)
 
     signal.signal(signal.SIGTERM, end)
+
+
+if __name__ == "__main__":  # `python -m compress.cli`, which would do nothing without a word
+    main()

@@ -58,6 +58,10 @@ class ExportConfig(Config):
     )
 
 
+class NotWritable(CompressError):
+    """Every exporter ended in an error of its own, before any file was compared: no weights would change that."""
+
+
 @dataclass(frozen=True)
 class ExportResult:
     """The exported file and what is known of it.
@@ -387,7 +391,8 @@ def _fastest(attempts: list[Attempt], path: Path, batch: int, size: Sequence[int
     correct = [each for each in attempts if each.error is None]
     if not correct:
         causes = "; ".join(f"{each.exporter}: {each.error}" for each in attempts)
-        failure = CompressError(f"{path.name} could not be exported: {causes}")
+        kind = CompressError if any(each.differs for each in attempts) else NotWritable
+        failure = kind(f"{path.name} could not be exported: {causes}")
         for each in attempts:
             failure.add_note(f"{each.exporter} said:\n{each.chatter}")
         raise failure

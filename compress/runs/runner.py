@@ -31,6 +31,9 @@ from compress.training.config import TrainerConfig
 from evaluators.datasets import Data
 from evaluators.tasks.evaluation import try_meter
 
+LONG_SECONDS = 60.0
+"""A run that is estimated to take so long is tried out before: what fails late there costs more than a trial."""
+
 
 class Runner:
     """A run of `recipe` in `directory`, which it holds until `close`.
@@ -134,6 +137,10 @@ class Runner:
         if parts:
             say(sentence(parts))
             self.directory.log({"event": "estimate", "seconds": {name: round(value, 1) for name, value in parts}})
+        if not self.resume and sum(value for _, value in parts) >= LONG_SECONDS:
+            for act in left:
+                if act.config is not None:
+                    act.stage.try_out(act.config, bundle)
 
     def _place(self, act: Act) -> Path:
         return self.directory.stage(act.number, act.name)

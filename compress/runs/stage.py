@@ -115,6 +115,12 @@ class Stage(ABC, Generic[C]):
     def check_model(self, config: C, bundle: Bundle) -> None:
         """Raise InputError where `config` cannot be done to this model; asked before time is spent on training it."""
 
+    def try_out(self, config: C, bundle: Bundle) -> None:
+        """Raise InputError where `config` cannot be done to models of this structure, whatever their weights.
+
+        It may take as long as `run`, and is asked before a training of minutes alone.
+        """
+
     def reach(self, config: C) -> None:
         """Raise where what it needs besides model and data, such as a target, is not there; asked before a run."""
 

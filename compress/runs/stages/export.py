@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from compress.bundle import Bundle
 from compress.core.atomic import replacing
+from compress.core.errors import CompressError, InputError
 from compress.core.onnx_parts import parts
-from compress.export.exporters import ExportConfig
+from compress.core.progress import hushed
+from compress.export.exporters import ExportConfig, NotWritable, export
 from compress.export.samples import samples_of
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
@@ -30,6 +34,23 @@ class Export(Stage[ExportConfig]):
     def check_model(self, config: ExportConfig, bundle: Bundle) -> None:
         """Raise InputError where the file is to leave sizes open, and the model takes no others."""
         samples_of(bundle.example_inputs(), bundle.inputs, config.dynamic_size).other_sizes(bundle.model)
+
+    def try_out(self, config: ExportConfig, bundle: Bundle) -> None:
+        """Raise InputError where no exporter writes the model."""
+        names = ("torchscript", "dynamo") if config.exporter == "auto" else (config.exporter,)  # the quick one first
+        causes = []
+        with TemporaryDirectory() as folder, hushed():
+            for name in names:
+                one = config.model_copy(update={"exporter": name})
+                try:
+                    export(bundle.model, bundle.example_inputs(2), Path(folder) / name, one, bundle.task, bundle.inputs)
+                except NotWritable as error:
+                    causes.append(str(error).partition(" could not be exported: ")[2])
+                    continue
+                except CompressError:
+                    pass  # such as outputs that differ, which may be for the weights that it starts from
+                return
+        raise InputError(f"export: the model cannot be written as ONNX, trained or not: {'; '.join(causes)}")
 
     def run(self, artifact: Artifact, config: ExportConfig, context: Context) -> Artifact:
         """Write the model to the run's model.onnx; where the baseline's file is of this very model, take that."""

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 import compress
+from compress.bundle import open_model
 from compress.core.atomic import write_json
 from compress.core.errors import CompressError, InputError
+from compress.export.exporters import ExportConfig
+from compress.runs.stage import stages
+from spaces.zoo import ModelConfig
 
 RECIPE: dict[str, Any] = {
     "version": 1,
@@ -53,3 +60,34 @@ def test_a_target_that_fails_is_told_before_anything_is_trained(tmp_path: Path) 
     with pytest.raises(CompressError, match="reaching what latency needs failed: latency target 'false' failed with 1"):
         compress.run(str(tmp_path / "recipe.yaml"), out=tmp_path / "out", device="cpu")
     assert not (tmp_path / "out/stages/01-dense/metrics.json").exists()
+
+
+class Spectrum(nn.Module):
+    """Eigenvalues, which no exporter of torch's writes."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images.flatten(1)[:, :10]
+        return torch.linalg.eigvalsh(rows[:, :, None] * rows[:, None, :])
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "auto"])
+def test_a_model_that_no_exporter_writes_is_told_before_a_long_training(exporter: str) -> None:
+    bundle = open_model(ModelConfig(source="builtin", name="mlp", input_size=(1, 4, 4))).bundle
+    stages.get("export")("export").try_out(ExportConfig(exporter="torchscript"), bundle)
+    with pytest.raises(InputError, match=r"^export: the model cannot be written as ONNX, trained or not: torch"):
+        stages.get("export")("export").try_out(
+            ExportConfig(exporter=exporter), replace(bundle, model=Spectrum().eval())
+        )
+
+
+def test_long_runs_alone_are_tried_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise InputError("export: not this one")
+
+    monkeypatch.setattr(stages.get("export"), "try_out", refuse)
+    write_json(tmp_path / "recipe.yaml", {key: value for key, value in RECIPE.items() if key != "latency"})
+    compress.run(str(tmp_path / "recipe.yaml"), out=tmp_path / "short", device="cpu")
+    monkeypatch.setattr("compress.runs.runner.LONG_SECONDS", 0.0)
+    with pytest.raises(InputError, match="export: not this one"):
+        compress.run(str(tmp_path / "recipe.yaml"), out=tmp_path / "out", device="cpu")
+    assert not (tmp_path / "out").exists()
