@@ -24,7 +24,7 @@ from spaces.architecture import Architecture
 from spaces.registry import create
 from spaces.space import Space
 
-TRIALS = 48
+TRIALS = 60
 FEWER = 24
 """Trials by samplers of Optuna's; of ours there are more."""
 DECISIONS = ["a", "b", "c"]

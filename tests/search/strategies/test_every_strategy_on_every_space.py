@@ -82,7 +82,7 @@ def test_four_processes_make_legal_proposals(tmp_path: Path) -> None:
             "strategy": {"name": "auto"},
             "objective": {"maximize": ["params"], "constraints": {"macs": {"max": 2.0e6}}},
             "evaluator": {"kind": "proxy", "scores": ["params"]},
-            "trials": 60,
+            "trials": TRIALS,
             "executor": {"kind": "local", "workers": 4},
         }
     )
