@@ -26,13 +26,14 @@ def padding_as_convolutions(model: Any) -> int:
     import onnx
 
     graph = model.graph
-    pads = [node for node in graph.node if node.op_type == "Pad"]
-    if not pads:
-        return 0
+    reader = _Reader(graph, next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx")))
+    pads = [(node, _added_channels(node, reader)) for node in graph.node if node.op_type == "Pad"]
+    found = [(node, around) for node, around in pads if around is not None]
+    if not found:
+        return 0  # before sizes are inferred, which copies the model
     shapes = onnx.shape_inference.infer_shapes(model).graph
     types = {each.name: each.type.tensor_type for each in (*shapes.value_info, *shapes.input)}
-    reader = _Reader(graph, next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx")))
-    count = sum(_rewritten(graph, pad, reader, types) for pad in pads)
+    count = sum(_rewritten(graph, node, around, reader, types) for node, around in found)
     if count:
         _without_unused(graph)
     return count
@@ -80,14 +81,13 @@ class _Reader:
         return None if found is None else [int(each) for each in found.flatten()]
 
 
-def _rewritten(graph: Any, pad: Any, reader: _Reader, types: dict[str, Any]) -> bool:
-    """Put a convolution in the place of `pad`, where it adds channels of zeros alone; return whether it did."""
+def _rewritten(graph: Any, pad: Any, around: tuple[int, int], reader: _Reader, types: dict[str, Any]) -> bool:
+    """Put a convolution in the place of `pad`, which adds `around` channels of zeros; return whether it is of use."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
-    around = _added_channels(pad, reader)
     found = types.get(pad.input[0])
-    if around is None or found is None or found.elem_type != TensorProto.FLOAT or len(found.shape.dim) != 4:
+    if found is None or found.elem_type != TensorProto.FLOAT or len(found.shape.dim) != 4:
         return False
     channels = found.shape.dim[1].dim_value
     if not 0 < channels <= MOST_CHANNELS:
