@@ -67,9 +67,11 @@ class _Reader:
             return None if value is None else numpy_helper.to_array(value)
         if node.op_type not in FOLDED:
             return None
-        given = {each: self.constant(each) for each in node.input if each}
-        if any(value is None for value in given.values()):
-            return None
+        given = {}
+        for each in filter(None, node.input):
+            given[each] = self.constant(each)
+            if given[each] is None:
+                return None
         outputs: Any = ReferenceEvaluator(node, opsets={"": self.opset}).run(None, given)
         return outputs[list(node.output).index(name)]
 
