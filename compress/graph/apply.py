@@ -69,9 +69,15 @@ def apply(plan: Plan, model: nn.Module, shared: Collection[str] = ()) -> nn.Modu
     for name, attributes in plan.attributes.items():
         module = _module(small, name)
         for attribute, value in attributes.items():
-            as_list = isinstance(getattr(module, attribute, None), list)
-            setattr(module, attribute, list(value) if as_list else value)
+            setattr(module, attribute, like(getattr(module, attribute, None), value))
     return small
+
+
+def like(old: Any, value: Any) -> Any:
+    """Return several numbers in a list or (named) tuple such as `old`, which they replace; another value as it is."""
+    if not isinstance(value, (tuple, list)) or not isinstance(old, (tuple, list)):
+        return value
+    return type(old)(*value) if hasattr(old, "_fields") else type(old)(value)
 
 
 def _module(model: nn.Module, name: str) -> nn.Module:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from compress.graph.apply import like
 from compress.graph.graph import Candidate, Formula, Graph, value_of
 
 Key = tuple[str, str, tuple[str, ...]]  # a class of modules, the name of an attribute, and what it may follow
@@ -23,8 +24,7 @@ class AttributeSetting:
         """Give the attributes of a narrowed model the values of this choice."""
         for candidate, value in zip(self.graph.candidates, self.values(kept), strict=True):
             module = small.get_submodule(candidate.module)
-            as_list = isinstance(getattr(module, candidate.attribute), list)
-            setattr(module, candidate.attribute, list(value) if as_list and isinstance(value, tuple) else value)
+            setattr(module, candidate.attribute, like(getattr(module, candidate.attribute), value))
 
     def values(self, kept: Mapping[str, Tensor]) -> tuple[int | tuple[int, ...], ...]:
         """Return what this choice gives the attribute of every candidate."""
@@ -35,7 +35,7 @@ class AttributeSetting:
         formula = self._formula(candidate)
         if formula is not None:
             return value_of(formula, widths)
-        value = vars(self.model.get_submodule(candidate.module))[candidate.attribute]
+        value = getattr(self.model.get_submodule(candidate.module), candidate.attribute)
         return value if isinstance(value, int) else tuple(value)
 
     def settled(self) -> Graph:

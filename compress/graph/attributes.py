@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from inspect import getattr_static
 from math import prod
 from typing import Any
 
@@ -91,7 +92,7 @@ def candidates(
         if attribute in certain.get(name, ()):
             continue
         module = model.get_submodule(name)
-        value = vars(module).get(attribute)  # what a property computes follows by itself
+        value = getattr_static(module, attribute, None)  # of its class, too; what a property computes follows by itself
         options = _options(value, found.seen(name), names)
         if options:
             result.append(Candidate(name, attribute, f"{type(module).__module__}.{type(module).__qualname__}", options))

@@ -15,9 +15,9 @@ from compress.graph.lockstep import OVER_A_WIDTH, Following, Pass
 from compress.graph.silenced_products import Products
 from compress.graph.trace import Step
 
-_COUNTING = frozenset((
-    "mean", "var", "std", "var_mean", "std_mean", "native_batch_norm", "_native_batch_norm_legit",
-    "_batch_norm_with_update", "cudnn_batch_norm", "batch_norm",
+_MEANS = frozenset(("mean", "nanmean", "var", "std", "var_mean", "std_mean"))
+_BATCH_NORMS = frozenset((
+    "native_batch_norm", "_native_batch_norm_legit", "_batch_norm_with_update", "cudnn_batch_norm", "batch_norm",
 ))  # fmt: skip
 
 
@@ -81,10 +81,10 @@ class _Observing(Following):
 
     def _over_a_width(self, step: Step) -> bool:
         narrowed = [dims for dims in step.inputs if self.positions.narrowed(dims)]
-        if step.name in OVER_A_WIDTH:
+        if step.name in OVER_A_WIDTH or step.name in _MEANS:  # a mean of a width that may go normalises, or is unused
             return bool(narrowed)
         marked = (axis for dims in narrowed for dim in dims for segment in dim for axis in segment)
-        return step.name in _COUNTING and any("normalised" in axis.marks for axis in marked)
+        return step.name in _BATCH_NORMS and any("normalised" in axis.marks for axis in marked)
 
     def _over_what_stays(self, func: Any, args: Any, kwargs: Any, step: Step) -> Any:
         """Run an operation on the positions that stay, and put its results back among zeros."""

@@ -100,6 +100,8 @@ def split(dim: Dim, sizes: Sequence[int]) -> tuple[Dim, ...]:
         halves = _split_product(whole[0], sizes[0])
         if halves is not None:
             return (halves[0], *split(halves[1], sizes[1:]))
+    elif (rows := _rows(whole, inner)) is not None:
+        return (rows[0], *split(rows[1], sizes[1:]))
     elif all(_ensure_boundary(dim, at) for at in range(inner, dim_size(dim), inner)):
         chunks = [narrow(dim, at, inner) for at in range(0, dim_size(dim), inner)]
         for chunk in chunks[1:]:
@@ -111,6 +113,22 @@ def split(dim: Dim, sizes: Sequence[int]) -> tuple[Dim, ...]:
     return tuple(fresh(size, "it is reshaped in a way that does not follow its grouping") for size in sizes)
 
 
+def _rows(whole: Dim, inner: int) -> tuple[Dim, Dim] | None:
+    """Return the rows of size `inner` of each width of a concatenation one after the other, and what all rows hold.
+
+    None where a width is no number of rows, or all are one row each.
+    """
+    sizes = [segment_size(segment) for segment in whole]
+    if any(size % inner for size in sizes) or max(sizes) == inner:
+        return None
+    found = _each_split(whole, inner)
+    if found is None:
+        return None
+    for _, row in found[1:]:
+        unify(found[0][1], row)
+    return concatenate([numbers for numbers, _ in found]), found[0][1]
+
+
 def _blocks(whole: Dim, inner: int) -> Dim | None:
     """Return what each part of size `inner` is made of where parts span the widths of a concatenation; None: nothing.
 
@@ -119,14 +137,25 @@ def _blocks(whole: Dim, inner: int) -> Dim | None:
     """
     most = gcd(inner, *(segment_size(segment) for segment in whole))
     for size in (size for size in range(most, 1, -1) if most % size == 0):
-        halves = [_split_product(segment, segment_size(segment) // size) for segment in whole]
-        found = [half for half in halves if half is not None]
-        if len(found) == len(whole):
+        found = _each_split(whole, size)
+        if found is not None:
             for numbers, block in found:
                 freeze(numbers, BLOCKS)
                 unify(found[0][1], block)
             return flatten([fresh(inner // size, BLOCKS), found[0][1]])
     return None
+
+
+def _each_split(whole: Dim, inner: int) -> list[tuple[Dim, Dim]] | None:
+    """Split every segment into rows of size `inner`: (numbers of the rows, row); None where one has no such factor."""
+    found = []
+    for each in whole:
+        (segment,) = expand((each,))  # anew: one before may have been of the same axes
+        halves = _split_product(segment, segment_size(segment) // inner)
+        if halves is None:
+            return None
+        found.append(halves)
+    return found
 
 
 def _split_product(segment: Segment, outer: int) -> tuple[Dim, Dim] | None:

@@ -90,6 +90,9 @@ def _slice(t: Recording, args: Sequence[Any], kwargs: dict[str, Any], out: Tenso
         return
     if step == 1 and not axes.is_frozen(dims[place]) and out.shape[place]:
         dims[place] = narrow(dims[place], start, out.shape[place])
+    elif start < step and out.shape[place] * step == size and not axes.is_frozen(dims[place]):
+        dims[place], within = split(dims[place], (out.shape[place], step))  # one of every pair: pairs may go
+        axes.freeze(within, "every n-th position of it is picked out")
     else:
         axes.freeze(dims[place], "every n-th position of it is picked out")
         dims[place] = axes.fresh(out.shape[place], SPATIAL)

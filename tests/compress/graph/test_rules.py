@@ -122,6 +122,8 @@ THROUGH = [
     (1, "differences", lambda x: x.diff(dim=2)),
     (1, "pointwise along channels", lambda x: F.conv1d(x[:, :, :2].mT, torch.ones(6, 2, 1)).mT),
     (1, "gated linear unit", lambda x: F.glu(x, 1)),
+    (1, "gated by neighbours", lambda x: x[:, ::2] * x[:, 1::2].sigmoid()),
+    (1, "every fourth shifted", lambda x: torch.cat([x[:, i::4].roll(i, 2) for i in range(4)], 1)),
     (1, "slopes in pairs", lambda x: x * x.sum(2).view(1, -1, 2)[..., :1].repeat(1, 1, 2).view(1, -1, 1)),
     (1, "compared, divided", lambda x: (x > 0).float() + x // 0.1 + (1 - x)),
     (1, "lengths", lambda x: x * torch.linalg.vector_norm(x, 2, [1])[:, None]),

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -122,6 +123,74 @@ def test_half_of_the_macs_is_exactly_the_dense_model_without_the_removed_units(k
         again = compress.apply(plan, make().eval())
         again.load_state_dict(small.state_dict())
         assert torch.equal(flat(call(again, inputs)), flat(call(small, inputs)))
+
+
+class Sizes(NamedTuple):
+    heads: int
+    size: int
+
+
+class InTuple(nn.Module):
+    """Keeps the number of heads in a named tuple; in `OfClass` it is the class's."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes, self.qkv, self.out = Sizes(4, 8), nn.Linear(32, 96), nn.Linear(32, 32)
+
+    def forward(self, x):
+        return self.attended(x, self.sizes.heads)
+
+    def attended(self, x, heads):
+        q, k, v = self.qkv(x).unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = (q @ k.transpose(-2, -1) * 0.3).softmax(-1)
+        return self.out((weights @ v).transpose(1, 2).flatten(2))
+
+
+class OfClass(InTuple):
+    heads = 4
+
+    def forward(self, x):
+        return self.attended(x, self.heads)
+
+
+class WeightsUnused(nn.Module):
+    """Torch's attention as most call it: with the mean of its weights, which nothing uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+
+
+class Joined(nn.Module):
+    """Heads of two concatenated projections, counted by what there is (EfficientViT's linear attention)."""
+
+    def __init__(self):
+        super().__init__()
+        self.size, self.qkv = 8, nn.Conv1d(32, 96, 1)
+        self.around, self.out = nn.Conv1d(96, 96, 3, padding=1, groups=96), nn.Conv1d(64, 32, 1)
+
+    def forward(self, x):
+        y = self.qkv(x.mT)
+        y = torch.cat([y, self.around(y)], 1)
+        q, k, v = y.reshape(len(x), -1, 3 * self.size, x.shape[1]).chunk(3, 2)
+        y = v @ k.relu().transpose(2, 3) @ q.relu()
+        return self.out(y.reshape(len(x), -1, x.shape[1])).mT
+
+
+@pytest.mark.parametrize("kind", [InTuple, OfClass, WeightsUnused, Joined])
+def test_heads_go_wherever_their_number_is_kept(kind):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(5, 32), kind(), nn.Linear(32, 3)).eval(), torch.randn(1, 6, 5)
+    graph = checked(model, build_graph(model, x), x)
+    (heads,) = (group for group in graph.groups if group.kind == "heads")
+    plan = make_plan(model, graph, {heads.name: torch.tensor([0, 3])})
+    with torch.no_grad():
+        torch.testing.assert_close(apply(plan, model).double()(x.double()), silenced(model, plan)(x.double()))
+    if kind is InTuple:
+        assert apply(plan, model)[1].sizes == Sizes(2, 8)
 
 
 class Experts(nn.Module):
