@@ -155,6 +155,18 @@ def _of_ultralytics(file: Path) -> str:
     )
 
 
+def _plain(tensor: Tensor) -> Tensor:
+    """Return the numbers of a sparse or quantized tensor, or one of eight-bit floats, in a form that can be computed.
+
+    Without them a tensor is not known to be finite, and does not fit into a layer.
+    """
+    if tensor.layout != torch.strided:
+        tensor = tensor.to_dense()
+    if tensor.is_quantized:
+        tensor = tensor.dequantize()
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor
+
+
 def _unwrap(content: Any) -> tuple[dict[str, Tensor], str]:
     """Return the named tensors inside a checkpoint, and which of several were taken."""
     taken = ""
@@ -170,7 +182,7 @@ def _unwrap(content: Any) -> tuple[dict[str, Tensor], str]:
         content = content[name]
     if not isinstance(content, Mapping):
         return {}, ""
-    state = {_STEPS.sub(r"\1", str(name)): value for name, value in content.items() if isinstance(value, Tensor)}
+    state = {_STEPS.sub(r"\1", str(name)): _plain(each) for name, each in content.items() if isinstance(each, Tensor)}
     while state and all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state, taken

@@ -330,7 +330,8 @@ def export_traced(module: nn.Module, args: tuple[Any, ...], file: Path, **option
     """Call torch's TorchScript exporter, in a thread of its own.
 
     It notes the whole stack of Python at every operation: from within a run, some 50 calls deep, that takes as long
-    again as a fifth of the export. A new thread's stack is empty.
+    again as a fifth of the export. A new thread's stack is empty. The kernels that torch's attention and encoder layers
+    call in evaluation, which the exporter cannot write, are turned off.
     """
     gradients = torch.is_grad_enabled()  # each thread has its own
 
@@ -338,8 +339,13 @@ def export_traced(module: nn.Module, args: tuple[Any, ...], file: Path, **option
         with torch.set_grad_enabled(gradients):
             torch.onnx.export(module, args, str(file), dynamo=False, **options)
 
-    with ThreadPoolExecutor(1) as thread:
-        thread.submit(call).result()
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(call).result()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _traced(samples: Samples, config: ExportConfig) -> Inputs:

@@ -52,6 +52,25 @@ def test_reads_plain_state_dicts(tmp_path: Path, state: dict[str, Tensor], suffi
     assert same(read_checkpoint(path)[0], state)
 
 
+@pytest.mark.parametrize(
+    ("form", "exact"),
+    [
+        (Tensor.to_sparse, True),
+        (lambda value: value.to(torch.float8_e4m3fn), False),
+        (lambda value: torch.quantize_per_tensor(value, 0.02, 0, torch.qint8), False),
+    ],
+)
+def test_reads_tensors_of_other_layouts(
+    tmp_path: Path, state: dict[str, Tensor], form: Callable[[Tensor], Tensor], exact: bool
+) -> None:
+    wide = {name: form(value) if value.ndim == 4 else value for name, value in state.items()}
+    torch.save(wide, tmp_path / "w.pth")
+    model = cifar_resnet(8)
+    assert not load_checkpoint(model, tmp_path / "w.pth").missing
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, state[name], **({} if exact else {"rtol": 0.1, "atol": 0.02}))
+
+
 @pytest.mark.parametrize("key", ["state_dict", "model", "model_ema"])
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "_fsdp_wrapped_module."])
 def test_unwraps_training_checkpoints(tmp_path: Path, state: dict[str, Tensor], key: str, prefix: str) -> None:

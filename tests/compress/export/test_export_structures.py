@@ -184,3 +184,10 @@ def test_narrow_attention_with_a_mask_of_each_head_takes_any_batch(tmp_path):
     )
     found = export(model.eval(), torch.randn(2, 5, 8), tmp_path / "model.onnx", ExportConfig(exporter="torchscript"))
     assert found.checked_batches == (1, 2, 3)
+
+
+def test_torchscript_writes_encoder_layers_of_torchs_own(tmp_path):
+    model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)).eval()  # fused, unless told not to
+    found = export(model, torch.randn(2, 5, 8), tmp_path / "model.onnx", ExportConfig(exporter="torchscript"))
+    assert found.parity_max_rel < 1e-5
+    assert torch.backends.mha.get_fastpath_enabled()
