@@ -78,8 +78,8 @@ class AutoSampler(SpaceSampler):
         """Return whether `params` are worth a trial; each is checked once per fit."""
         key = _key(params)
         if key not in self._verdicts:
-            self._verdicts[key] = self.allowed(params)
-        return self._verdicts[key]
+            self._verdicts[key] = self.possible(params)
+        return self._verdicts[key] and not self.was_given_up(params)
 
     def _random(self, choices: Choices, generator: random.Random) -> Params:
         return self.completed({}, choices, generator)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ class Finished:
 
 
 class History:
-    """Complete trials in the order in which they finished, for one study after the other."""
+    """Trials in the order in which they finished, for one study after the other."""
 
     def __init__(self) -> None:
         self._forget()
@@ -39,7 +40,10 @@ class History:
         self._failed = 0
         self._later: set[int] = set()
         self._keys: list[tuple[float, int]] = []
-        self._finished: list[Finished] = []
+        self.ended: list[Finished] = []
+        """Complete trials, and those given up (stopped early, or of no use), which score minus infinity."""
+        self.given_up: set[frozenset[tuple[str, Any]]] = set()
+        """The parameters of the latter."""
 
     def update(self, trials: Sequence[FrozenTrial], sign: int) -> Sequence[Finished]:
         """Return what is complete among `trials` (all of a study, in order); `sign` -1 turns costs into scores."""
@@ -51,8 +55,11 @@ class History:
                 self._later.add(trial.number)
                 if trial.state == TrialState.COMPLETE and trial.values:
                     self._insert(trial, sign * float(trial.values[0]))
+                elif trial.state == TrialState.PRUNED:
+                    self._insert(trial, -math.inf)
+                    self.given_up.add(frozenset(trial.params.items()))
         self._settle(trials)
-        return list(self._finished)
+        return [trial for trial in self.ended if trial.score > -math.inf]
 
     def unsettled(self, trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
         """Return all trials that are not finished, and perhaps others, after `update` with the same `trials`."""
@@ -74,7 +81,7 @@ class History:
         key = (trial.datetime_complete.timestamp() if trial.datetime_complete else 0.0, trial.number)
         place = bisect(self._keys, key)
         self._keys.insert(place, key)
-        self._finished.insert(place, Finished(trial.number, trial.params, score))
+        self.ended.insert(place, Finished(trial.number, trial.params, score))
 
     def _settle(self, trials: Sequence[FrozenTrial]) -> None:
         """Move the start past trials that will not change; a list with gaps (a pruner's part of a study) has none."""

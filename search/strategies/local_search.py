@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
@@ -42,9 +43,11 @@ class _Climb:
         over = self._centre is self._best and self._exhausted()
         self._known.add(key)
         self._steps.pop(key, None)
-        if self._best is None or over:
+        if trial.score > -math.inf and (self._best is None or over):
             self._settle(trial)
             return
+        if self._best is None:
+            return  # given up before there was anything to climb from
         if trial.score > self._best.score:
             self._best = trial
         if self._best is not self._centre and (self._improvement == "first" or self._exhausted()):
@@ -98,12 +101,12 @@ class LocalSearchSampler(SpaceSampler):
         self, finished: Sequence[Finished], running: Sequence[Params], choices: Choices, generator: random.Random
     ) -> Params:
         """Return a neighbour of the climb's best, or a random start."""
-        climb = self._climb.after(finished, choices)
+        climb = self._climb.after(self._history.ended or finished, choices)  # with those that were given up
         step = climb.step({_key(params) for params in running}, generator)
         return anything(choices, generator, self.space) if step is None else step
 
     def _begin(self, choices: Choices) -> _Climb:
-        return _Climb(choices, self.improvement, self._around, self.allowed)
+        return _Climb(choices, self.improvement, self._around, self.possible)
 
     def _around(self, params: Params, choices: Choices) -> Iterable[Params]:
         """Return the steps from `params`: always the same ones, decisions that are newly taken drawn."""

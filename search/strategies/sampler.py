@@ -14,7 +14,7 @@ from optuna.search_space import IntersectionSearchSpace
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from compress.core.errors import InputError
+from compress.core.errors import CompressError, InputError
 from search.optuna_internals import all_trials
 from search.strategies.history import Finished as Finished
 from search.strategies.history import History, live_number
@@ -101,9 +101,10 @@ class SpaceSampler(BaseSampler, ABC):
         generator = random.Random(f"{self.seed}:{number}")
         params: Params = {}
         for _ in range(self.attempts):
-            params = self.completed(self.propose(finished, running, choices, generator), choices, generator)
+            proposed = self._checked(self.propose(finished, running, choices, generator), choices)
+            params = self.completed(proposed, choices, generator)
             if self.rows is not None:
-                done = [trial.params for trial in finished] + running
+                done = [trial.params for trial in finished] + running + list(map(dict, self._history.given_up))
                 if self.rows.find(params) is None or params in done:
                     params = dict(self.rows.nearest(params, done, generator))
             if self.allowed(params):
@@ -111,10 +112,18 @@ class SpaceSampler(BaseSampler, ABC):
         return params
 
     def allowed(self, params: Params) -> bool:
-        """Return whether a completed assignment is worth a trial: there is such an architecture, and it is feasible."""
+        """Return whether a completed assignment is worth a trial: it is one, is feasible, and was not given up."""
+        return not self.was_given_up(params) and self.possible(params)
+
+    def possible(self, params: Params) -> bool:
+        """Return whether a completed assignment is an architecture, and feasible, whatever the trials have shown."""
         if self.rows is not None and self.rows.find(params) is None:
             return False
         return self.feasible is None or self.feasible(params)
+
+    def was_given_up(self, params: Params) -> bool:
+        """Return whether a trial has shown that an assignment is of no use: it would be known, and nothing learned."""
+        return frozenset(params.items()) in self._history.given_up
 
     def completed(self, params: Params, choices: Choices, generator: random.Random) -> Params:
         """Return the assignment that `params` stand for: what is missing is drawn, what is not taken is left out.
@@ -124,6 +133,26 @@ class SpaceSampler(BaseSampler, ABC):
         if self.space is None or not self.space.conditional:
             return {name: params[name] if name in params else generator.choice(choices[name]) for name in choices}
         return dict(self.space.complete(params, drawn_by(generator)))
+
+    def _checked(self, proposed: Any, choices: Choices) -> Params:
+        """Return a proposal, which may be a third party's, with the choices as the decisions have them.
+
+        Raises CompressError where it is no mapping, or names what is no decision or no choice of one.
+        """
+        gave = f"search.strategy: {type(self).__name__}.propose gave"
+        if not isinstance(proposed, Mapping):
+            raise CompressError(f"{gave} {proposed!r:.80}; allowed: a mapping of decisions to choices")
+        found: Params = {}
+        for name, value in proposed.items():
+            if name not in choices:
+                if self.search_space is None:
+                    continue  # of some of the finished trials, and not of all
+                raise CompressError(f"{gave} {name!r:.80}, which is no decision; allowed: {', '.join(choices)}")
+            same = [choice for choice in choices[name] if value is choice or _equal(value, choice)]
+            if not same:
+                raise CompressError(f"{gave} {name} = {value!r:.80}; allowed: {', '.join(map(str, choices[name]))}")
+            found[name] = same[0]
+        return found
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -146,3 +175,11 @@ def _choices(name: str, distribution: BaseDistribution) -> tuple[Any, ...]:
     if not isinstance(distribution, CategoricalDistribution):
         raise InputError(f"{name}: our strategies take categorical decisions; got {type(distribution).__name__}")
     return tuple(distribution.choices)
+
+
+def _equal(value: Any, choice: Any) -> bool:
+    """Return whether a proposed value is a choice; numbers of NumPy and torch are equal to ours."""
+    try:
+        return bool(value == choice)
+    except (TypeError, ValueError, RuntimeError):  # arrays
+        return False

@@ -6,15 +6,20 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.trial import TrialState
 
-from compress.core.errors import InputError
+from compress.core.errors import CompressError, InputError
+from search.strategies import make_sampler
+from search.strategies.auto import AutoStrategy
 from search.strategies.local_search import LocalSearchStrategy
 from search.strategies.ppo import PPOStrategy
 from search.strategies.regularized_evolution import RegularizedEvolutionStrategy
 from search.strategies.reinforce import ReinforceStrategy
+from search.strategies.sampler import SpaceSampler
 from search.strategies.strategy import StrategyBase
 
 Make = Callable[[], StrategyBase]
@@ -122,3 +127,64 @@ def test_sampler_works_on_any_study_of_categorical_decisions(chain: Any, make: M
     study = optuna.create_study(direction="maximize", sampler=sampler)
     study.optimize(lambda trial: sum(trial.suggest_categorical(name, range(5)) for name in "abc"), n_trials=120)
     assert study.best_value >= 11
+
+
+class Proposing(SpaceSampler):
+    proposal: Any = None
+
+    def propose(self, *given: Any) -> Any:
+        return self.proposal
+
+
+def proposing(chain: Any, proposal: Any) -> dict[str, Any]:
+    sampler = Proposing(chain.space.distributions(), space=chain.space)
+    sampler.proposal = proposal
+    trial = optuna.create_study(sampler=sampler).ask()
+    chain.space.suggest(trial)
+    return trial.params
+
+
+@pytest.mark.parametrize(
+    ("proposal", "words"),
+    [
+        (None, "gave None; allowed: a mapping"),
+        ("depth", "gave 'depth'; allowed: a mapping"),
+        ({"nothing": 1}, "gave 'nothing', which is no decision; allowed: "),
+        ({0: 10**9}, "= 1000000000; allowed: "),
+        ({0: np.arange(2)}, r"= array\(\[0, 1\]\); allowed: "),
+    ],
+)
+def test_a_proposal_that_is_no_choice_is_one_sentence(chain: Any, proposal: Any, words: str) -> None:
+    if isinstance(proposal, dict) and 0 in proposal:
+        proposal = {next(iter(chain.space.distributions())): proposal[0]}
+    with pytest.raises(CompressError, match=rf"^search\.strategy: Proposing\.propose gave .*{words[5:]}"):
+        proposing(chain, proposal)
+
+
+def test_a_proposed_number_of_another_library_is_the_choice(chain: Any) -> None:
+    name, distribution = next(iter(chain.space.distributions().items()))
+    found = proposing(chain, {name: torch.tensor(distribution.choices[-1])})
+    assert found[name] is distribution.choices[-1]
+
+
+def test_a_strategy_that_makes_no_sampler_is_one_sentence() -> None:
+    class NoSampler(StrategyBase):
+        name: str = "mine"
+
+        def sampler(self, context: Any) -> Any:
+            return None
+
+    with pytest.raises(InputError, match=r"search\.strategy: mine makes None, which is no sampler"):
+        make_sampler(NoSampler(), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", [*MAKES.values(), AutoStrategy], ids=[*MAKES, "auto"])
+def test_what_was_given_up_is_not_proposed_again(chain: Any, make: Make) -> None:
+    study = optuna.create_study(direction="maximize", sampler=chain.sampler(make()))
+    for _ in range(40):
+        trial = study.ask()
+        arch = chain.space.suggest(trial)
+        bad = arch["width"] == 8 or arch["depth"] == 2  # some time in the midst of its evaluation
+        study.tell(trial, None if bad else chain.score(arch), state=TrialState.PRUNED if bad else TrialState.COMPLETE)
+    given_up = [tuple(trial.params.items()) for trial in study.trials if trial.state == TrialState.PRUNED]
+    assert len(set(given_up)) == len(given_up) < 40
