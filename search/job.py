@@ -90,7 +90,8 @@ class SearchJob:
 
         Raises:
             InputError: the executor cannot work here.
-            CompressError: an evaluation failed (its trial is marked as failed), or a worker died.
+            CompressError: an evaluation raised one (its trial is marked as failed), most evaluations failed (those
+                are left out), or a worker died.
         """
         self.config.executor.run(self, runner, deadline)
 

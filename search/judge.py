@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from compress.core.errors import CompressError, InputError, did_you_mean
+from compress.core.errors import CompressError, InputError, did_you_mean, in_one_line, is_out_of_memory
 from evaluators.candidates.evaluator import Evaluator, Metrics, Report, Stopped, numbers
 from evaluators.candidates.latency import LatencyMeter
 from search.objective import ObjectiveConfig
@@ -78,17 +79,31 @@ class Judge:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an evaluation; `stopped` by the pruner, it has only the metrics that were free."""
+    """What came of an evaluation; `stopped` by the pruner, or failed, it has only the metrics that were free.
+
+    `failed` says in a line what was raised for the architecture, `trace` where.
+    """
 
     metrics: Metrics
     seconds: float
     stopped: bool = False
+    failed: str | None = None
+    trace: str = ""
 
 
 def evaluate(judge: Judge, arch: Architecture, free: Metrics, report: Report | None = None) -> Outcome:
-    """Return what `judge` says of `arch`."""
+    """Return what `judge` says of `arch`.
+
+    Whatever a library or a third party's code raises, and memory that is short, speaks against this architecture alone.
+    What is raised as a CompressError says that something is wrong with the search.
+    """
     started = time.perf_counter()
     try:
         return Outcome(judge.full(arch, free, report), time.perf_counter() - started)
     except Stopped:
         return Outcome(free, time.perf_counter() - started, stopped=True)
+    except Exception as error:
+        if isinstance(error, CompressError) and not is_out_of_memory(error.__cause__ or error):
+            raise
+        spent = time.perf_counter() - started
+        return Outcome(free, spent, failed=in_one_line(error), trace=traceback.format_exc())

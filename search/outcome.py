@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from compress.core.errors import CompressError
 from search import optuna_internals
-from search.study import architecture_of, metrics_of, refused
+from search.study import architecture_of, failed, metrics_of, refused
 from spaces.architecture import Architecture
 from spaces.space import Space
 
@@ -52,10 +52,13 @@ def best(study: Study, space: Space, keep: int | None) -> list[Found]:
 
 
 def _why(study: Study) -> str:
-    """Return the constraint that the last evaluated trial broke, if that is what is wrong."""
+    """Return what spoke against the last evaluated trial: what was raised, or the constraint that it broke."""
     results = [trial.user_attrs.get("result", {}) for trial in study.get_trials(deepcopy=False)]
-    broken = [result["broken"] for result in results if "broken" in result]
-    return f": {len(broken)} of {len(results)} broke a constraint, the last: {broken[-1]}" if broken else ""
+    for key, what in (("failed", "failed"), ("broken", "broke a constraint")):
+        found = [result[key] for result in results if key in result]
+        if found:
+            return f": {len(found)} of {len(results)} {what}, the last: {found[-1]}"
+    return ""
 
 
 def _winners(study: Study) -> list[FrozenTrial]:
@@ -83,20 +86,25 @@ def history(study: Study) -> list[dict[str, Any]]:
             "values": trial.values,
             "seconds": trial.user_attrs.get("result", {}).get("seconds"),
             "metrics": metrics_of(trial),
+            **({"failed": trial.user_attrs["result"]["failed"]} if failed(trial) else {}),
         }
         for trial in evaluated(study)
     ]
 
 
 def counts_by_state(study: Study) -> dict[str, int]:
-    """Return how many trials were complete, stopped early, refused before evaluation, or failed."""
+    """Return how many trials were complete, stopped early, refused before evaluation, left out or failed.
+
+    What was raised for an architecture leaves it out; a trial failed where the search ended in its midst.
+    """
     trials = study.get_trials(deepcopy=False)
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
     return {
         "complete": sum(trial.state == TrialState.COMPLETE for trial in trials),
         "known": sum("same_as" in trial.user_attrs.get("result", {}) for trial in trials),
-        "stopped": sum(not refused(trial) for trial in pruned),
+        "stopped": sum(not refused(trial) and not failed(trial) for trial in pruned),
         "refused": sum(map(refused, pruned)),
+        "left_out": sum(map(failed, pruned)),
         "failed": sum(trial.state == TrialState.FAIL for trial in trials),
     }
 

@@ -14,6 +14,7 @@ from optuna import Study, Trial, TrialPruned
 from optuna.trial import FrozenTrial, TrialState
 
 from compress.core.errors import CompressError, in_one_line
+from compress.core.progress import say
 from evaluators.candidates.evaluator import Metrics, Report
 from search.background import every
 from search.judge import Judge, Outcome, evaluate
@@ -22,6 +23,7 @@ from search.study import (
     Sharing,
     architecture_of,
     counts,
+    failed,
     is_alive,
     metrics_of,
     queue_again,
@@ -32,6 +34,8 @@ from spaces.architecture import Architecture
 
 REFUSALS = 1000
 """So many architectures in a row that need no evaluation, and the search gives up."""
+ALL_FAILED, MOST_FAILED = 3, 10
+"""So many failed evaluations, if all have failed, or more than half of all, and the search gives up."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,8 @@ class Runner:
     What is known of a trial beside its parameters is in user attributes. `architecture`: the choices, where they are
     not the parameters. `worker`: the process that evaluates it; absent while it is being asked for. `result`:
     `metrics`, `violations` (by how much each constraint is broken), `seconds`, `seed`, and `values` (complete),
-    `refused` or `broken` (which constraint, before or after evaluation), `same_as` (the trial that evaluated the same
-    network), or `error`.
+    `refused` or `broken` (which constraint, before or after evaluation), `failed` (what was raised for it, with
+    `trace`), `same_as` (the trial that evaluated the same network), or `error` (what ended the search).
     """
 
     def __init__(self, study: Study, judge: Judge, trials: int, sharing: Sharing | None = None) -> None:
@@ -136,7 +140,14 @@ class Runner:
         return known is not None
 
     def tell(self, asked: Asked, outcome: Outcome) -> None:
-        """Enter what came of an evaluation."""
+        """Enter what came of an evaluation.
+
+        Raises:
+            CompressError: it failed, as most of those before.
+        """
+        if outcome.failed is not None:
+            self._leave_out(asked, outcome)
+            return
         if outcome.stopped:
             self._note(asked.trial, outcome.metrics, seconds=outcome.seconds)
             self.study.tell(asked.trial, state=TrialState.PRUNED)
@@ -156,6 +167,21 @@ class Runner:
         # Killed after this line, the trial is finished by `revive`.
         self._note(asked.trial, metrics, seconds=outcome.seconds, values=values)
         self.study.tell(asked.trial, values)
+
+    def _leave_out(self, asked: Asked, outcome: Outcome) -> None:
+        """Enter that an evaluation failed; the search goes on, unless most have."""
+        number, why = asked.trial.number, outcome.failed
+        about = {"failed": why, "trace": outcome.trace, "broken": f"failed: {why}"}
+        self._note(asked.trial, outcome.metrics, seconds=outcome.seconds, **about)
+        self.study.tell(asked.trial, state=TrialState.PRUNED)
+        trials = [trial for trial in self._trials() if trial.state.is_finished() and counts(trial)]
+        bad = sum(map(failed, trials))
+        if 2 * bad > len(trials) and bad >= (ALL_FAILED if bad == len(trials) else MOST_FAILED):
+            share = f"the evaluation of {bad} of {len(trials)} architectures failed"
+            error = CompressError(f"{share}, the last {_which(number, asked.arch)}: {why}")
+            error.add_note(outcome.trace)
+            raise error
+        say(f"search: {_which(number, asked.arch)} failed and is left out: {why}")
 
     def fail(self, asked: Asked, error: str) -> None:
         """Mark a trial as failed, unless it is finished."""
@@ -194,6 +220,11 @@ class Runner:
             self._note(trial, {}, refused=str(error))
             self.study.tell(trial, state=TrialState.PRUNED)
             return None, str(error)
+        except CompressError:
+            raise
+        except Exception as error:  # of a sampler, which may be a third party's
+            which = f"trial {trial.number}: {type(self.study.sampler).__name__}"
+            raise CompressError(f"search.strategy: {which}: {in_one_line(error)}") from error
         if dict(arch) != trial.params:
             trial.set_user_attr("architecture", dict(arch))
         free = self.judge.free(arch)
@@ -280,8 +311,13 @@ class Runner:
 def _tell_which(number: int, choices: Mapping[str, Any], error: BaseException) -> None:
     """Raise a CompressError that names the architecture for what a third party's code, or a library, has raised."""
     if isinstance(error, Exception) and not isinstance(error, CompressError):
-        which = shorten(str(dict(choices)), 200, placeholder=" ...")
-        raise CompressError(f"trial {number}, {which}: {in_one_line(error)}") from error
+        raise CompressError(f"{_which(number, choices)}: {in_one_line(error)}") from error
+
+
+def _which(number: int, choices: Mapping[str, Any]) -> str:
+    """Return how a trial is called in sentences."""
+    chosen = shorten(str(dict(choices)), 200, placeholder=" ...")
+    return f"trial {number}, {chosen}" if choices else f"trial {number}"
 
 
 def _reporter(study: Study, trial: Trial) -> Report | None:

@@ -20,6 +20,7 @@ from compress.core.tensors import call
 from evaluators.cost import count_macs, count_params
 from evaluators.datasets import Data, DataConfig, Loader
 from evaluators.tasks import DEFAULT, Task, TaskConfig
+from evaluators.tasks.opened import opened
 from spaces.registry import create, open_preset, presets, space_class, spaces
 from spaces.space import Space
 from spaces.zoo import ModelConfig
@@ -77,7 +78,7 @@ def fitted(space: Space, data: DataConfig | None, task: TaskConfig, seed: int) -
         InputError: networks of the space give something else than the task learns from.
     """
     own = space.default_task
-    found = None if data is None else data.load(task, None, image_size=own.img_size, seed=seed)
+    found = None if data is None else opened(data, task, image_size=own.img_size, seed=seed)
     bound = task.bind(own.num_outputs, own.input_size) if found is None else found.task
     if not bound.num_outputs:
         bound = replace(bound, num_outputs=own.num_outputs)

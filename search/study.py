@@ -235,6 +235,11 @@ def refused(trial: FrozenTrial) -> bool:
     return "refused" in trial.user_attrs.get("result", {})
 
 
+def failed(trial: FrozenTrial) -> bool:
+    """Return whether something was raised when a trial was evaluated, so that it was left out."""
+    return "failed" in trial.user_attrs.get("result", {})
+
+
 def metrics_of(trial: FrozenTrial) -> dict[str, float]:
     """Return the metrics of an evaluated trial."""
     return dict(trial.user_attrs.get("result", {}).get("metrics", {}))

@@ -34,7 +34,8 @@ class ExecutorBase(Config):
 
         Raises:
             InputError: the executor cannot work here.
-            CompressError: an evaluation failed (its trial is marked as failed), or a worker died.
+            CompressError: an evaluation raised one (its trial is marked as failed), most evaluations failed (those
+                are left out), or a worker died.
         """
 
 

@@ -18,6 +18,7 @@ from search.config import SearchConfig
 from search.job import SearchJob
 from search.judge import Judge
 from search.objective import ObjectiveConfig
+from search.outcome import best, counts_by_state
 from search.runner import Runner
 from search.strategies.made_anew import MadeAnew
 from search.study import Sharing, open_study
@@ -207,16 +208,72 @@ def test_what_an_evaluator_gives_that_is_no_metric_is_named(make, given, says):
         work(make(evaluator))
 
 
-def test_an_evaluator_that_raises_fails_its_trial_and_ends_the_search(make):
-    def broken(arch):
-        raise ValueError("no such operator")
+def raising(*bad):
+    """Return what cannot evaluate architectures whose first choice is one of `bad`."""
 
-    runner = make(Measured(broken))
-    with pytest.raises(CompressError, match=r"^trial 0, \{'a': .*\}: ValueError: no such operator$"):
+    def judged(arch):
+        if arch["a"] in bad:
+            raise ValueError("no such operator")
+        return top1(**arch)
+
+    return Measured(judged)
+
+
+ARCHS = [(3, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 0), (0, 0, 0, 0)]
+
+
+def test_an_architecture_that_something_is_raised_for_is_left_out_and_the_search_goes_on(make, capsys):
+    runner = make(raising(1, 2), *ARCHS, trials=4)
+    trials = work(runner)
+    assert states(trials) == ["COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
+    assert trials[1].user_attrs["result"]["failed"] == "ValueError: no such operator"
+    assert "in judged" in trials[1].user_attrs["result"]["trace"]
+    said = capsys.readouterr().err
+    assert "search: trial 1, {'a': 1, 'b': 0, 'c': 0, 'd': 0} failed and is left out: ValueError: no such" in said
+    counted = counts_by_state(runner.study)
+    assert (counted["complete"], counted["left_out"], counted["stopped"], counted["failed"]) == (2, 2, 0, 0)
+
+
+def test_where_most_evaluations_fail_the_search_ends_with_the_trace_of_the_last(make, monkeypatch):
+    assert len(work(make(raising(1, 2, 0), *ARCHS, trials=4))) == 4
+    monkeypatch.setattr("search.runner.MOST_FAILED", 3)
+    runner = make(raising(1, 2, 0), *ARCHS, trials=4)
+    says = (
+        r"^the evaluation of 3 of 4 architectures failed, the last trial 3, \{'a': 0.*: ValueError: no such operator\n"
+    )
+    with pytest.raises(CompressError, match=says) as caught:
+        work(runner)
+    assert "in judged" in caught.value.__notes__[0]
+    with pytest.raises(CompressError, match=r"no winner: 3 of 3 failed, the last: ValueError: no such operator"):
+        runner = make(raising(1, 2, 3, 0), *ARCHS, trials=4)
+        with pytest.raises(CompressError, match="3 of 3 architectures failed"):
+            work(runner)
+        best(runner.study, runner.judge.space, None)
+
+
+def test_a_sentence_of_ours_and_memory_that_is_short_are_told_apart(make):
+    def short(arch):
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        except torch.OutOfMemoryError as error:
+            raise CompressError("candidate: out of memory on cuda:0; lower data.batch_size") from error
+
+    assert states(work(make(Measured(short), trials=2))) == ["PRUNED", "PRUNED"]
+
+    def complaint(arch):
+        raise InputError("the table has no top1 for it")
+
+    runner = make(Measured(complaint))
+    with pytest.raises(InputError, match="the table has no top1 for it"):
         work(runner)
     (trial,) = runner.study.get_trials(deepcopy=False)
-    assert trial.state.name == "FAIL"
-    assert trial.user_attrs["result"]["error"] == "ValueError: no such operator"
+    assert trial.state.name == "FAIL" and "no top1" in trial.user_attrs["result"]["error"]
+
+
+def test_a_sampler_that_proposes_no_choice_is_named(make):
+    runner = make(Measured(), (9, 0, 0, 0))
+    with pytest.raises(CompressError, match=r"^search\.strategy: trial 0: Script: ValueError: '9' not in"):
+        work(runner)
 
 
 def test_a_failed_trial_does_not_count(make):

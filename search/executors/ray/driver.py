@@ -136,7 +136,10 @@ class StudySearch(Searcher):
         return False
 
     def _tell(self, asked: Asked, outcome: Outcome) -> None:
-        self.runner.tell(asked, outcome)
+        try:
+            self.runner.tell(asked, outcome)
+        except CompressError as error:  # most evaluations have failed
+            self.failure = error
         self._twins = [twin for twin in self._twins if not self.runner.settle(twin)]
         next(self._bar, None)
 
