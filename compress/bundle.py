@@ -34,6 +34,8 @@ from compress.graph.known import Known
 from compress.transforms import Transform, history
 from evaluators.datasets import Data, DataConfig, DataFacts, Preprocessing
 from evaluators.tasks import DEFAULT, Task, TaskConfig, TaskSection, tasks
+from evaluators.tasks.opened import facts_of
+from evaluators.tasks.opened import opened as opened_data
 from spaces.checkpoint import LoadReport, refuse_infinite
 from spaces.checkpoint_file import read_safetensors, some
 from spaces.shapes import Shape, check_forward, shown, sides_of
@@ -227,7 +229,7 @@ def open_model(
     misfit = data.misfit(task) if data is not None else None
     if misfit:
         raise InputError(f"data.name: {misfit}")
-    facts = data.describe() if data is not None else DataFacts(None, None, None)
+    facts = facts_of(data) if data is not None else DataFacts(None, None, None)
     # sources without sizes of their own take that of the images where the recipe says none
     own = not model.from_source.sized and model.input_size is None
     wishes = facts if own else DataFacts(None, getattr(data, "image_size", None), getattr(data, "channels", None))
@@ -236,7 +238,7 @@ def open_model(
     side = wishes.image_size or 0
     built = build_model(model, task.bind(facts.num_outputs or 0, (wishes.channels or 0, side, side)), seed)
     _takes_images(facts, built.input_size)
-    found = data.load(task, built.pretrained_cfg, seed=seed) if data is not None else None
+    found = opened_data(data, task, built.pretrained_cfg, seed=seed) if data is not None else None
     bundle_inputs = built.bundle.inputs if isinstance(built, _Reopened) else built.config.described
     if found is not None and bundle_inputs is not None:
         _takes_batches(bundle_inputs, found)

@@ -14,6 +14,7 @@ from compress.export.onnx_model import OnnxModel
 from compress.runs.recipe import Recipe
 from evaluators.datasets import Data, Loader
 from evaluators.tasks.evaluation import evaluate
+from evaluators.tasks.opened import opened
 
 
 def evaluate_file(path: Path, recipe: Recipe, device: str = "auto") -> dict[str, Any]:
@@ -50,7 +51,7 @@ def _data_for_file(recipe: Recipe) -> Data | None:
     """Return the data as the recipe's model takes them; as they are where a search finds it, which trains so."""
     model = recipe.model
     if model is None:
-        return recipe.data.load(recipe.task, seed=recipe.seed)
+        return opened(recipe.data, recipe.task, seed=recipe.seed)
     without_weights = model.model_copy(update={"checkpoint": None, "pretrained": False})
     return open_model(without_weights, recipe.data, recipe.seed, recipe.task).data
 
@@ -75,7 +76,7 @@ def _fitting(recipe: Recipe, data: Data, file: OnnxModel) -> Loader:
     mean, std = (_for_channels(values, channels) for values in (known.mean, known.std))
     hint = known.to_dict() | {"input_size": wanted, "mean": mean, "std": std, "fixed_input_size": True}
     config = recipe.data.model_copy(update={"image_size": None, "channels": channels, "mean": mean, "std": std})
-    found = config.load(recipe.task, hint, seed=recipe.seed)
+    found = opened(config, recipe.task, hint, seed=recipe.seed)
     assert found is not None and found.test is not None
     return found.test
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from evaluators.datasets import Batch, Dataset, Loader
-from evaluators.datasets.joint import IGNORED
 from evaluators.tasks import DEFAULT, TaskConfig
+from evaluators.tasks.opened import wrong_targets
 
 
 def check_dataset(config: Dataset, task: TaskConfig = DEFAULT) -> None:
@@ -32,9 +32,8 @@ def check_dataset(config: Dataset, task: TaskConfig = DEFAULT) -> None:
     )
     assert facts.channels in (None, data.in_chans), f"data set {config.name} opens {data.in_chans} channels"
     for split in (data.train, data.test):
-        if split is not None and task.targets in _FORMS:
-            batch = next(iter(split.batches()))
-            wrong = _FORMS[task.targets](batch, opened)
+        if split is not None:
+            wrong = wrong_targets(next(iter(split.batches())), task.targets, opened)
             assert not wrong, f"data set {config.name}: {wrong}"
     if data.test is not None:
         _check_test(config.name, data.test)
@@ -42,56 +41,6 @@ def check_dataset(config: Dataset, task: TaskConfig = DEFAULT) -> None:
         again = config.load(task, seed=0)
         assert again is not None and again.train is not None
         _check_train(config.name, data.train, again.train)
-
-
-def _classes(batch: Batch, classes: int) -> str | None:
-    """Return what is wrong with class numbers."""
-    if not isinstance(batch.targets, Tensor) or batch.targets.dtype != torch.int64:
-        return "targets are class numbers, int64"
-    if batch.targets.shape != (len(batch),):
-        return f"for {len(batch)} samples there are targets of {tuple(batch.targets.shape)}; (N,) is needed"
-    return None if _below(batch.targets, number=classes) else f"a target is none of the {classes} classes"
-
-
-def _masks(batch: Batch, classes: int) -> str | None:
-    """Return what is wrong with masks."""
-    if not isinstance(batch.targets, Tensor) or batch.targets.dtype != torch.int64:
-        return "targets are masks, int64"
-    sides = batch.inputs.shape[2:] if isinstance(batch.inputs, Tensor) else batch.targets.shape[1:]
-    if batch.targets.shape != (len(batch), *sides):
-        return f"masks are of {tuple(batch.targets.shape)}, images of {tuple(sides)} pixels"
-    counted = batch.targets[batch.targets != IGNORED]
-    return None if _below(counted, number=classes) else f"a pixel is of none of the {classes} classes"
-
-
-def _boxes(batch: Batch, classes: int) -> str | None:
-    """Return what is wrong with boxes and their labels."""
-    if not isinstance(batch.inputs, list) or not isinstance(batch.targets, list):
-        return "images and targets are lists, as detectors take them"
-    for image, target in zip(batch.inputs, batch.targets, strict=True):
-        boxes, labels = target["boxes"], target["labels"]
-        if boxes.dtype != torch.float32 or boxes.shape != (len(labels), 4) or labels.dtype != torch.int64:
-            return "boxes are float32 (M, 4), labels int64 (M,)"
-        sides = torch.tensor([*image.shape[:0:-1]] * 2)
-        if not bool((boxes >= 0).all() and (boxes <= sides).all() and (boxes[:, 2:] > boxes[:, :2]).all()):
-            return "a box is empty or reaches out of its image"
-        if not _below(labels, number=classes) or bool((labels < 1).any()):
-            return f"labels are 1 to {classes - 1}, without the background"
-    return None
-
-
-def _values(batch: Batch, outputs: int) -> str | None:
-    """Return what is wrong with values."""
-    fits = isinstance(batch.targets, Tensor) and batch.targets.dtype == torch.float32
-    return None if fits and len(batch.targets) == len(batch) else "targets are float32, one for each sample"
-
-
-_FORMS = {"classes": _classes, "masks": _masks, "boxes": _boxes, "values": _values}
-"""What is wrong with a batch whose targets are of a kind; None where nothing is."""
-
-
-def _below(numbers: Tensor, number: int) -> bool:
-    return not numbers.numel() or bool((numbers >= 0).all() and (numbers < number).all())
 
 
 def _check_test(name: str, loader: Loader) -> None:

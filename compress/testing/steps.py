@@ -58,6 +58,7 @@ def check_training_step(config: StepConfig, make_model: Callable[[], nn.Module] 
     Raises:
         AssertionError: a resumed run ends with other weights, the step holds the model or changes its teacher, or
             nothing was trained.
+        InputError: its loss is no number, or nothing has a gradient.
     """
     make_model = make_model or _model
     data, teacher = _data(), _made(make_model, seed=1)

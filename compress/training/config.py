@@ -143,7 +143,10 @@ class FitConfig(LearningConfig):
         """
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return self.step_config.make(context)
+            step = self.step_config.make(context)
+        if not isinstance(step, TrainingStep):
+            raise InputError(f"step: {self.step_config.name} makes {step!r:.80}; allowed: a TrainingStep")
+        return step
 
 
 class TrainConfig(FitConfig):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from compress.core.batch_norm import norm_layers, recalibrate
 from compress.core.errors import CompressError, Diverged, InputError
+from compress.core.plain import plain_json
 from compress.core.progress import track
 from compress.core.tensors import restore
 from compress.training.checkpoint import FILE_NAME, discard, read_checkpoint, sweep, write_checkpoint
@@ -198,10 +199,12 @@ class Trainer:
             "loss": here.loss_sum / max(here.batch, 1),
         }
         last = here.stopped_by is not None or here.epoch + 1 == self.config.epochs
+        if here.stopped_by is None and here.batch != len(self.loader):
+            raise InputError(f"data: an epoch is {len(self.loader)} batches by its length, and gave {here.batch}")
         here.batch, here.loss_sum = 0, 0.0
         if here.stopped_by is None:
             self.step.end_epoch(self.model, here.epoch)
-            event |= self.step.figures()
+            event |= self._figures()
             here.epoch += 1
             here.stopped_by = "epochs" if last else "step" if self.step.finished() else None
         every = self.config.evaluate_every
@@ -214,6 +217,14 @@ class Trainer:
         early = here.stopped_by not in (None, "epochs")  # not to be gone on with, whatever the clock says then
         if early or time.monotonic() - self.saved >= min(SHORT, self.config.checkpoint_seconds):
             self._save()
+
+    def _figures(self) -> dict[str, Any]:
+        """Return what the step, which may be a third party's, tells of the epoch, as JSON has it."""
+        named = f"step: {type(self.step).__name__}.figures"
+        figures = plain_json(self.step.figures(), named)
+        if not isinstance(figures, dict):
+            raise CompressError(f"{named} is {figures!r:.80}; allowed: a mapping of names to numbers")
+        return figures
 
     def _evaluate(self, test: Loader, epoch: int) -> dict[str, Any]:
         here, model = self.position, self.updater.result

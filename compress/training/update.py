@@ -10,6 +10,7 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from compress.core.errors import InputError
 from compress.core.tensors import restore
 from compress.training.config import TrainerConfig
 from compress.training.engine import Engine
@@ -81,15 +82,23 @@ class Updater:
         """Make update `number` (from 0) on `batch` and return its loss.
 
         The loss stays on the device, so that nobody waits for it. A model that works in place changes the batch.
+        Raises InputError where the step gives no loss, or, in the first update, nothing has a gradient.
         """
         seed_update(self.seed, number, self.engine.device)
         self.schedule.step_update(number)
         for part in self.scheduled:
             part.set_training_progress(min(1.0, number / self.updates))
         self._optimizer.zero_grad()
-        loss = self.step.loss(self._forward, self.engine.moved(batch), number)
+        loss = self._checked(self.step.loss(self._forward, self.engine.moved(batch), number))
         if loss.requires_grad:
             self.engine.backward(loss)
+        if number == 0 and not any(
+            each.grad is not None for part in (self.model, self.step) for each in part.parameters()
+        ):
+            raise InputError(
+                f"step: nothing would be learned from what {type(self.step).__name__}.loss gives: no parameter has a "
+                "gradient; the loss must not be detached, or computed under torch.no_grad"
+            )
         if self.keeper is not None:
             self.keeper.before_step()
         if self.config.clip_grad is not None:
@@ -103,6 +112,13 @@ class Updater:
         if self.ema is not None:
             self.ema.update(self.model, step=number + 1)
         return loss.detach()
+
+    def _checked(self, loss: Any) -> Tensor:
+        """Return what a step, which may be a third party's, gives as its loss, as a scalar."""
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+            what = f"a tensor {loss.dtype} {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"{loss!r:.80}"
+            raise InputError(f"step: {type(self.step).__name__}.loss gave {what}; allowed: a tensor of one number")
+        return loss.reshape(())
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next update depends on, by reference."""

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from compress.core.errors import InputError
+from compress.core.registry import is_ours
 from evaluators.datasets.dataset import DataFacts
 from evaluators.datasets.images import Images
 from evaluators.datasets.loaders import ArrayLoader, Data
@@ -66,7 +67,7 @@ class Arrays(Images):
 
     def describe(self) -> DataFacts:
         """Return the set's facts; the recipe's image size and channels win."""
-        found = self.open()
+        found = self._opened()
         channels = self.channels or int(found.test_images.shape[-1])
         return DataFacts(found.num_classes, self.image_size or found.image_size, channels)
 
@@ -79,7 +80,7 @@ class Arrays(Images):
     ) -> Data:
         """Return loaders whose images lie in memory."""
         hint = dict(preprocessing_hint or {})
-        found = self.open()
+        found = self._opened()
         own = tuple(hint["input_size"][1:]) if hint.get("fixed_input_size") and hint.get("input_size") else None
         sides = self._sides(found, own if image_size is None else (image_size, image_size))
         native = int(found.test_images.shape[-1])
@@ -100,6 +101,13 @@ class Arrays(Images):
         bound = task.bind(found.num_classes, preprocessing.input_size)
         return Data(bound, preprocessing, train, test, found.class_names)
 
+    def _opened(self) -> ArraySet:
+        """Return the set; that of a third party is checked."""
+        found = self.open()
+        if not is_ours(self) and (wrong := _wrong(found)):
+            raise InputError(f"data: {self.name}.open: {wrong}")
+        return found
+
     def _sides(self, found: ArraySet, model: tuple[int, ...] | None) -> tuple[int, ...]:
         """Return height and width of the model's input: the recipe's, the model's, or the images' own."""
         if self.image_size is None and model is not None:
@@ -112,6 +120,35 @@ class Arrays(Images):
                 "model.input_size with another height than width"
             )
         return (side, side)
+
+
+def _wrong(found: Any) -> str | None:
+    """Return, as a sentence, what is wrong with a set that a third party has opened; None where nothing is."""
+    if not isinstance(found, ArraySet):
+        return f"it gave {type(found).__name__}; allowed: evaluators.datasets.arrays.ArraySet"
+    names = found.class_names
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        return f"class_names are {names!r:.80}; allowed: a list of one text for each class"
+    splits = (("train", found.train_images, found.train_labels), ("test", found.test_images, found.test_labels))
+    for split, images, labels in splits:
+        if not isinstance(images, Tensor) or images.dtype != torch.uint8 or images.ndim != 4 or 0 in images.shape:
+            return f"{split}_images are {_described(images)}; allowed: a tensor uint8 (N, H, W, C) with N > 0"
+        if images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+            return f"{split}_images are {_described(images)}; the channels come last: images.movedim(1, -1)"
+        if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
+            return f"{split}_labels are {_described(labels)}; allowed: a tensor int64 ({len(images)},)"
+        for number in (int(labels.min()), int(labels.max())):
+            if not 0 <= number < len(names):
+                return f"{split}_labels hold {number}; allowed: 0 to {len(names) - 1}, for class_names has {len(names)}"
+    if found.train_images.shape[1:] != found.test_images.shape[1:]:
+        shapes = [tuple(images.shape[1:]) for _, images, _ in splits]
+        return f"train_images are {shapes[0]} each, test_images {shapes[1]}"
+    return None
+
+
+def _described(value: Any) -> str:
+    shape = tuple(getattr(value, "shape", ()))
+    return f"{value.dtype} {shape}" if isinstance(value, Tensor) else f"{type(value).__name__} {shape or ''}".strip()
 
 
 def limited(images: Tensor, labels: Tensor, limit: int | None) -> tuple[Tensor, Tensor]:

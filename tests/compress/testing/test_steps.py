@@ -41,9 +41,14 @@ class Holding(Supervised):
 
 
 class Idle(Supervised):
+    def __init__(self, context: StepContext) -> None:
+        super().__init__(context)
+        self.own = nn.Parameter(torch.ones(()))
+
     def loss(self, model: nn.Module, batch: Any, update: int) -> Tensor:
         with torch.no_grad():
-            return super().loss(model.eval(), batch, update)
+            loss = super().loss(model.eval(), batch, update)
+        return loss * self.own
 
 
 class Spoiling(Supervised):

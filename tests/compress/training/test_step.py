@@ -16,6 +16,7 @@ from compress.distill.finetune import FinetuneConfig
 from compress.distill.losses.kd import KdConfig, kd_loss
 from compress.training.config import TrainConfig
 from compress.training.step import StepContext
+from compress.training.supervised import Supervised, SupervisedConfig
 from compress.training.update import Updater
 from evaluators.datasets.batch import Batch
 from evaluators.tasks import DEFAULT
@@ -255,3 +256,39 @@ def test_one_image_at_a_time_with_batch_norm_is_one_sentence() -> None:
         updater(vector).update(batch(1), 0)
     maps = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 3))
     assert torch.isfinite(updater(maps).update(batch(1), 0))  # four pixels have a variance
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda loss: loss.expand(3),
+            r"Strange\.loss gave a tensor torch.float32 \(3,\); allowed: a tensor of one number",
+        ),
+        (lambda loss: loss.item(), r"Strange\.loss gave 1\.\d+; allowed"),
+        (lambda loss: None, r"Strange\.loss gave None; allowed"),
+        (lambda loss: {"loss": loss}, r"Strange\.loss gave \{'loss': tensor"),
+        (
+            lambda loss: loss.detach(),
+            r"nothing would be learned from what Strange\.loss gives: no parameter has a grad",
+        ),
+    ],
+)
+def test_a_step_that_gives_no_loss_to_learn_from_is_one_sentence(change: Any, words: str) -> None:
+    class Strange(Supervised):
+        def loss(self, model: nn.Module, batch: Batch, update: int) -> Any:
+            return change(super().loss(model, batch, update))
+
+    data: Any = SimpleNamespace(task=TASK, train=[batch()])
+    step = Strange(StepContext(TrainConfig(), data))
+    with pytest.raises(InputError, match=words):
+        Updater(linear(), step, TrainConfig(), device="cpu", seed=0, batches=1).update(batch(), 0)
+
+
+def test_a_step_config_that_makes_no_step_is_one_sentence() -> None:
+    class NoStep(SupervisedConfig):
+        def make(self, context: StepContext) -> Any:
+            return None
+
+    with pytest.raises(InputError, match="step: supervised makes None; allowed: a TrainingStep"):
+        TrainConfig(step=NoStep()).make_step(StepContext(TrainConfig(), SimpleNamespace()), seed=0)  # type: ignore[arg-type]
