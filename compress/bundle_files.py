@@ -22,6 +22,7 @@ TRANSFORMS, PLAN = "transforms.json", "plan.json"  # a plan alone in bundles of 
 
 def find(path: Path, key: str) -> Path:
     """Return the directory of the bundle that `path` is or holds; InputError, naming `key`, where there is none."""
+    path = path.expanduser()
     for root in (path, path / "bundle"):
         if (root / MANIFEST).is_file():
             return root

@@ -58,6 +58,8 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        for name, value in kwargs.items():
+            kwargs[name] = _at_home(value)
         try:
             return command(*args, **kwargs)
         except CompressError as error:
@@ -76,6 +78,13 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
             raise typer.Exit(1 if file is None else 2) from error
 
     return wrapper
+
+
+def _at_home(value: Any) -> Any:
+    """Return paths with `~` for the user's folder, which a shell leaves alone in quotes and in `--out=~/runs`."""
+    if isinstance(value, list):
+        return [_at_home(each) for each in value]
+    return value.expanduser() if isinstance(value, Path) else value
 
 
 def _place(error: BaseException) -> str:

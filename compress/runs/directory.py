@@ -100,7 +100,7 @@ def open_run(recipe: Recipe, out: Path | None, resume: bool) -> tuple[RunDirecto
     Raises `InputError` in one sentence where the directory cannot be written, or is in use by another run or by other
     files. Whether a run that is to be resumed has this recipe is for `compress.runs.resume` to say.
     """
-    directory = RunDirectory(out if out is not None else Path("runs") / recipe.name)
+    directory = RunDirectory(out.expanduser() if out is not None else Path("runs") / recipe.name)
     check_writable(directory.path)
     entries = list(directory.path.iterdir()) if directory.path.is_dir() else []
     if all(entry.name == directory.lock_file.name or entry.name.startswith(".recipe.yaml.") for entry in entries):

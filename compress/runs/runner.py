@@ -38,7 +38,8 @@ LONG_SECONDS = 60.0
 class Runner:
     """A run of `recipe` in `directory`, which it holds until `close`.
 
-    `again` is the finished act that has to go on, if there is one; `act` says what is being done.
+    `again` is the finished act that has to go on, if there is one; `act` says what is being done, `done` whether an act
+    was done in this process.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Runner:
         self.again = again
         self.acts = acts_of(recipe)
         self.data: Data | None = None
-        self.opened = False
+        self.opened, self.done = False, False
         self.held = ExitStack()
         self.records: list[dict[str, Any]] = []
         self.act = "opening model and data"
@@ -130,6 +131,7 @@ class Runner:
     def _estimate(self, acts: list[Act], bundle: Bundle) -> None:
         """Say how long the acts that are left will take."""
         left = [act for act in acts if finished_stage(self._place(act)) is None]
+        self.act = "estimating the time"
         parts = estimate(left, look_ahead(self.acts, bundle, self.data, self.recipe, self.device))
         slow = slow_precision(left, self.device)
         if slow is not None:
@@ -150,10 +152,16 @@ class Runner:
         place, context = self._place(act), self._context(act)
         record = finished_stage(place)
         self.act = act.name
+        if record is not None and self.done:  # its folder was left where that of an earlier act was deleted
+            say(f"{act.name}: stands on what was run again, so it is, too")
+            (place / "metrics.json").unlink()
+            shutil.rmtree(place)
+            record = None
         if record is not None:
             say(f"{act.name}: finished before")
             self.records.append(record)
             return act.stage.restore(artifact, act.config, context)
+        self.done = True
         self.directory.log({"event": "stage", "stage": act.name, "number": act.number})
         say(f"[{act.number}/{self.acts[-1].number}] {act.name}")
         started = time.monotonic()

@@ -213,3 +213,16 @@ def test_a_run_of_an_older_version_had_the_norm_of_magnitude_among_the_options_o
         else:
             with pytest.raises(InputError, match=keys):
                 check_same(recipe, directory)
+
+
+def test_stages_behind_one_that_is_run_again_are_run_again_too(tmp_path: Path) -> None:
+    prune = {"kind": "structure", "criterion": "magnitude", "budget": {"macs": 0.6}, "align": 1}
+    model = {"source": "builtin", "name": "mlp"}
+    recipe = written(tmp_path, model=model, data={**DIGITS, "image_size": 8}, train={"epochs": 1}, prune=prune)
+    out = tmp_path / "run"
+    finish(recipe, out)
+    (out / "report.json").unlink()
+    shutil.rmtree(out / "stages" / "01-dense")
+    result = command(recipe, out, "--resume")
+    assert result.exit_code == 0 and "prune: stands on what was run again, so it is, too" in result.stderr
+    assert (out / "stages" / "01-dense" / "metrics.json").is_file() and (out / "report.json").is_file()

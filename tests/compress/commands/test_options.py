@@ -1,0 +1,32 @@
+"""What happens to the arguments of every command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.bundle_files import find
+from compress.commands.options import guarded
+from compress.core.errors import InputError
+from compress.runs.directory import open_run
+
+
+def test_paths_may_begin_with_the_users_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+    @guarded
+    def command(**given: Any) -> dict[str, Any]:
+        return given
+
+    found = command(out=Path("~/a"), runs=[Path("~/b"), Path("c")], recipe="~/d", seed=1)
+    assert found == {"out": tmp_path / "a", "runs": [tmp_path / "b", Path("c")], "recipe": "~/d", "seed": 1}
+
+
+def test_so_may_those_of_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    recipe: Any = None
+    assert open_run(recipe, Path("~/a"), False)[0].path == tmp_path / "a"
+    with pytest.raises(InputError, match=f"'{tmp_path}/b' is not a directory"):
+        find(Path("~/b"), "bundle")
