@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from compress.graph.apply import like
 from compress.graph.graph import Candidate, Formula, Graph, value_of
 
-Key = tuple[str, str, tuple[str, ...]]  # a class of modules, the name of an attribute, and what it may follow
+Key = tuple[str, str, bool, tuple[str, ...]]
+"""A class of modules, the name of an attribute, whether they handle such widths themselves, and what it may follow."""
 
 
 class AttributeSetting:
@@ -18,7 +19,9 @@ class AttributeSetting:
 
     def __init__(self, model: nn.Module, graph: Graph) -> None:
         self.model, self.graph = model, graph
-        self.labels: dict[Key, str | None] = {key_of(each): next(iter(each.options)) for each in graph.candidates}
+        self.labels: dict[Key, str | None] = {
+            key_of(each): next(iter(each.options)) if each.handled else None for each in graph.candidates
+        }
 
     def enter(self, small: nn.Module, kept: Mapping[str, Tensor]) -> None:
         """Give the attributes of a narrowed model the values of this choice."""
@@ -58,4 +61,4 @@ def key_of(candidate: Candidate) -> Key:
 
     Those that see other widths of that size are apart: a label means something else there.
     """
-    return candidate.kind, candidate.attribute, tuple(candidate.options)
+    return candidate.kind, candidate.attribute, candidate.handled, tuple(candidate.options)

@@ -93,9 +93,11 @@ def candidates(
             continue
         module = model.get_submodule(name)
         value = getattr_static(module, attribute, None)  # of its class, too; what a property computes follows by itself
-        options = _options(value, found.seen(name), names)
-        if options:
-            result.append(Candidate(name, attribute, f"{type(module).__module__}.{type(module).__qualname__}", options))
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        if options := _options(value, found.seen(name), names):
+            result.append(Candidate(name, attribute, kind, options))
+        elif options := _options(value, found.handed_on(name), names):  # compared with a width, as by an assertion
+            result.append(Candidate(name, attribute, kind, options, handled=False))
     return tuple(result)
 
 

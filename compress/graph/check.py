@@ -33,6 +33,7 @@ from compress.graph.plan import make_plan
 AMOUNTS = (0.45, 0.55, 0.65, 0.75, 0.85)
 SHIFTS = (0, 1, 2)  # of the amounts: those of two lanes that fit one another by chance do not do so each time
 MOST_SETTINGS = 32  # of attributes, tried for one fault
+REFUSALS = ("AssertionError", "ValueError")  # what a model's own code raises on a width that it did not expect
 MOST_GROWN = 12  # lanes that are tied one by one
 
 
@@ -192,9 +193,17 @@ class _Trials:
         return True
 
     def _settings(self, fault: Fault) -> Iterator[dict[Key, str | None]]:
-        """Yield choices for all attributes of the classes at fault: some need two of theirs changed."""
+        """Yield choices for all attributes of the classes at fault: some need two of theirs changed.
+
+        What such a class only compares with a width is changed where it refuses one, and after all others.
+        """
         kinds = self._kinds(fault)
-        labels = {key_of(c): [*c.options, None] for c in reversed(self.graph.candidates) if c.kind in kinds}
+        refused = fault.reason.startswith(REFUSALS)
+        at_fault = [c for c in reversed(self.graph.candidates) if c.kind in kinds]
+        labels: dict[Key, list[str | None]] = {
+            key_of(c): [None, *c.options] for c in at_fault if not c.handled and refused
+        }
+        labels |= {key_of(c): [*c.options, None] for c in at_fault if c.handled}
         if labels:
             for chosen in islice(product(*labels.values()), MOST_SETTINGS):
                 yield {**self.setting.labels, **dict(zip(labels, chosen, strict=True))}

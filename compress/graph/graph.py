@@ -114,13 +114,15 @@ class Candidate:
     """A number that a module keeps as an attribute, reads in the forward pass, and that equals a width.
 
     `options` are the widths that it may be, by a label that means the same in all modules of the class `kind`.
-    Whether it must follow one of them is found out by trying.
+    Whether it must follow one of them is found out by trying. Unless the module has `handled` a tensor of such a width
+    itself, only what it hands on to its layers has one: then it is left as it is where nothing is refused.
     """
 
     module: str
     attribute: str
     kind: str
     options: Mapping[str, Formula]
+    handled: bool = True
 
 
 @dataclass(frozen=True)

@@ -69,3 +69,9 @@ class Trace:
         """Return the dimensions of all tensors that `module` itself handled, in order, each once."""
         steps = [step for step in (*self.steps, *self.training_steps) if step.module == module]
         return list(dict.fromkeys(dim for step in steps for dims in (*step.inputs, *step.outputs) for dim in dims))
+
+    def handed_on(self, module: str) -> list[Dim]:
+        """Return the dimensions of what the layers within `module` were given, in order, each once."""
+        prefix = f"{module}." if module else ""
+        steps = (each for each in (*self.steps, *self.training_steps) if each.module.startswith(prefix))
+        return list(dict.fromkeys(dim for each in steps for dims in each.inputs for dim in dims))

@@ -193,6 +193,33 @@ def test_heads_go_wherever_their_number_is_kept(kind):
         assert apply(plan, model)[1].sizes == Sizes(2, 8)
 
 
+class Strict(nn.Module):
+    """Compares the width of what it is given with a number that it keeps and uses nowhere else."""
+
+    def __init__(self, width, raises):
+        super().__init__()
+        self.width, self.raises = width, raises
+        self.layer = nn.Linear(width, width)
+
+    def forward(self, x):
+        if self.raises and x.shape[-1] != self.width:
+            raise ValueError(f"the width is {x.shape[-1]}")
+        assert x.shape[-1] == self.width
+        return self.layer(x)
+
+
+def test_a_width_that_is_asserted_follows():
+    torch.manual_seed(0)
+    layers = [nn.Linear(3, 16), Strict(16, False), nn.ReLU(), Strict(16, True), nn.Linear(16, 3)]
+    model, x = nn.Sequential(*layers).eval(), torch.randn(1, 3)
+    graph = checked(model, build_graph(model, x), x)
+    plan = make_plan(model, graph, {group.name: torch.arange(10) for group in graph.groups})
+    small = apply(plan, model)
+    assert [small[1].width, small[3].width, small[4].in_features] == [10, 10, 10]
+    with torch.no_grad():
+        torch.testing.assert_close(small.double()(x.double()), silenced(model, plan)(x.double()))
+
+
 class Experts(nn.Module):
     """Every token goes to two experts of four; those that none goes to are left out."""
 
