@@ -28,6 +28,7 @@ from compress.bundle_files import (
 from compress.core.config import Config
 from compress.core.errors import InputError, NotWritten, reason_of
 from compress.core.inputs import ModelInputs
+from compress.core.modes import as_imported
 from compress.core.problems import validated
 from compress.core.tensors import Inputs, restore
 from compress.graph.known import Known
@@ -184,7 +185,8 @@ class Bundle:
 
 def load(directory: str | Path) -> nn.Module:
     """Return the model of a bundle or run directory, in eval mode; see `Bundle.load`."""
-    return Bundle.load(directory).model
+    with as_imported(torch.float32):
+        return Bundle.load(directory).model
 
 
 def task_in(directory: Path, key: str = "bundle") -> TaskConfig:

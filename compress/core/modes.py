@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,6 +11,26 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from compress.core.tensors import Inputs, call, called, tensors_in
+
+
+@contextmanager
+def as_imported(dtype: torch.dtype | None = None) -> Iterator[None]:
+    """Run the block with torch as it is when it is imported, whatever the caller has set.
+
+    Inference tensors cannot be trained, a default device is one where we count and index, and autocast takes digits
+    from numbers that are compared. `dtype` is that of new floats; None: the caller's.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
+        if dtype is not None:
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(dtype)
+        yield
 
 
 @contextmanager

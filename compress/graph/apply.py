@@ -25,6 +25,7 @@ class PassThrough(nn.Module):
         return x
 
 
+@torch.inference_mode(False)  # whose tensors could not be trained
 def apply(plan: Plan, model: nn.Module, shared: Collection[str] = ()) -> nn.Module:
     """Return the module that `plan` makes of `model`; `model` itself stays as it is.
 

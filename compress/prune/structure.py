@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from compress.core.errors import CompressError, InputError
+from compress.core.modes import as_imported
 from compress.core.problems import validated
 from compress.core.progress import say
 from compress.core.tensors import Inputs, mapped, tensors_in
@@ -234,7 +235,7 @@ def plan(
             raise InputError(f"model: {name!r} is on the device meta, which holds no numbers; load the model's weights")
         if tensor.is_inference():
             raise InputError(f"model: {name!r} was made under torch.inference_mode; make the model outside of it")
-    with torch.inference_mode(False):  # its tensors have no history, by which widths are followed
+    with as_imported():  # inference tensors have no history, by which widths are followed
         example_inputs = _example(example_inputs)
         device = str(next(tensors_in(example_inputs)).device)
         limit = config.calibration_batches if "calibration_batches" in options else None

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from compress.bundle import Bundle
+from compress.bundle import load
 from compress.core.environment import choose_device
 from compress.core.errors import CompressError, InputError, NotWritten, in_one_line
+from compress.core.modes import as_imported
 from compress.core.progress import say
 from compress.report import summary_of, write_report
 from compress.runs.directory import RunDirectory, RunInUse, discard, open_run
@@ -33,7 +34,7 @@ class RunResult:
 
     def load(self) -> Any:
         """Return the winner as a module in eval mode."""
-        return Bundle.load(self.directory).model
+        return load(self.directory)
 
 
 def run(
@@ -72,7 +73,7 @@ def run(
         return _result(directory)
     runner = Runner(recipe, directory, chosen, resume and not new, again)
     try:
-        with torch.inference_mode(False), _default_type(torch.float32):  # whatever the caller's are
+        with as_imported(torch.float32):
             runner.run()
         return _result(directory)
     except RunInUse:
@@ -90,17 +91,6 @@ def run(
         raise _failed(directory, runner.act, error, resume_hint) from error
     finally:
         runner.close()
-
-
-@contextmanager
-def _default_type(kind: torch.dtype) -> Iterator[None]:
-    """Run the block with this type of new tensors."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(kind)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
 
 
 def _failed(directory: RunDirectory, act: str, error: BaseException, resume_hint: str) -> CompressError:

@@ -1,5 +1,7 @@
 """`compress.plan` and `compress.apply` from a notebook: batches of own loaders, modules as they are handed over."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -121,11 +123,28 @@ def test_a_module_compiled_in_place_gives_a_small_one_that_runs_itself() -> None
     assert not torch.allclose(small(IMAGES), model(IMAGES))
 
 
-def test_under_inference_mode() -> None:
-    model = Net()
-    with torch.inference_mode():
-        found = plan(model, [(IMAGES.clone(), LABELS)])
+@contextmanager
+def default_device(name: str) -> Iterator[None]:
+    torch.set_default_device(name)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [torch.inference_mode, lambda: default_device("meta"), lambda: torch.autocast("cpu", dtype=torch.bfloat16)],
+    ids=["inference mode", "default device", "autocast"],
+)
+def test_whatever_the_caller_has_set(setting: Any) -> None:
+    model, images = Net(), IMAGES.clone()
+    with setting():
+        found = plan(model, [(images, LABELS)])
+        small = compress.apply(found, model)
     assert found == plan(model, [(IMAGES, LABELS)])
+    small(IMAGES).sum().backward()
+    assert all(each.grad is not None and each.device.type == "cpu" for each in small.parameters())
 
 
 def test_a_plan_is_for_one_width() -> None:
