@@ -104,6 +104,7 @@ def load_weights(
     _refuse_shapes(wanted, given, [name for name in wrong if name not in replaced], source, key)
     usable = {name: value for name, value in given.items() if name in wanted and name not in replaced}
     _refuse_strangers(model, usable, set(replaced), source, key, list(state))
+    _refuse_other_kinds(model, usable, source, key)
     refuse_infinite(model, usable, source, key)
     restore(model, usable, strict=False)
     counters = {name for name in wanted if name.endswith("num_batches_tracked")}
@@ -195,6 +196,17 @@ def _refuse_shapes(
     if wrong:
         shown = [f"{n} is {tuple(given[n].shape)}, the model's is {tuple(wanted[n].shape)}" for n in wrong]
         raise InputError(f"{key}: {source!r} does not fit the model: {some(shown, 3)}")
+
+
+def _refuse_other_kinds(model: nn.Module, usable: Mapping[str, Tensor], source: str, key: str) -> None:
+    """Raise InputError where weights are whole numbers (of a quantised model) or complex, and the model's are not."""
+    wrong = [
+        f"{name} is {str(usable[name].dtype).removeprefix('torch.')}"
+        for name, weight in model.named_parameters()
+        if weight.is_floating_point() and name in usable and not usable[name].is_floating_point()
+    ]
+    if wrong:
+        raise InputError(f"{key}: {source!r} holds other numbers than the floats that weights are: {some(wrong, 3)}")
 
 
 def _refuse_strangers(

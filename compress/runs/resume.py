@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -15,6 +17,8 @@ from compress.core.progress import say
 from compress.runs.directory import RunDirectory, finished_stage
 from compress.runs.recipe import Recipe, differing_keys, for_its_task, recipe_schema
 from compress.runs.stage import Act, Stage, acts_of, all_stages
+from evaluators.datasets import Data
+from evaluators.datasets.loaders import ArrayLoader
 
 
 def check_same(recipe: Recipe, directory: RunDirectory) -> Act | None:
@@ -71,6 +75,40 @@ def go_on(recipe: Recipe, directory: RunDirectory, again: Act | None) -> None:
                 shutil.rmtree(place, ignore_errors=True)
     if directory.recipe.read_text(encoding="utf-8") != recipe.to_yaml():
         write_text(directory.recipe, recipe.to_yaml())
+
+
+def check_data(data: Data, directory: RunDirectory, resume: bool) -> None:
+    """Note in the log what the data of a run are; raise InputError where a run that goes on began with others.
+
+    Told apart by how many samples and classes there are and, where images lie in memory, by their bytes.
+    """
+    facts: dict[str, Any] = {"event": "data", "classes": data.class_names}
+    for name, split in (("train", data.train), ("test", data.test)):
+        facts[name] = None if split is None else split.num_samples
+        if isinstance(split, ArrayLoader):
+            digest = hashlib.sha256(split.labels.numpy().tobytes())
+            digest.update(split.images.contiguous().numpy().tobytes())
+            facts[f"{name}_sha256"] = digest.hexdigest()
+    before = _data_event(directory) if resume else None
+    changed = [name for name, value in facts.items() if before is not None and before.get(name, value) != value]
+    if changed:
+        what = "class names" if changed[0] == "classes" else f"{changed[0].partition('_')[0]} data"
+        raise InputError(
+            f"--resume  the {what} are others than when the run in {directory.path} began; "
+            "bring those back, or name another directory with --out"
+        )
+    if before is None:
+        directory.log(facts)
+
+
+def _data_event(directory: RunDirectory) -> dict[str, Any] | None:
+    """Return what the log says of a run's data; None where it says nothing, as those of earlier versions."""
+    with suppress(OSError, ValueError):  # a line cut short by a kill, a log that was deleted
+        for line in directory.log_file.read_text(encoding="utf-8").splitlines():
+            event = json.loads(line)
+            if isinstance(event, dict) and event.get("event") == "data":
+                return event
+    return None
 
 
 def _read(directory: RunDirectory) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from compress.runs.estimate import estimate, look_ahead, sentence, slow_precisio
 from compress.runs.rebuilt import check_rebuilt
 from compress.runs.recipe import Recipe
 from compress.runs.report_file import report_of
-from compress.runs.resume import go_on
+from compress.runs.resume import check_data, go_on
 from compress.runs.stage import MODEL_FILE, Act, acts_of, compares
 from compress.training.config import TrainerConfig
 from evaluators.datasets import Data
@@ -104,6 +104,8 @@ class Runner:
             say(line)
         settle_threads(opened.bundle.costs()["macs"] * getattr(self.recipe.data, "batch_size", 1))
         self.data, self.opened = opened.data, True
+        if self.data is not None:
+            check_data(self.data, self.directory, self.resume)
         self.directory.log({"event": "environment", **self.environment})
         ahead = self.acts[first.number - 1 :]
         self._check(ahead, opened.bundle)

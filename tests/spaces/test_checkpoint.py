@@ -79,6 +79,13 @@ def test_unwraps_training_checkpoints(tmp_path: Path, state: dict[str, Tensor], 
     assert same(read_checkpoint(path)[0], state)
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.bool, torch.complex64])
+def test_refuses_weights_that_are_no_floats(tmp_path: Path, state: dict[str, Tensor], kind: torch.dtype) -> None:
+    path = tmp_path / "weights.pt"
+    torch.save({name: value.to(kind) if value.ndim == 4 else value for name, value in state.items()}, path)
+    assert f"conv1.weight is {str(kind)[6:]}" in refused(path)
+
+
 def test_reads_all_parts_by_their_index_and_no_part_alone(tmp_path: Path, state: dict[str, Tensor]) -> None:
     names, files = list(state), [tmp_path / f"model-{number:05}-of-00002.safetensors" for number in (1, 2)]
     save_file({name: state[name] for name in names[:20]}, files[0])

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -226,3 +227,24 @@ def test_stages_behind_one_that_is_run_again_are_run_again_too(tmp_path: Path) -
     result = command(recipe, out, "--resume")
     assert result.exit_code == 0 and "prune: stands on what was run again, so it is, too" in result.stderr
     assert (out / "stages" / "01-dense" / "metrics.json").is_file() and (out / "report.json").is_file()
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
+    def write(seed: int) -> None:
+        images = np.random.default_rng(seed).integers(0, 256, (30, 8, 8, 3), dtype=np.uint8)
+        labels = np.arange(30) % 3
+        np.savez(tmp_path / "data.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+
+    data = {"name": "npz", "path": str(tmp_path / "data.npz"), "batch_size": 10}
+    recipe = written(tmp_path, model={"source": "builtin", "name": "mlp"}, data=data, train={"epochs": 1})
+    out = tmp_path / "run"
+    write(0)
+    finish(recipe, out)
+    (out / "report.json").unlink()
+    write(1)
+    before = contents(out)
+    result = command(recipe, out, "--resume")
+    assert result.exit_code == 2 and "--resume  the train data are others than when the run in" in result.stderr
+    assert {name for name, content in contents(out).items() if content != before.get(name)} <= {"log.jsonl"}
+    write(0)
+    finish(recipe, out, "--resume")
