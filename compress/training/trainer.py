@@ -150,7 +150,7 @@ class Trainer:
         self.updater.train()
         if here.batch == 0:
             self.step.begin_epoch(self.model, here.epoch)
-        for batch in track(batches, name, total=len(self.loader) - here.batch):
+        for batch in track(batches, name, **self._extent()):
             self.losses.add(self.updater.update(batch, here.update))
             here.batch += 1
             here.update += 1
@@ -163,6 +163,13 @@ class Trainer:
             if time.monotonic() - self.saved >= self.config.checkpoint_seconds:
                 self._save()
         self._close_epoch()
+
+    def _extent(self) -> dict[str, int]:
+        """Return how many batches there are and are done: of the training, or of an epoch where time may end it."""
+        here, batches = self.position, len(self.loader)
+        if self.config.minutes is not None:
+            return {"total": batches, "done": here.batch}
+        return {"total": batches * self.config.epochs, "done": here.update}
 
     def _settle(self) -> None:
         """Read the losses of the last updates."""
