@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -53,7 +53,8 @@ def track(items: Iterable[T], label: str, total: int | None = None, done: int = 
         total: items of the whole; None: as many as `items` says it has.
         done: of those, how many were done before.
     """
-    total = len(items) if total is None and hasattr(items, "__len__") else total
+    if total is None and isinstance(items, Sized):
+        total = len(items)
     if _quiet:
         yield from items
     elif not sys.stderr.isatty():

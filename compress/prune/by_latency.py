@@ -46,9 +46,9 @@ from evaluators.datasets.holdout import unaugmented, with_holdout
 from evaluators.latency.measure import Comparison, LatencyRecord, interleave, record
 from evaluators.latency.operators import check_provider
 
-JUDGED = 600  # images that losses are measured on, of those that nothing else here sees
+JUDGED = 200  # images that losses are measured on, of those that nothing else here sees
 JUDGED_SHARE = 0.25  # of the training images, at most
-READ = 800  # other images that compensation is solved on
+READ = 400  # other images that compensation is solved on
 LONGER = 1.1  # times the model's own latency, that a budget is to be before it is refused by a short measurement
 PRECISION = 0.02  # width of the 95 % interval at which timing a whole network ends
 

@@ -91,6 +91,10 @@ class PruneBase(Config):
     def check_times(self, bundle: Bundle, around: Surroundings) -> None:
         """Raise where a time is asked for that the model takes before any training; asked of the first of a list."""
 
+    def seconds(self, bundle: Bundle, around: Surroundings, evaluation: float) -> float:
+        """Return about how many seconds it takes, from those of one evaluation."""
+        return evaluation
+
     @abstractmethod
     def prune(self, bundle: Bundle, around: Surroundings) -> tuple[Bundle, Details]:
         """Return the pruned bundle and what was removed; the bundle's model may be changed in place.

@@ -8,6 +8,7 @@ from compress.bundle import Bundle
 from compress.prune.by_latency import refuse_times
 from compress.prune.kinds import Details, PruneBase, Surroundings, prune_kinds
 from compress.prune.narrow import narrowed
+from compress.prune.seconds import pruning_seconds
 from compress.prune.structure import prunable, refuse_unreachable
 from compress.prune.structure_config import StructureConfig
 
@@ -43,6 +44,10 @@ class Structure(StructureConfig, PruneBase):
     def check_times(self, bundle: Bundle, around: Surroundings) -> None:
         """Raise where layers cannot be timed, or the model is faster than a budget in milliseconds as it is."""
         refuse_times(bundle, self, around)
+
+    def seconds(self, bundle: Bundle, around: Surroundings, evaluation: float) -> float:
+        """Return about how many seconds measuring, compensating and evaluating take."""
+        return pruning_seconds(bundle.model, self, around.data, evaluation)
 
     def prune(self, bundle: Bundle, around: Surroundings) -> tuple[Bundle, Details]:
         """Return the bundle without the units that the settings remove; with several steps, after one of them."""

@@ -65,19 +65,20 @@ class Prune(Stage[PruneBase]):
         return Artifact(measured(bundle, context))
 
     def estimate(self, act: Act, outlook: Outlook) -> Seconds:
-        """Yield the time of one evaluation.
+        """Yield about how long the pruning takes, with one evaluation.
 
         Raises:
             InputError: the settings do not suit the model, as far as that is known before a training.
         """
         configs = as_list(outlook.recipe.section(self.name))
         before = list(itertools.takewhile(lambda other: other is not act.config, configs))
+        around = _surroundings(outlook.recipe, outlook.data, outlook.device)
         if act.step == 1 and outlook.recipe.section("train") is not None:
             if not before:
-                act.config.check_times(outlook.bundle, _surroundings(outlook.recipe, outlook.data, outlook.device))
+                act.config.check_times(outlook.bundle, around)
             elif all(each.keeps_weights for each in before):
                 act.config.check_names(outlook.bundle)
-        yield "prune", outlook.evaluation
+        yield "prune", act.config.seconds(outlook.bundle, around, outlook.evaluation)
 
     def share_left(self, config: PruneBase) -> float:
         """Return the share of MACs that a budget of MACs leaves."""
