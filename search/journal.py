@@ -25,8 +25,10 @@ def journal(path: Path) -> JournalStorage:
     path.touch()
     lock = JournalLock(path)
     lock.acquire()  # cuts off a line that a killed writer left unfinished
+    last = path.read_bytes().rstrip(b"\n").rpartition(b"\n")[2]
     lock.release()
     try:
+        json.loads(last or b"{}")  # Optuna finds out once something stands behind it
         return JournalStorage(Backend(path, lock))
     except (ValueError, KeyError, TypeError, AssertionError) as error:
         raise InputError(f"{path}: not a journal of Optuna's, or damaged: {error}") from error

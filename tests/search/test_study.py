@@ -75,6 +75,14 @@ def test_another_file_in_the_journals_place_is_refused(tmp_path):
         open_study("toy", None, tmp_path, ["maximize"])
 
 
+def test_a_damaged_last_line_is_told(study, tmp_path):
+    study.tell(study.ask(CHOICES), 1.0)
+    with (tmp_path / JOURNAL).open("a") as file:
+        file.write("garbage\n")
+    with pytest.raises(InputError, match="not a journal of Optuna's, or damaged"):
+        open_study("toy", None, tmp_path, ["maximize"])
+
+
 def test_a_line_cut_off_by_a_kill_is_dropped(study, tmp_path):
     study.tell(study.ask(CHOICES), 1.0)
     with (tmp_path / JOURNAL).open("a") as file:
