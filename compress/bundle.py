@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -185,6 +186,8 @@ class Bundle:
 
 def load(directory: str | Path) -> nn.Module:
     """Return the model of a bundle or run directory, in eval mode; see `Bundle.load`."""
+    if not isinstance(directory, str | os.PathLike):
+        raise InputError(f"bundle: got {directory!r:.80}; allowed: the path of a bundle or a run directory")
     with as_imported(torch.float32):
         return Bundle.load(directory).model
 

@@ -69,13 +69,11 @@ def latency_table(
     search.latency: {mode: table, table: FILE}.
     """
     set_quiet(quiet)
-    from compress.core.atomic import check_writable
+    from compress.core.atomic import check_file
     from evaluators.candidates.latency import SearchLatency
     from evaluators.candidates.latency_survey import survey
 
-    check_writable(output.parent, "--output")
-    if output.is_dir():
-        raise InputError(f"--output  {output} is a folder; name a file in it, such as {output / 'table.json'}")
+    check_file(output, "--output", ".json")
     opened = _open(space, preset, overrides_of(set_))
     opened.default_task = opened.task(classes, channels, size)
     settings = _settings(

@@ -29,12 +29,12 @@ def export(
     The file is checked against the module. Settings are those of a recipe: --set export.opset=18.
     """
     set_quiet(quiet)
-    from compress.core.atomic import check_writable
+    from compress.core.atomic import check_file
     from compress.export.exporters import ExportConfig
     from compress.runs.recipe_file import section
 
     config = section("export", ExportConfig, overrides_of(set_))
-    check_writable(output.parent, "--output")
+    check_file(output, "--output", ".onnx")
     from compress.bundle import Bundle
     from compress.export.exporters import export as export_onnx
 

@@ -109,15 +109,13 @@ def _open(
 
 def _check_file(path: Path | None, flag: str) -> None:
     """Raise InputError where `path` cannot become the file that `flag` writes."""
-    from compress.core.atomic import check_writable
+    from compress.core.atomic import check_file
 
     if path is None:
         return
-    if path.is_dir():
-        raise InputError(f"{flag}  {path} is a directory; name a file")
     if flag == "--draw" and path.suffix != ".svg":
         raise InputError(f"--draw  {path}: pictures are written as SVG; name a file that ends in .svg")
-    check_writable(path.parent, flag)
+    check_file(path, flag, {"--save": ".json", "--export": ".onnx", "--draw": ".svg"}[flag])
 
 
 def _print_count(opened: Space, json: bool) -> None:

@@ -19,9 +19,13 @@ _LEAST_BYTES = 1 << 16  # so much must fit on the disk before a run begins
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its place when the block ends without an error.
 
-    Raises `NotWritten` where the system refuses: the disk is full, `path` is a folder, rights are missing.
+    A link stays, and what it names is replaced. Raises `NotWritten` where the system refuses (the disk is full, `path`
+    is a folder, rights are missing), and where a device would be lost, such as /dev/null.
     """
     temporary = None
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise NotWritten(f"cannot write {path}: it is no regular file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.")
@@ -46,6 +50,18 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON to `path` atomically."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def check_file(path: Path, flag: str, suffix: str) -> None:
+    """Raise `InputError` where `path` cannot become the file, such as ".onnx", that `flag` of a command writes.
+
+    A file of another kind that is there, a recipe say, stays as it is.
+    """
+    if path.is_dir():
+        raise InputError(f"{flag}  {path} is a directory; name a file in it, such as {path / ('new' + suffix)}")
+    if path.exists() and not (path.is_file() and path.suffix == suffix):
+        raise InputError(f"{flag}  {path} is there already and is no {suffix} file; it stays as it is, name another")
+    check_writable(path.parent, flag)
 
 
 def check_writable(path: Path, flag: str = "--out") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
@@ -61,11 +62,15 @@ def run(
         InputError: the recipe, its files or the directory are wrong; nothing half-done is left behind.
         CompressError: a stage failed; says where the log is and how to go on.
     """
+    if not isinstance(overrides, Mapping | None):
+        raise InputError(f"overrides: got {overrides!r:.80}; allowed: a dictionary, dotted key to value")
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides, flag="overrides")
     elif overrides:
         raise InputError("overrides  give them with a recipe's file, name or dictionary; this recipe is loaded already")
-    chosen = choose_device(device)
+    chosen = choose_device(str(device))
+    if not isinstance(out, str | os.PathLike | None):
+        raise InputError(f"out: got {out!r:.80}; allowed: the path of a directory")
     directory, new = open_run(recipe, None if out is None else Path(out), resume)
     again = None if new else check_same(recipe, directory)
     if directory.report.is_file() and again is None:

@@ -277,3 +277,14 @@ def test_a_directory_in_which_another_process_works_is_refused_and_kept(quick: d
         assert (out / "recipe.yaml").is_file()
     finally:
         other.kill()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"out": 3}, "out: got 3; allowed"), ({"out": "x", "overrides": [("seed", 1)]}, "overrides: got .*; allowed")],
+)
+def test_arguments_of_python_that_are_none_are_one_sentence(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=f"^{words}"):
+        run("resnet_digits.yaml", **given)
+    with pytest.raises(InputError, match=r"^bundle: got None; allowed"):
+        compress.load(None)  # type: ignore[arg-type]

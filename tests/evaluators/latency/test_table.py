@@ -214,7 +214,7 @@ def test_wrong_flags_are_named(tmp_path: Path, flags: list[str], sentence: str) 
 
 def test_a_folder_as_output_is_refused_before_anything_is_timed(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["latency-table", "--space", "mobilenetv3", "-o", str(tmp_path)])
-    assert done.exit_code == 2 and "is a folder; name a file in it" in done.output
+    assert done.exit_code == 2 and "is a directory; name a file in it" in done.output
     done = CliRunner().invoke(app, ["latency-table", "--space", "mobilenetv3", "--target", "", "-o", "table.json"])
     assert done.output.strip() == "--target  an empty command; expected one such as 'ssh host python3 -'; got \"\""
 
