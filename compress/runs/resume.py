@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from compress.runs.directory import RunDirectory, finished_stage
 from compress.runs.recipe import Recipe, differing_keys, for_its_task, recipe_schema
 from compress.runs.stage import Act, Stage, acts_of, all_stages
 from evaluators.datasets import Data
-from evaluators.datasets.loaders import ArrayLoader
+from evaluators.datasets.fingerprint import fingerprint
 
 
 def check_same(recipe: Recipe, directory: RunDirectory) -> Act | None:
@@ -78,27 +77,17 @@ def go_on(recipe: Recipe, directory: RunDirectory, again: Act | None) -> None:
 
 
 def check_data(data: Data, directory: RunDirectory, resume: bool) -> None:
-    """Note in the log what the data of a run are; raise InputError where a run that goes on began with others.
-
-    Told apart by how many samples and classes there are and, where images lie in memory, by their bytes.
-    """
-    facts: dict[str, Any] = {"event": "data", "classes": data.class_names}
-    for name, split in (("train", data.train), ("test", data.test)):
-        facts[name] = None if split is None else split.num_samples
-        if isinstance(split, ArrayLoader):
-            digest = hashlib.sha256(split.labels.numpy().tobytes())
-            digest.update(split.images.contiguous().numpy().tobytes())
-            facts[f"{name}_sha256"] = digest.hexdigest()
+    """Note in the log what the data of a run are; raise InputError where a run that goes on began with others."""
+    facts = fingerprint(data)
     before = _data_event(directory) if resume else None
     changed = [name for name, value in facts.items() if before is not None and before.get(name, value) != value]
     if changed:
-        what = "class names" if changed[0] == "classes" else f"{changed[0].partition('_')[0]} data"
         raise InputError(
-            f"--resume  the {what} are others than when the run in {directory.path} began; "
-            "bring those back, or name another directory with --out"
+            f"--resume  the {changed[0]} is not what it was when the run in {directory.path} began; "
+            "bring those data back, or name another directory with --out"
         )
     if before is None:
-        directory.log(facts)
+        directory.log({"event": "data", **facts})
 
 
 def _data_event(directory: RunDirectory) -> dict[str, Any] | None:

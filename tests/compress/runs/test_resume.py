@@ -244,7 +244,7 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path: Path) -> None:
     write(1)
     before = contents(out)
     result = command(recipe, out, "--resume")
-    assert result.exit_code == 2 and "--resume  the train data are others than when the run in" in result.stderr
+    assert result.exit_code == 2 and "--resume  the train data is not what it was when the run in" in result.stderr
     assert {name for name, content in contents(out).items() if content != before.get(name)} <= {"log.jsonl"}
     write(0)
     finish(recipe, out, "--resume")
