@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from unittest import mock
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -31,7 +25,7 @@ from compress.export.equal_ranks import ranks_equals, with_noise
 from compress.export.onnx_file import clean, place, read_opset, verify
 from compress.export.open_sizes import of_outputs
 from compress.export.samples import Samples, samples_of
-from compress.export.torchlib import table_kept
+from compress.export.torch_exporters import cause, export_program, export_traced, quiet
 from compress.transforms.layers import folded
 from evaluators.latency.measure import LatencyConfig, compare
 from evaluators.tasks import UNSIZED, Task
@@ -40,7 +34,6 @@ EXPORTERS = ("dynamo", "torchscript")
 CHECKED_BATCHES = (1, 2, 3, 2)
 CLEARLY_FASTER = 1.02
 FIXED = "fixed"
-CHATTY_LOGGERS = ("", "torch", "torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
 
 
 class ExportConfig(Config):
@@ -315,37 +308,10 @@ def _write(
         shapes: Any = None
         if any(axes):
             shapes = (tuple(samples.dims(axes)),) if isinstance(module, Flat) else tuple(samples.dims(axes))
-        weights = [value for value in module.state_dict().values() if isinstance(value, Tensor)]
-        size = sum(each.numel() * each.element_size() for each in weights)
-        with table_kept():
-            torch.onnx.export(
-                module, args, file, dynamo=True, dynamic_shapes=shapes, external_data=size > 1_000_000_000, **common
-            )
+        export_program(module, args, file, dynamic_shapes=shapes, **common)
     else:
         named = dict(zip(inputs, axes, strict=True)) | of_outputs(checks, axes) if any(axes) else None
         export_traced(copied(module), args, file, dynamic_axes=named, **common)
-
-
-def export_traced(module: nn.Module, args: tuple[Any, ...], file: Path, **options: Any) -> None:
-    """Call torch's TorchScript exporter, in a thread of its own.
-
-    It notes the whole stack of Python at every operation: from within a run, some 50 calls deep, that takes as long
-    again as a fifth of the export. A new thread's stack is empty. The kernels that torch's attention and encoder layers
-    call in evaluation, which the exporter cannot write, are turned off.
-    """
-    gradients = torch.is_grad_enabled()  # each thread has its own
-
-    def call() -> None:
-        with torch.set_grad_enabled(gradients):
-            torch.onnx.export(module, args, str(file), dynamo=False, **options)
-
-    fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(call).result()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _traced(samples: Samples, config: ExportConfig) -> Inputs:
@@ -355,36 +321,6 @@ def _traced(samples: Samples, config: ExportConfig) -> Inputs:
 
 def _flat(module: nn.Module, samples: Samples, config: ExportConfig) -> Flat:
     return Flat(module, _traced(samples, config))
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[io.StringIO]:
-    """Catch what exporters print, warn and log; yield where it goes."""
-    chatter = io.StringIO()
-    handlers = [each for name in CHATTY_LOGGERS for each in logging.getLogger(name).handlers]
-    streams = [(each, each.stream) for each in handlers if type(each) is logging.StreamHandler]
-    with contextlib.ExitStack() as stack:
-        switch = getattr(torch._C, "_jit_set_onnx_log_enabled", None)
-        if switch is not None:  # the exporter turns its log on, which goes past Python's streams to standard output
-            switch(False)
-            stack.enter_context(mock.patch.object(torch._C, "_jit_set_onnx_log_enabled", lambda enabled: None))
-        warned = stack.enter_context(warnings.catch_warnings(record=True))
-        warnings.simplefilter("default")
-        stack.callback(lambda: chatter.writelines(f"{each.message}\n" for each in warned))
-        stack.enter_context(contextlib.redirect_stdout(chatter))
-        stack.enter_context(contextlib.redirect_stderr(chatter))
-        for handler, stream in streams:
-            handler.setStream(chatter)
-            stack.callback(handler.setStream, stream)
-        yield chatter
-
-
-def cause(error: BaseException) -> str:
-    """Return the first line of what lies at the root of an exporter's exception."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    line = next((each.strip() for each in str(error).splitlines() if each.strip()), "no message")[:300]
-    return line if isinstance(error, CompressError) else f"{type(error).__name__}: {line}"
 
 
 def _fastest(attempts: list[Attempt], path: Path, batch: int, size: Sequence[int], opset: int | None) -> Attempt:

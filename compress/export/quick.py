@@ -11,8 +11,9 @@ from compress.core.errors import CompressError, InputError, is_out_of_memory
 from compress.core.inputs import ModelInputs
 from compress.core.tensors import Inputs, mapped, tensors_in
 from compress.export.checks import Flat, like, needs_flat, shares_batch
-from compress.export.exporters import ExportConfig, ExportResult, cause, export, export_traced, quiet
+from compress.export.exporters import ExportConfig, ExportResult, export
 from compress.export.shortcuts import padding_as_convolutions
+from compress.export.torch_exporters import cause, export_traced, quiet
 from compress.transforms.layers import folded
 from evaluators.tasks import Task
 
