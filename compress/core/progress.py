@@ -68,12 +68,13 @@ def track(items: Iterable[T], label: str, total: int | None = None, done: int = 
 
 
 def _told(items: Iterable[T], label: str, total: int | None, done: int) -> Iterator[T]:
-    """Yield `items`, with a line whenever standard error was silent for a minute."""
-    began = time.monotonic()
+    """Yield `items`, with a line where standard error was silent for a minute, or this loop told nothing for one."""
+    began = told = time.monotonic()
     for count, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if now - _spoke >= SILENCE:
+        if now - min(_spoke, told) >= SILENCE:
             of = "" if total is None else f" of {total}"
             left = "" if total is None else f", about {duration((total - done - count) * (now - began) / count)} left"
             say(f"{label}: {done + count}{of}{left}")
+            told = _spoke

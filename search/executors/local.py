@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from compress.core.errors import CompressError
-from compress.core.progress import track
+from compress.core.progress import set_quiet, track
 from compress.core.registry import module_of
 from search.executors.executor import ExecutorBase, executors
 from spaces.registry import spaces
@@ -104,6 +104,7 @@ def _work(
 ) -> None:
     os.environ.clear()
     os.environ.update(environment)  # the server's may be older
+    set_quiet(True)  # how far the search is, is told by the process that started it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         for _ in _turns(job.open(), deadline):

@@ -46,3 +46,13 @@ def test_quick_loops_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
     say("[1/2] train")
     assert list(track(range(100), "train")) == list(range(100))
     assert capsys.readouterr().err == "[1/2] train\n"
+
+
+def test_a_loop_tells_how_far_it_is_also_where_what_it_does_is_told_more_often(
+    clock: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in track(range(2), "searching"):
+        for _ in track(range(4), "candidate"):
+            pass
+    said = [line.partition(", ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert "searching: 1 of 2" in said and "candidate: 2 of 4" in said
