@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import CompressError, InputError
+from compress.core.home import at_home
 from spaces.checkpoint_file import read_safetensors
 
 MANIFEST, WEIGHTS, MASKS = "bundle.json", "weights.safetensors", "masks.safetensors"
@@ -22,7 +23,7 @@ TRANSFORMS, PLAN = "transforms.json", "plan.json"  # a plan alone in bundles of 
 
 def find(path: Path, key: str) -> Path:
     """Return the directory of the bundle that `path` is or holds; InputError, naming `key`, where there is none."""
-    path = path.expanduser()
+    path = at_home(path)
     for root in (path, path / "bundle"):
         if (root / MANIFEST).is_file():
             return root

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 import typer
 
 from compress.core.errors import CompressError, in_one_line
+from compress.core.home import at_home
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(command)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
         for name, value in kwargs.items():
-            kwargs[name] = _at_home(value)
+            kwargs[name] = _with_home(value)
         try:
             return command(*args, **kwargs)
         except CompressError as error:
@@ -80,11 +81,11 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
     return wrapper
 
 
-def _at_home(value: Any) -> Any:
+def _with_home(value: Any) -> Any:
     """Return paths with `~` for the user's folder, which a shell leaves alone in quotes and in `--out=~/runs`."""
     if isinstance(value, list):
-        return [_at_home(each) for each in value]
-    return value.expanduser() if isinstance(value, Path) else value
+        return [_with_home(each) for each in value]
+    return at_home(value) if isinstance(value, Path) else value
 
 
 def _place(error: BaseException) -> str:

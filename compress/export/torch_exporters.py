@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from compress.core.errors import CompressError
 from compress.export.torchlib import table_kept
 
 CHATTY_LOGGERS = ("", "torch", "torch.onnx", "torch.export", "torch._dynamo", "onnxscript", "onnx_ir")
+LOG_SWITCH = "_jit_set_onnx_log_enabled"
 LARGE = 1_000_000_000
 """Bytes of weights above which they lie in a file of their own: one of ONNX holds 2 GiB."""
 
@@ -60,10 +60,11 @@ def quiet() -> Iterator[io.StringIO]:
     handlers = [each for name in CHATTY_LOGGERS for each in logging.getLogger(name).handlers]
     streams = [(each, each.stream) for each in handlers if type(each) is logging.StreamHandler]
     with contextlib.ExitStack() as stack:
-        switch = getattr(torch._C, "_jit_set_onnx_log_enabled", None)
+        switch = getattr(torch._C, LOG_SWITCH, None)
         if switch is not None:  # the exporter turns its log on, which goes past Python's streams to standard output
             switch(False)
-            stack.enter_context(mock.patch.object(torch._C, "_jit_set_onnx_log_enabled", lambda enabled: None))
+            stack.callback(setattr, torch._C, LOG_SWITCH, switch)
+            setattr(torch._C, LOG_SWITCH, lambda enabled: None)
         warned = stack.enter_context(warnings.catch_warnings(record=True))
         warnings.simplefilter("default")
         stack.callback(lambda: chatter.writelines(f"{each.message}\n" for each in warned))

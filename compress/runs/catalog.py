@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import InputError, did_you_mean
+from compress.core.home import at_home
 from compress.core.registry import Registry
 
 
@@ -35,7 +36,7 @@ def find_recipe(recipe: str | Path) -> Path:
     if not isinstance(given, str | os.PathLike):
         what = "a path, a name of `compress ls recipes`, or a dictionary of what a file would hold"
         raise InputError(f"no recipe; got {type(given).__name__}; allowed: {what}")
-    path = Path(recipe).expanduser()
+    path = at_home(recipe)
     if path.is_file():
         return path
     names = shipped_recipes()

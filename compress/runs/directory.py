@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from compress.core.atomic import check_writable, write_json
 from compress.core.errors import InputError
+from compress.core.home import at_home
 from compress.runs.recipe import Recipe
 
 
@@ -100,7 +101,7 @@ def open_run(recipe: Recipe, out: Path | None, resume: bool) -> tuple[RunDirecto
     Raises `InputError` in one sentence where the directory cannot be written, or is in use by another run or by other
     files. Whether a run that is to be resumed has this recipe is for `compress.runs.resume` to say.
     """
-    directory = RunDirectory(out.expanduser() if out is not None else Path("runs") / recipe.name)
+    directory = RunDirectory(at_home(out) if out is not None else Path("runs") / recipe.name)
     check_writable(directory.path)
     entries = list(directory.path.iterdir()) if directory.path.is_dir() else []
     if all(entry.name == directory.lock_file.name or entry.name.startswith(".recipe.yaml.") for entry in entries):

@@ -17,7 +17,8 @@ def fingerprint(data: Data) -> dict[str, Any]:
     for name, split in (("train", data.train), ("test", data.test)):
         facts[f"number of {name} samples"] = None if split is None else split.num_samples
         if isinstance(split, ArrayLoader):
-            digest = hashlib.sha256(split.labels.numpy().tobytes())
-            digest.update(split.images.contiguous().numpy().tobytes())
+            digest = hashlib.sha256()
+            for tensor in (split.labels, split.images):
+                digest.update(tensor.contiguous().numpy().reshape(-1).data)
             facts[f"{name} data"] = digest.hexdigest()
     return facts
