@@ -78,12 +78,16 @@ def evaluated(study: Study) -> list[FrozenTrial]:
 
 
 def history(study: Study) -> list[dict[str, Any]]:
-    """Return one entry per trial that was evaluated, in the order in which they finished."""
+    """Return one entry per trial that was evaluated, in the order in which they finished.
+
+    Values are of complete trials alone: to one that was stopped or broke a constraint Optuna gives the last value that
+    its training reported, which is none of the objective.
+    """
     return [
         {
             "number": trial.number,
             "state": trial.state.name.lower(),
-            "values": trial.values,
+            "values": trial.values if trial.state == TrialState.COMPLETE else None,
             "seconds": trial.user_attrs.get("result", {}).get("seconds"),
             "metrics": metrics_of(trial),
             **({"failed": trial.user_attrs["result"]["failed"]} if failed(trial) else {}),
@@ -93,16 +97,22 @@ def history(study: Study) -> list[dict[str, Any]]:
 
 
 def counts_by_state(study: Study) -> dict[str, int]:
-    """Return how many trials were complete, stopped early, refused before evaluation, left out or failed.
+    """Return how many trials were complete, broke a constraint, were stopped early, refused, left out or failed.
 
+    `known` are those of the complete ones whose network an earlier trial had evaluated. `broken` are trials whose
+    evaluation showed that they break a constraint or have no finite value, `refused` those that broke one before it.
     What was raised for an architecture leaves it out; a trial failed where the search ended in its midst.
     """
     trials = study.get_trials(deepcopy=False)
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     pruned = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    broken = [trial for trial in pruned if "broken" in trial.user_attrs.get("result", {}) and not failed(trial)]
+    stopped = len(pruned) - sum(refused(trial) or failed(trial) for trial in pruned) - len(broken)
     return {
-        "complete": sum(trial.state == TrialState.COMPLETE for trial in trials),
-        "known": sum("same_as" in trial.user_attrs.get("result", {}) for trial in trials),
-        "stopped": sum(not refused(trial) and not failed(trial) for trial in pruned),
+        "complete": len(complete),
+        "known": sum("same_as" in trial.user_attrs.get("result", {}) for trial in complete),
+        "broken": len(broken),
+        "stopped": stopped,
         "refused": sum(map(refused, pruned)),
         "left_out": sum(map(failed, pruned)),
         "failed": sum(trial.state == TrialState.FAIL for trial in trials),

@@ -148,7 +148,7 @@ def evaluate(
         print_json(found)
         return
     measured = ((metric, found[metric.name]) for metric in loaded.task.metrics)
-    figures = [f"{metric.label} {value:.{metric.digits}f}" for metric, value in measured if value is not None]
+    figures = [f"{metric.label} {value:.{metric.decimals(value)}f}" for metric, value in measured if value is not None]
     print("  ".join([str(bundle), *figures, f"{found['images']} images"]))
 
 

@@ -123,9 +123,8 @@ def _line(members: Members, where: Path, entry: Mapping[str, Any]) -> str:
     member = members.members[entry["member"]]
     figure = member.metrics.get(members.main.name)
     told = [f"{_label(members)} {figure:g}"] if figure is not None else []
-    for key, cost in COSTS.items():
-        value = entry["onnx_bytes"] if key == "size" else member.cost(key)
-        told += [cost.show(value)] if value is not None else []
+    costs = [cost.show(entry["onnx_bytes"]) if key == "size" else member.shown(key) for key, cost in COSTS.items()]
+    told += filter(None, costs)
     return "  ".join([str(where), *told, f"parity {entry['onnx_parity_max_rel']:.1e}"])
 
 

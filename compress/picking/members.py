@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from compress.core.errors import InputError
 from compress.picking.budget import COSTS, Budget, Limit
+from evaluators.latency.statistic import by_cpu_time
 from spaces.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Member:
     def cost(self, key: str) -> float | None:
         """Return a cost (a key of `COSTS`); None where it is not known.
 
-        Latency is the median time in ms, of the processor where the machine was busy with other work meanwhile.
+        Latency is the median time in ms, of CPU time where `by_cpu`.
         """
         if key == "size":
             return self.onnx_bytes
@@ -51,8 +52,19 @@ class Member:
         times = self.latency_ms
         if times is None:
             return None
-        by_processor = times["contended"] and times["threads"] == 1 and times["cpu_p50"]
-        return float(times["cpu_p50"] if by_processor else times["p50"])
+        return float(times["cpu_p50" if self.by_cpu else "p50"])
+
+    @property
+    def by_cpu(self) -> bool:
+        """Whether the latency is CPU time, since the machine was busy with other work meanwhile."""
+        return self.latency_ms is not None and by_cpu_time(self.latency_ms)
+
+    def shown(self, key: str) -> str | None:
+        """Return a cost as people read it; None where it is not known."""
+        value = self.cost(key)
+        if value is None:
+            return None
+        return COSTS[key].show(value) + (" of CPU time" if key == "latency" and self.by_cpu else "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the member as its entry of family.json and pick.json."""

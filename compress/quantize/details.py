@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.core.formatting import signed, times
+from compress.core.formatting import times
 from compress.quantize.choose import FASTER, Candidate, Choice
 from compress.quantize.judge import drop
 
@@ -78,12 +78,12 @@ def verdict(choice: Choice, kept: Candidate | None, tried: Sequence[Candidate]) 
         assert kept.judgement is not None and kept.ratio is not None
         low, high = kept.ratio["ci95"]
         left = f", {len(kept.left)} nodes left float" if kept.left else ""
-        change = -drop(choice.task, choice.before, kept.judgement)
-        change = change if main.direction == "maximize" else -change
+        before, after = choice.before.metrics[main.name], kept.judgement.metrics[main.name]
+        assert before is not None and after is not None  # `judge` refuses such
         runs = f", {kept.integer} of {len(choice.source.layers)} layers run as integers" if kept.way.types else ""
         return (
             f"{shown} is kept ({kept.way.name}{left}): {times(kept.speed)} as fast as the float file (95 % interval "
-            f"{times(low)} to {times(high)}), {main.label} {signed(change, main.digits)} {main.change_unit} on "
+            f"{times(low)} to {times(high)}), {main.label} {main.show_change(before, after)} on "
             f"{choice.images.judged.num_samples} held-out training images{runs}"
         )
     needed = f"more than {times(FASTER)} is needed" if choice.config.types == "int8" else "it must not be slower"
@@ -98,5 +98,6 @@ def _why_not(choice: Choice, candidate: Candidate, needed: str) -> str:
     text = f"{candidate.way.name} is {times(candidate.speed)} as fast"
     if candidate.judgement is not None and not choice.good(candidate.judgement):
         lost = drop(choice.task, choice.before, candidate.judgement)
-        return f"{text}, and loses {lost:.{main.digits}f} {main.change_unit} of {main.label} (allowed {choice.most:g})"
+        told = f"{lost:.{main.decimals(lost, choice.most)}f} {main.change_unit}".rstrip()
+        return f"{text}, and loses {told} of {main.label} (allowed {choice.most:g})"
     return f"{text} ({needed})"

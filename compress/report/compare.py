@@ -158,8 +158,11 @@ def _cells(row: ComparedRun, labels: Sequence[str]) -> tuple[str, ...]:
 
 
 def _main(row: ComparedRun) -> str:
-    digits, unit = row.metric.digits, "" if row.metric.unit in ("", "%") else f" {row.metric.unit}"
-    return "" if row.value is None else _whole(f"{row.value:.{digits}f}{unit}") + _in_brackets(row.change, digits)
+    if row.value is None:
+        return ""
+    digits = row.metric.decimals(row.value, row.value - (row.change or 0))
+    unit = "" if row.metric.unit in ("", "%") else f" {row.metric.unit}"
+    return _whole(f"{row.value:.{digits}f}{unit}") + _in_brackets(row.change, digits)
 
 
 def _whole(text: str) -> str:

@@ -61,7 +61,8 @@ def _chart(family: Family, report: Report, key: str, main: str) -> Iterator[tupl
     beside = {at: title for title, metrics in _before(report) if (at := _of(metrics, key, name)) is not None}
     title, points = f"{main} by {cost.title}", list(shown.values())
     plot = Plot([*points, *beside], title, _across(key), title, whole_ticks=False)
-    dots(plot, points, [f"member {place}: {main} {figure(y)}, {cost.show(x)}" for place, (x, y) in shown.items()])
+    costs = {place: family.members[place].shown(key) for place in shown}
+    dots(plot, points, [f"member {place}: {main} {figure(y)}, {costs[place]}" for place, (_, y) in shown.items()])
     steps(plot, front(points, -1, 1 if family.main.direction == "maximize" else -1))
     dots(plot, [shown[place] for place in family.front if place in shown], style="part", r=4.0)
     dots(plot, list(beside), list(beside.values()), "beside", 4.0)
@@ -88,15 +89,14 @@ def _before(report: Report) -> Iterator[tuple[str, Metrics]]:
 
 
 def _of(metrics: Metrics, key: str, name: str) -> tuple[float, float] | None:
-    cost = metrics.latency_ms.p50 if key == "latency" else getattr(metrics, key)
+    cost = metrics.latency_ms.told if key == "latency" else getattr(metrics, key)
     value = metrics.value(name)
     return None if cost is None or value is None else (float(cost), value)
 
 
 def _row(family: Family, place: int, member: Member) -> tuple[str, list[str], str]:
     value = member.metrics.get(family.main.name)
-    costs = ((cost, member.cost(key)) for key, cost in COSTS.items())
     figures = [MISSING if value is None else figure(value)]
-    figures += [MISSING if known is None else cost.show(known) for cost, known in costs]
+    figures += [member.shown(key) or MISSING for key in COSTS]
     choices = ", ".join(f"{name} {choice}" for name, choice in member.arch.items())
     return f"{place}{' (full)' if member.full else ''}", figures, choices

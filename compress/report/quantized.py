@@ -33,7 +33,8 @@ def quantized_part(found: QuantizedDetails, report: Report) -> QuantizedPart:
     main = report.main
     rows = []
     for each in found.candidates:
-        drop = MISSING if each.drop is None else signed(-each.drop if main.direction == "maximize" else each.drop, 2)
+        worse = -1 if main.direction == "maximize" else 1
+        drop = MISSING if each.drop is None else signed(worse * each.drop, main.decimals(each.drop))
         texts = [
             MISSING if each.latency_ratio is None else times(each.latency_ratio),
             drop,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from compress.core.problems import under, validated
+from evaluators.latency.statistic import by_cpu_time
 
 if TYPE_CHECKING:
     from evaluators.tasks import Metric
@@ -52,6 +53,15 @@ class Latency(Record):
     batch: Number = None
     provider: str | None = None
     contended: bool | None = None
+
+    def by_cpu(self, busy: bool | None) -> bool:
+        """Whether CPU time is what is told, on a machine that was `busy` with other work or not."""
+        return by_cpu_time({**self.model_dump(), "contended": busy})
+
+    @property
+    def told(self) -> float | None:
+        """The one figure that stands for it, in ms: the median, of CPU time where the machine was busy."""
+        return self.cpu_p50 if self.by_cpu(self.contended) else self.p50
 
 
 class Metrics(Record):

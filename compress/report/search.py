@@ -43,7 +43,8 @@ def search_part(search: SearchDetails, pictures: Sequence[str], report: Report) 
 
 
 def _facts(search: SearchDetails) -> list[tuple[str, str]]:
-    told = {"complete": "evaluated to the end", "known": "of those, known already", "stopped": "stopped early"}
+    told = {"complete": "evaluated to the end", "known": "of those known already"}
+    told |= {"broken": "broke a constraint once measured", "stopped": "stopped early"}
     told |= {"refused": "refused by a constraint before evaluation", "left_out": "left out, since something was raised"}
     told |= {"failed": "failed"}
     trials = ", ".join(f"{search.trials[key]} {text}" for key, text in told.items() if search.trials.get(key))

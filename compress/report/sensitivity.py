@@ -47,7 +47,7 @@ def sensitivity_table(scanned: Sequence[Sensitivity], metric: Metric) -> Sensiti
 def _cells(rows: Sequence[Sensitivity], shares: Sequence[float], metric: Metric) -> list[str]:
     worse = -1 if metric.direction == "maximize" else 1
     cells = [
-        signed(worse * row.drop, metric.digits)
+        signed(worse * row.drop, metric.decimals(row.drop))
         + ("" if _percent(row.ratio) == _percent(share) else f" (at {_percent(row.ratio)})")
         for row, share in zip(rows, shares, strict=False)
     ]

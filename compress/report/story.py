@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from compress.core.formatting import MISSING, count, duration, exact, file_size, percent_change, three_digits, times
 from compress.report.schema import Metrics, Report, StageReport
-from compress.report.summary import masked, ratio_of_cpu_times
+from compress.report.summary import masked, told_by_cpu_time
 from compress.report.tables import Cell
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ def story_of(report: Report) -> Story:
         columns=[column.title for column in columns],
         stages=stages,
         references=[_row(entry, StageReport(name=""), columns) for entry in report.references],
-        clock="CPU time" if ratio_of_cpu_times(report) else "median",
+        clock="CPU time" if told_by_cpu_time(report) else "median",
     )
 
 
 def latency_of(report: Report) -> Callable[[Metrics], float | None]:
     """Return what gives a model's milliseconds: of CPU time where the run's ratio is of CPU times, else the median."""
-    if ratio_of_cpu_times(report):
+    if told_by_cpu_time(report):
         return lambda metrics: metrics.latency_ms.cpu_p50
     return lambda metrics: metrics.latency_ms.p50
 
@@ -100,7 +100,7 @@ def _field(name: str) -> Callable[[StageReport], float | None]:
 
 
 def _points(metric: Metric) -> Callable[[float, float], str]:
-    return lambda before, after: metric.show_change(after - before)
+    return metric.show_change
 
 
 def _share(before: float, after: float) -> str:

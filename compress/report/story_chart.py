@@ -13,6 +13,7 @@ from compress.report.plot import Plot, Points
 from compress.report.schema import Report, StageReport
 from compress.report.search_charts import dots, figure, front, steps
 from compress.report.story import BASELINE, latency_of
+from compress.report.summary import told_by_cpu_time
 from compress.sorted.family import Family
 
 _SIZE = (1040.0, 400.0)
@@ -51,7 +52,7 @@ def story_chart(report: Report, family: Family | None, searches: Sequence[Search
     up = 1 if report.main.direction == "maximize" else -1
     shown = [*way, *beside, *members]
     lowest = _least_shown(way, beside, up)
-    axis = f"latency, ms{' of CPU time' if report.compared.latency_ms.contended else ''}"
+    axis = f"latency, ms{' of CPU time' if told_by_cpu_time(report) else ''}"
     everything = [*shown, *trials]
     inside = [(model.x, _clipped(model.y, lowest, up)) for model in everything]
     title = report.main.heading

@@ -84,10 +84,11 @@ def _counts(name: str, label: str, before: float | None, after: float | None) ->
 
 def _main(report: Report) -> str:
     """Return the main metric of both models, with one digit less than in tables."""
-    main, digits = report.main, max(0, report.main.digits - 1)
+    main = report.main
     before, after = report.compared.value(main.name), report.final.value(main.name)
     if after is None:
         return ""
+    digits = max(0, main.decimals(after if before is None else before, after) - 1)
     unit = "" if main.unit in ("", "%") else f" {main.unit}"
     return f"{main.label} {'' if before is None else f'{before:.{digits}f}→'}{after:.{digits}f}{unit}"
 
@@ -126,20 +127,22 @@ def correlation(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}".replace("-", MINUS)
 
 
-def ratio_of_cpu_times(report: Report) -> bool:
-    """Whether the latency ratio is one of CPU times: on a busy machine, of models on one thread.
+def told_by_cpu_time(report: Report) -> bool:
+    """Whether latencies, and their ratio, are told by CPU times: on a busy machine, of models on one thread of it.
 
-    `evaluators.latency.measure.Comparison` measures it so.
+    `evaluators.latency.measure.Comparison` measures the ratio so.
     """
+    if report.alone:
+        return report.final.latency_ms.by_cpu(report.final.latency_ms.contended)
     both = report.compared.latency_ms, report.final.latency_ms
-    busy = any(each.contended for each in both) and all(each.threads == 1 and each.cpu_p50 for each in both)
-    return busy and report.latency_ratio.median is not None
+    busy = any(each.contended for each in both)
+    return all(each.by_cpu(busy) for each in both) and report.latency_ratio.median is not None
 
 
 def _latency(report: Report) -> str:
     """Return both latencies and their ratio, which are of the same runs and the same clock."""
     ratio, efficiency = report.latency_ratio.median, report.efficiency
-    by_cpu = ratio_of_cpu_times(report)
+    by_cpu = told_by_cpu_time(report)
     both = report.compared.latency_ms, report.final.latency_ms
     before, after = (each.cpu_p50 if by_cpu else each.p50 for each in both)
     if after is None:

@@ -20,7 +20,7 @@ from compress.core.formatting import (
 )
 from compress.report.details import Details, Layer
 from compress.report.schema import Metrics, Report
-from compress.report.summary import masked, ratio_of_cpu_times, sizes
+from compress.report.summary import masked, sizes, told_by_cpu_time
 
 if TYPE_CHECKING:
     from evaluators.tasks import Metric
@@ -102,7 +102,7 @@ def _row_of(metric: Metric) -> _Row:
         metric.title,
         "Quality",
         metric.show,
-        lambda before, after: metric.show_change(after - before),
+        metric.show_change,
     )
 
 
@@ -142,7 +142,7 @@ class Tile:
 def tiles(report: Report) -> list[Tile]:
     """Return the few figures that tell how the run went; only measured ones."""
     if report.alone:
-        return list(_tiles_of_one(report.main, report.final))
+        return list(_tiles_of_one(report))
     found = []
     for name, label in (("macs", "MACs"), ("params", "parameters")):
         prefix, before, after = sizes(report.baseline, report.final, name)
@@ -152,7 +152,8 @@ def tiles(report: Report) -> list[Tile]:
     before, after = report.baseline.value(main.name), report.final.value(main.name)
     if before is not None and after is not None:
         label = f"{main.change_unit or 'change'} of {main.label}"
-        found.append(Tile(signed(after - before, main.digits), label, f"{main.show(before)} → {main.show(after)}"))
+        change = signed(after - before, main.decimals(before, after))
+        found.append(Tile(change, label, f"{main.show(before)} → {main.show(after)}"))
     ratio, interval = report.latency_ratio.median, _interval(report)
     if ratio is not None:
         detail = f"{times(interval[0])} to {times(interval[1])} (95 %)" if interval else "baseline ÷ final time"
@@ -162,7 +163,8 @@ def tiles(report: Report) -> list[Tile]:
     return found
 
 
-def _tiles_of_one(main: Metric, metrics: Metrics) -> Iterator[Tile]:
+def _tiles_of_one(report: Report) -> Iterator[Tile]:
+    main, metrics = report.main, report.final
     if metrics.macs is not None:
         yield Tile(count(metrics.macs), "MACs", "for one image")
     if metrics.params is not None:
@@ -170,9 +172,9 @@ def _tiles_of_one(main: Metric, metrics: Metrics) -> Iterator[Tile]:
     value = metrics.value(main.name)
     if value is not None:
         yield Tile(main.show(value), main.label, "")
-    if metrics.latency_ms.p50 is not None:
-        batch = metrics.latency_ms.batch
-        yield Tile(milliseconds(metrics.latency_ms.p50), "median latency", "" if batch is None else f"batch {batch:g}")
+    if metrics.latency_ms.told is not None:
+        batch, label = metrics.latency_ms.batch, f"median {'CPU time' if told_by_cpu_time(report) else 'latency'}"
+        yield Tile(milliseconds(metrics.latency_ms.told), label, "" if batch is None else f"batch {batch:g}")
 
 
 def _interval(report: Report) -> tuple[float, float] | None:
@@ -203,7 +205,7 @@ def latency_warning(report: Report) -> str:
     warning = "Other work ran on this machine during the measurement: take the milliseconds as upper bounds."
     if report.alone:
         return warning
-    clock = " and by CPU time" if ratio_of_cpu_times(report) else ""
+    clock = " and by CPU time" if told_by_cpu_time(report) else ""
     return f"{warning} The ratio suffers less, since both models were timed in turns{clock}."
 
 

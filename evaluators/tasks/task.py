@@ -6,6 +6,7 @@ A new task is one new file in this package, or in a package of your own: a `Task
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -25,6 +26,10 @@ from evaluators.datasets.batch import Batch
 
 Shape = tuple[int, ...]
 """Sizes of one input: channels, height, width of an image."""
+
+
+MOST_DIGITS = 8
+"""After the decimal point of a metric; what is smaller counts as 0."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +70,23 @@ class Metric:
         value = metrics.get(self.name)
         return self.worst if value is None else float(value)
 
+    def decimals(self, *values: float) -> int:
+        """Return how many digits after the decimal point tell `values` of it.
+
+        `digits`, and of a metric without a unit, whose scale is that of the data, as many as leave the smallest two.
+        """
+        sizes = [abs(value) for value in values if value and math.isfinite(value)]
+        if self.unit or not sizes:
+            return self.digits
+        return max(self.digits, min(MOST_DIGITS, 1 - math.floor(math.log10(min(sizes)))))
+
     def show(self, value: float) -> str:
         """Return a value as tables have it, such as `83.47 %`."""
-        return f"{value:.{self.digits}f} {self.unit}".rstrip()
+        return f"{value:.{self.decimals(value)}f} {self.unit}".rstrip()
 
-    def show_change(self, change: float) -> str:
-        """Return a difference as tables have it, such as `+0.21 points`."""
-        return f"{signed(change, self.digits)} {self.change_unit}".rstrip()
+    def show_change(self, before: float, after: float) -> str:
+        """Return the difference of two values as tables have it, such as `+0.21 points`."""
+        return f"{signed(after - before, self.decimals(before, after))} {self.change_unit}".rstrip()
 
 
 UNJUDGED = Metric("none", "maximize", "no metric", "No metric")

@@ -18,7 +18,7 @@ from search.config import SearchConfig
 from search.job import SearchJob
 from search.judge import Judge
 from search.objective import ObjectiveConfig
-from search.outcome import best, counts_by_state
+from search.outcome import best, counts_by_state, history
 from search.runner import Runner
 from search.strategies.made_anew import MadeAnew
 from search.study import Sharing, open_study
@@ -108,6 +108,31 @@ def test_a_constraint_broken_by_the_evaluation_is_pruned_and_counts(make):
     trials = work(make(evaluator, (0, 0, 0, 0), (3, 2, 3, 1), trials=2, constraints={"top1": {"min": 90}}))
     assert states(trials) == ["PRUNED", "COMPLETE"]
     assert trials[0].user_attrs["result"]["broken"] == "top1 86 is below 90"
+
+
+class Told(Measured):
+    """Reports 99 while it trains, whatever comes out in the end; 99 of the architecture `until` stops it."""
+
+    def __init__(self, until=()):
+        super().__init__()
+        self.until = until
+
+    def evaluate(self, arch, wanted, seed, report=None):
+        report(1, 99.0)
+        if tuple(arch.values()) == self.until:
+            raise Stopped(1, 99.0)
+        return super().evaluate(arch, wanted, seed)
+
+
+def test_what_a_training_reported_is_no_value_of_a_trial_that_was_stopped_or_broke_a_constraint(make):
+    archs = [(0, 0, 0, 0), (3, 2, 3, 1), (3, 2, 3, 0), (0, 0, 0, 0), (3, 2, 3, 1)]
+    runner = make(Told(until=(3, 2, 3, 0)), *archs, trials=5, constraints={"top1": {"min": 90}})
+    trials = work(runner)
+    assert states(trials) == ["PRUNED", "COMPLETE", "PRUNED", "PRUNED", "COMPLETE"]
+    value = top1(3, 2, 3, 1)
+    assert [entry["values"] for entry in history(runner.study)] == [None, [value], None, None, [value]]
+    counted = {name: number for name, number in counts_by_state(runner.study).items() if number}
+    assert counted == {"complete": 2, "known": 1, "broken": 2, "stopped": 1}
 
 
 def test_the_same_network_is_never_evaluated_twice(make):

@@ -12,12 +12,12 @@ from compress.core.atomic import replacing
 from compress.core.errors import CompressError, InputError
 from compress.core.onnx_parts import parts
 from compress.core.progress import hushed
-from compress.export.exporters import ExportConfig, NotWritable, export
+from compress.export.exporters import COMPARED_SECONDS, ExportConfig, NotWritable, export
 from compress.export.samples import samples_of
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
 from compress.runs.measure import exported
-from compress.runs.stage import Act, Seconds, Stage, stages
+from compress.runs.stage import Act, Seconds, Stage, acts_of, stages
 
 SECONDS_PER_LAYER = 0.06  # one exporter, its checks included: swin_tiny 7 s, resnet18 2 s on one core
 
@@ -66,11 +66,14 @@ class Export(Stage[ExportConfig]):
         return replace(super().restore(artifact, config, context), onnx=context.model_file)
 
     def estimate(self, act: Act, outlook: Outlook) -> Seconds:
-        """Yield the time of writing and checking one file."""
-        yield "export", export_seconds(outlook.bundle, act.config)
+        """Yield the time of writing and checking one file; nothing where the baseline's is taken, see `run`."""
+        before = [each.stage for each in acts_of(outlook.recipe) if each.stage.order < self.order]
+        if not outlook.compares or any(stage.changes_model for stage in before):
+            yield "export", export_seconds(outlook.bundle, act.config)
 
 
 def export_seconds(bundle: Bundle, config: ExportConfig) -> float:
-    """Return about how long it takes to write a model as ONNX and check it."""
+    """Return about how long it takes to write a model as ONNX and check it; `auto` does twice, and times both files."""
     layers = sum(1 for module in bundle.model.modules() if not any(module.children()))
-    return (2 if config.exporter == "auto" else 1) * SECONDS_PER_LAYER * layers
+    writing = SECONDS_PER_LAYER * layers
+    return 2 * writing + COMPARED_SECONDS / 2 if config.exporter == "auto" else writing

@@ -101,8 +101,8 @@ class Latency(Stage[LatencyStageConfig]):
         config: LatencyStageConfig = act.config
         between = len(_changes(outlook.recipe)) - 1 if outlook.compares and config.stages else 0
         others = between + outlook.compares
-        export_config = outlook.recipe.section("export")
-        writing = between * export_seconds(outlook.bundle, export_config) / (1 + (export_config.exporter == "auto"))
+        one = outlook.recipe.section("export").model_copy(update={"exporter": "torchscript"})  # auto is settled by then
+        writing = between * export_seconds(outlook.bundle, one)
         yield "latency", writing + (1 + others) * config.seconds + others * config.max_seconds / 2
 
 

@@ -135,7 +135,8 @@ class Search(Stage[SearchConfig]):
     def goes_on(self, before: Mapping[str, Any], config: SearchConfig, record: Mapping[str, Any]) -> bool:
         """Return whether there are more trials now, or more time for those that are left."""
         counted = record["search"]["trials"]
-        short = counted["complete"] + counted["stopped"] + counted.get("left_out", 0) < config.trials
+        counts = ("complete", "broken", "stopped", "left_out")  # the same that `search.study.counts` counts
+        short = sum(counted.get(name, 0) for name in counts) < config.trials
         was, now = before.get("minutes"), config.minutes
         longer = was is not None and (now is None or now > was)
         return config.trials > before.get("trials", config.trials) or (short and longer)

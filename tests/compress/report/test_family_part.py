@@ -48,6 +48,20 @@ def test_members_and_the_runs_other_networks_are_drawn_by_cost(family: Family, l
     assert by_latency.count("<circle") == 2 + 2 + 1  # of the others, the baseline alone was timed
 
 
+def test_on_a_busy_machine_members_and_other_networks_are_drawn_by_one_clock(
+    family: Family, long_run: Path, change: Callable[..., None]
+) -> None:
+    members = (
+        member(2_000_000, 80.0, full=True, latency_ms=timed_at(90.0, cpu_p50=40.0, contended=True)),
+        member(1_000_000, 72.0, latency_ms=timed_at(70.0, cpu_p50=30.0, contended=True)),
+    )
+    change(long_run, baseline__latency_ms=timed_at(95.0, cpu_p50=50.0, contended=True))
+    part = family_part(replace(family, members=members), read_report(long_run))
+    assert part.rows[0][1][1] == "30.0 ms of CPU time"
+    ticks = [float(text) for text in re.findall(r">(\d+)</text>", part.charts[1][1])]
+    assert "72.0, 30.0 ms of CPU time" in part.charts[1][1] and max(ticks) < 90
+
+
 def test_the_page_has_the_family_of_the_run(family: Family, long_run: Path, change: Callable[..., None]) -> None:
     shutil.copytree(family.folder, long_run / "family")
     page = write_report(long_run).read_text()

@@ -6,6 +6,8 @@ import pytest
 
 from compress.core.errors import InputError
 from compress.report import summary_line, summary_of
+from compress.report.schema import Report, parse
+from compress.report.tables import model_rows, tiles
 
 CONTRACT = (
     "swin_base  MACs 15.5→7.4 G (\N{MINUS SIGN}52 %)  params 88→42 M  top-1 83.5→83.3  "
@@ -31,8 +33,34 @@ def test_on_a_busy_machine_milliseconds_and_ratio_are_of_one_clock() -> None:
     for metrics, wall, cpu in ((report["baseline"], 0.144, 0.131), (report["final"], 0.248, 0.128)):
         metrics["latency_ms"] = {"p50": wall, "cpu_p50": cpu, "threads": 1, "contended": wall > 0.2}
     assert "  latency 0.131→0.128 ms of CPU time (1.02\N{MULTIPLICATION SIGN}," in summary_line(report)
+    for metrics in (report["baseline"], report["final"]):  # whose CPU time is that of waiting for the GPU
+        metrics["latency_ms"]["provider"] = "CUDAExecutionProvider"
+    assert "  latency 0.144→0.248 ms (" in summary_line(report)
+    for metrics in (report["baseline"], report["final"]):
+        metrics["latency_ms"]["provider"] = "CPUExecutionProvider"
     report["final"]["latency_ms"]["contended"] = False
     assert "  latency 0.144→0.248 ms (" in summary_line(report)
+
+
+def test_on_a_busy_machine_one_model_is_told_by_its_cpu_time_too() -> None:
+    report = _report() | {"latency_ratio": None, "efficiency": None}
+    times = {"p50": 0.144, "cpu_p50": 0.131, "threads": 1, "provider": "CPUExecutionProvider", "contended": True}
+    report["final"]["latency_ms"] = times
+    report["baseline"] = report["final"]
+    assert "  latency 0.131 ms of CPU time  " in summary_line(report)
+    (tile,) = [tile for tile in tiles(parse(Report, report, "")) if "median" in tile.label]
+    assert (tile.value, tile.label) == ("0.131 ms", "median CPU time")
+
+
+def test_small_figures_without_a_unit_are_not_rounded_to_nothing() -> None:
+    report = _report() | {"task": {"name": "regression", "main_metric": "mae", "direction": "minimize"}}
+    report["baseline"]["mae"], report["final"]["mae"] = 0.000_512, 0.000_234
+    assert "  MAE 0.0005→0.0002  " in summary_line(report)
+    rows = {row.key: row for row in model_rows(parse(Report, report, "report.json"))}
+    mae = rows["mae"]
+    assert (mae.baseline.text, mae.final.text, mae.difference) == ("0.00051", "0.00023", "\N{MINUS SIGN}0.00028")
+    report["baseline"]["mae"], report["final"]["mae"] = 0.0695, 0.0691
+    assert "  MAE 0.070→0.069  " in summary_line(report)
 
 
 def test_summary_leaves_out_what_was_not_measured() -> None:
@@ -77,4 +105,4 @@ def test_the_main_metric_of_another_task_takes_its_place_even_where_that_task_is
         "task": {"name": "depth", "main_metric": "rmse", "direction": "minimize"}
     }
     report["baseline"] |= {"top1": None, "rmse": 0.5}
-    assert "  params 88→42 M  rmse 0.5→0.0  latency" in summary_line(report)
+    assert "  params 88→42 M  rmse 0.50→0.03  latency" in summary_line(report)

@@ -200,6 +200,11 @@ def test_on_a_busy_machine_the_time_of_the_processor_counts() -> None:
     assert member(1, 1.0, latency_ms=timed_at(4.0, cpu_p50=3.0, contended=True)).cost("latency") == 3.0
     assert member(1, 1.0, latency_ms=timed_at(4.0, cpu_p50=7.0, contended=True, threads=2)).cost("latency") == 4.0
     assert member(1, 1.0, latency_ms=timed_at(4.0, cpu_p50=None, contended=True)).cost("latency") == 4.0
+    of_a_gpu = timed_at(4.0, cpu_p50=3.0, contended=True, provider="CUDAExecutionProvider")
+    assert member(1, 1.0, latency_ms=of_a_gpu).cost("latency") == 4.0
+    assert member(1, 1.0, latency_ms=of_a_gpu).shown("latency") == "4.00 ms"
+    busy = timed_at(4.0, cpu_p50=3.0, contended=True)
+    assert member(1, 1.0, latency_ms=busy).shown("latency") == "3.00 ms of CPU time"
 
 
 @pytest.mark.parametrize(
