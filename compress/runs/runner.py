@@ -26,6 +26,7 @@ from compress.runs.rebuilt import check_rebuilt
 from compress.runs.recipe import Recipe
 from compress.runs.report_file import report_of
 from compress.runs.resume import check_data, go_on
+from compress.runs.spent import seconds_before
 from compress.runs.stage import MODEL_FILE, Act, acts_of, compares
 from compress.training.config import TrainerConfig
 from evaluators.datasets import Data
@@ -164,7 +165,10 @@ class Runner:
             self.records.append(record)
             return act.stage.restore(artifact, act.config, context)
         self.done = True
-        self.directory.log({"event": "stage", "stage": act.name, "number": act.number})
+        again = self.again is not None and self.again.number == act.number
+        before = seconds_before(self.directory.log_file, act.number, act.name, again) if self.resume else 0.0
+        marked = {"goes_on": True} if again else {}
+        self.directory.log({"event": "stage", "stage": act.name, "number": act.number, **marked})
         say(f"[{act.number}/{self.acts[-1].number}] {act.name}")
         started = time.monotonic()
         with folder_unless_empty(place):
@@ -178,7 +182,8 @@ class Runner:
             artifact.bundle.save(place / "bundle")
             if not all(map(is_ours, (act.stage, act.config))):
                 check_rebuilt(artifact.bundle, place / "bundle", act.name)
-        seconds, metrics = time.monotonic() - started, plain_json(artifact.metrics, f"{act.name}: metrics")
+        seconds = before + time.monotonic() - started
+        metrics = plain_json(artifact.metrics, f"{act.name}: metrics")
         details = _checked_details(context.details, act.name)
         finish_stage(place, act.name, seconds, details, metrics)
         for clear_up in context.afterwards:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -173,7 +174,10 @@ def test_a_training_under_way_goes_on_to_more_epochs_where_the_schedule_allows(
     interrupt(monkeypatch, after=1)
     assert command(recipe, out).exit_code == 1
     monkeypatch.undo()
+    log = out / "log.jsonl"  # the first session began in 2001
+    log.write_text(re.sub(r'"\d{4}(-\S+", "event": "(?:start|stage)")', r'"2001\1', log.read_text()))
     grown = finish(recipe, out, "--resume", "--set", "train.epochs=4")
+    assert grown["stages"][0]["seconds"] > 3600
     assert kept(out)["train"]["epochs"] == 4
     assert finish(recipe, tmp_path / "whole", "--set", "train.epochs=4")["final"] == grown["final"]
 

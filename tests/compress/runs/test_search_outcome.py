@@ -132,7 +132,8 @@ def test_one_model_has_one_column_and_a_line_without_arrows(network: RunResult) 
     title, _, *rows = closing_table(network.report).splitlines()
     assert title.split("  ")[-1].strip() == "what was found"
     assert all(len(re.split(r"\s{2,}", row)) == 2 for row in rows)
-    assert re.fullmatch(r"found  MACs \S+ K  params \S+ K  top-1 \S+  latency \S+ ms  \S+", network.summary)
+    latency = r"latency \S+ ms(?: of CPU time)?"
+    assert re.fullmatch(rf"found  MACs \S+ K  params \S+ K  top-1 \S+  {latency}  \S+", network.summary)
     text = page(network)
     assert "<h2>What was found</h2>" in text
     for word in ("Baseline", "Both models", "both models", "×", "±0"):
