@@ -11,6 +11,7 @@ import typer
 
 from compress.commands.options import DeviceFlag, JsonFlag, QuietFlag, SetFlag, overrides_of, print_json
 from compress.core.errors import InputError
+from compress.core.formatting import three_digits, times
 from compress.core.progress import say, set_quiet
 
 if TYPE_CHECKING:
@@ -91,13 +92,14 @@ def latency(
 
 
 def _latency_line(row: dict[str, Any]) -> str:
-    times, ratio = row["latency_ms"], row.get("latency_ratio")
-    text = f"{row['model']}  p50 {times['p50']:.3f} ms  p10 {times['p10']:.3f}  p90 {times['p90']:.3f}"
+    found, ratio = row["latency_ms"], row.get("latency_ratio")
+    p50, p10, p90 = (three_digits(found[name]) for name in ("p50", "p10", "p90"))
+    text = f"{row['model']}  p50 {p50} ms  p10 {p10}  p90 {p90}"
     if ratio is not None:
-        low, high = ratio["ci95"]
-        text += f"  {ratio['median']:.2f}× (95 % interval {low:.2f} to {high:.2f}) as fast as the first"
-    if times["contended"]:
-        cpu = "" if times["cpu_p50"] is None else f"; CPU p50 {times['cpu_p50']:.3f} ms"
+        low, high = map(times, ratio["ci95"])
+        text += f"  {times(ratio['median'])} (95 % interval {low} to {high}) as fast as the first"
+    if found["contended"]:
+        cpu = "" if found["cpu_p50"] is None else f"; CPU p50 {three_digits(found['cpu_p50'])} ms"
         text += f"  contended: the machine was busy meanwhile{cpu}"
     return text
 

@@ -10,15 +10,16 @@ _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "K"))
 
 
 def prefix_of(value: float) -> tuple[float, str]:
-    """Return divisor and prefix (G, M, K or none) that fit `value`."""
-    return next(((size, prefix) for size, prefix in _PREFIXES if abs(value) >= size), (1.0, ""))
+    """Return divisor and prefix (G, M, K or none) that fit `value`, rounded to three digits: 999,950 is 1.00 M."""
+    return next(((size, prefix) for size, prefix in _PREFIXES if abs(value) >= 0.9995 * size), (1.0, ""))
 
 
 def three_digits(value: float) -> str:
     """Return `value` with three significant digits and no exponent: 87.8, 4.36, 0.0127, 1234."""
     if value == 0:
         return "0"
-    decimals = max(0, 2 - math.floor(math.log10(abs(value))))
+    rounded = abs(float(f"{value:.2e}"))  # 0.99995 is 1.00
+    decimals = max(0, 2 - math.floor(math.log10(rounded)))
     return f"{value:.{min(decimals, 6)}f}".replace("-", MINUS)
 
 
@@ -40,13 +41,13 @@ def milliseconds(value: float) -> str:
 
 
 def times(ratio: float) -> str:
-    """Return a factor as `1.55×`."""
-    return f"{ratio:.2f}\N{MULTIPLICATION SIGN}"
+    """Return a factor as `1.55×`; below a tenth with three digits."""
+    return f"{three_digits(ratio) if 0 < ratio < 0.1 else f'{ratio:.2f}'}\N{MULTIPLICATION SIGN}"
 
 
 def duration(seconds: float) -> str:
     """Return seconds as `48.2 s`, `4 min 12 s` or `2 h 05 min`."""
-    if seconds < 60:
+    if seconds < 59.95:  # else it would read 60.0 s
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:

@@ -156,8 +156,25 @@ class Members(ABC):
         Of equally good members the cheaper one comes first.
         """
         limits = {key: self.limit(key, limit) for key, limit in budget.limits.items()}
-        fits = [place for place, member in enumerate(self.members) if _fits(member, limits)]
-        return sorted(fits, key=self.rank)
+
+        def fits(place: int) -> bool:
+            costs = ((self._spent(place, key, budget.limits[key]), most) for key, most in limits.items())
+            return all(cost is not None and cost <= most * (1 + 1e-9) for cost, most in costs)
+
+        return sorted(filter(fits, range(len(self.members))), key=self.rank)
+
+    def latency_share(self, place: int) -> float | None:
+        """Return what share of the full network's latency a member was measured to take, in turns with it, if it was.
+
+        None: the share is that of both times.
+        """
+        return None
+
+    def _spent(self, place: int, key: str, limit: Limit) -> float | None:
+        """Return what a member takes of a cost that is limited so, in the cost's own unit; None where it is unknown."""
+        share = self.latency_share(place) if limit.fraction and key == "latency" else None
+        whole = self.full.cost(key)
+        return self.members[place].cost(key) if share is None or whole is None else share * whole
 
     def rank(self, place: int) -> tuple[float, ...]:
         """Return what is smaller the better a member is; in doubt the cheaper one."""
@@ -194,7 +211,8 @@ class Members(ABC):
         problems = []
         for key, limit in budget.limits.items():
             cost, most = COSTS[key], self.limit(key, limit)
-            known = [value for member in self.members if (value := member.cost(key)) is not None]
+            places = range(len(self.members))
+            known = [value for place in places if (value := self._spent(place, key, limit)) is not None]
             if not known:
                 problems.append(f"--{key}  no member's {cost.title} was measured; add --measure")
             elif min(known) > most:
@@ -225,8 +243,3 @@ def front_of(members: Sequence[Member], score: Callable[[Member], float]) -> tup
                 least = loss
                 found.add(place)
     return tuple(sorted(found, key=lambda place: (members[place].macs, members[place].params, place)))
-
-
-def _fits(member: Member, limits: Mapping[str, float]) -> bool:
-    costs = ((member.cost(key), most) for key, most in limits.items())
-    return all(cost is not None and cost <= most * (1 + 1e-9) for cost, most in costs)

@@ -69,7 +69,7 @@ def render(run: Run) -> str:
         models_title=title_of_one(run.report) if rows and run.report.alone else "Both models",
         latency_text=latency_sentences(run.report),
         latency_warning=latency_warning(run.report),
-        latency_chart=latency_chart(run.samples),
+        latency_chart=latency_chart(run.samples, run.report.baseline.latency_ms, run.report.final.latency_ms),
         story=story_of(run.report),
         story_chart=story_chart(run.report, run.family, [each.search for each in run.details.values() if each.search]),
         removals=[removal for removal in removals if removal.shown],

@@ -28,7 +28,7 @@ TIMES = ("p10", "p50", "p90", "p99", "min", "cpu_p50", "runs", "threads", "batch
 
 Cost = Annotated[int, Field(ge=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
-Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Row(Config):
@@ -37,8 +37,9 @@ class _Row(Config):
     model_config = ConfigDict(extra="ignore")
 
     budget: dict[str, Finite] = Field(min_length=1)
-    latency_ms: Milliseconds
-    dense_ms: Milliseconds
+    latency: Positive
+    latency_ms: Positive
+    dense_ms: Positive
     contended: bool
     loss: Finite
     macs: tuple[Cost, Cost]
@@ -65,6 +66,7 @@ class Front(Members):
         members: in the order of the budgets.
         dense: the model before the pruning, which is none of the members.
         files: bundle and ONNX file of each member.
+        shares: of the dense latency that each member was measured to take.
     """
 
     kind: ClassVar[str] = "front"
@@ -75,6 +77,7 @@ class Front(Members):
     members: tuple[Member, ...]
     dense: Member
     files: tuple[tuple[Path, Path], ...]
+    shares: tuple[float, ...]
 
     @property
     def full(self) -> Member:
@@ -123,7 +126,11 @@ class Front(Members):
                 replace(member, metrics={**member.metrics, main.name: row.loss})
                 for row, member in zip(rows, members, strict=True)
             )
-        return cls(folder, path, main, members, dense, files)
+        return cls(folder, path, main, members, dense, files, tuple(row.latency for row in rows))
+
+    def latency_share(self, place: int) -> float:
+        """Return the share that was measured in turns, by which the budgets were met: times of their own drift."""
+        return self.shares[place]
 
     def member(self, place: int) -> Bundle:
         """Return a member as a bundle of its own; InputError where it is damaged, or not what the index tells of."""

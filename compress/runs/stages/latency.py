@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from compress.bundle import Bundle
 from compress.core.atomic import write_json
+from compress.core.onnx_parts import parts
 from compress.core.yaml_lines import Path_
 from compress.export.exporters import export
 from compress.runs.artifact import Artifact
@@ -38,7 +40,7 @@ class Latency(Stage[LatencyStageConfig]):
     """The baseline and the winner timed in turns, one model by itself; figures and ratio are of one go.
 
     With `stages` the models between them, and in any case the networks that an earlier stage has left `beside`, take
-    their turns in the same go.
+    their turns in the same go; the same file, of a stage that left the model as it was, takes one turn.
     """
 
     order = 60
@@ -68,12 +70,16 @@ class Latency(Stage[LatencyStageConfig]):
             files |= _between(context) if config.stages else {}
         beside = [each["onnx"] for earlier in context.earlier for each in earlier.get("beside", ())]
         files |= {name: (context.run / name, {}) for name in beside if name is not None}
-        paths = [path for path, _ in files.values()]
+        twin_of = twins({name: path for name, (path, _) in files.items()})
+        timed = [name for name, twin in twin_of.items() if twin == name]
+        paths = [files[name][0] for name in timed]
         if artifact.bundle is not None:  # for files that leave sizes open
             config = config.sized(artifact.bundle.preprocessing.input_size)
         found = interleave(paths, config) if len(paths) > 1 else Comparison([record(paths[0], config)], [])
-        records = dict(zip(files, found.records, strict=True))
-        ratios = dict(zip(list(files)[1:], found.ratios, strict=True))
+        measured = dict(zip(timed, found.records, strict=True))
+        compared = dict(zip(timed[1:], found.ratios, strict=True))
+        records = {name: measured[twin] for name, twin in twin_of.items()}
+        ratios = {name: compared.get(twin) for name, twin in twin_of.items()}
         if context.compares:
             context.details |= {
                 "baseline_latency_ms": records["baseline"].latency_ms,
@@ -104,6 +110,17 @@ class Latency(Stage[LatencyStageConfig]):
         one = outlook.recipe.section("export").model_copy(update={"exporter": "torchscript"})  # auto is settled by then
         writing = between * export_seconds(outlook.bundle, one)
         yield "latency", writing + (1 + others) * config.seconds + others * config.max_seconds / 2
+
+
+def twins(files: Mapping[str, Path]) -> dict[str, str]:
+    """Return for each file the first that is the same, itself where there is none; what ratios are of has no twin."""
+    found: dict[str, str] = {}
+    for name, path in files.items():
+        earlier = (other for other in found if other != "baseline")
+        same = (other for other in earlier if filecmp.cmp(files[other], path, shallow=False))
+        alone = len(parts(path)) == 1  # weights that lie beside it are not compared
+        found[name] = next(same, name) if alone else name
+    return found
 
 
 def _changes(recipe: Recipe) -> list[Act]:

@@ -5,7 +5,15 @@ from compress.core import formatting as units
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(87768224, "87.8 M"), (15.467e9, "15.5 G"), (855770, "856 K"), (640, "640"), (0, "0"), (1000, "1.00 K")],
+    [
+        (87768224, "87.8 M"),
+        (15.467e9, "15.5 G"),
+        (855770, "856 K"),
+        (640, "640"),
+        (0, "0"),
+        (1000, "1.00 K"),
+        (999950, "1.00 M"),
+    ],
 )
 def test_counts_get_three_digits_and_a_prefix(value: float, text: str) -> None:
     assert units.count(value) == text
@@ -34,8 +42,14 @@ def test_percent_change_has_a_true_minus_sign(before: float, after: float, text:
     assert units.percent_change(before, after) == text
 
 
+@pytest.mark.parametrize(("ratio", "text"), [(1.5512, "1.55×"), (0.5, "0.50×"), (0.06554, "0.0655×"), (12, "12.00×")])
+def test_a_factor_keeps_its_digits_where_it_is_small(ratio: float, text: str) -> None:
+    assert units.times(ratio) == text
+
+
 def test_durations_read_naturally() -> None:
-    assert [units.duration(s) for s in (1.44, 128, 5403)] == ["1.4 s", "2 min 08 s", "1 h 30 min"]
+    found = [units.duration(s) for s in (1.44, 59.97, 128, 3599.8, 5403)]
+    assert found == ["1.4 s", "1 min 00 s", "2 min 08 s", "1 h 00 min", "1 h 30 min"]
 
 
 @pytest.mark.parametrize("value", [0.7411, 8.1e-7, 87768224, 58.12345678901234, 3.0])

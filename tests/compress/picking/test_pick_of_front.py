@@ -120,6 +120,13 @@ def test_fractions_are_of_the_model_before_the_pruning_and_all_limits_hold_toget
     assert front.full.macs > max(each.macs for each in front.members)
 
 
+def test_a_fraction_is_held_against_the_share_that_was_measured_not_against_times_that_drift(run: Path) -> None:
+    edited(run / "stages" / "02-prune", latency_ms=[0.72 * DENSE_MS, 0.53 * DENSE_MS, 0.31 * DENSE_MS])
+    assert json.loads(pick(run, "--latency", "0.5", "--json"))["member"] == 1
+    assert json.loads(pick(run, "--latency", f"{0.52 * DENSE_MS}ms", "--json"))["member"] == 2
+    assert "(0.300 of the full network's)" in pick(run, "--latency", "0.29", code=2)
+
+
 def test_a_model_that_is_slower_and_worse_is_none_of_all_fronts(run: Path, tmp_path: Path) -> None:
     pick(run, "--all-fronts", "--out", tmp_path / "all")
     index = json.loads((tmp_path / "all" / "index.json").read_text())

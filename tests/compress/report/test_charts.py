@@ -10,6 +10,7 @@ from compress.report.curves import training_curves
 from compress.report.details import Kept, Layer, Samples
 from compress.report.histogram import latency_chart
 from compress.report.plot import Plot
+from compress.report.schema import Latency
 from evaluators.tasks import DEFAULT
 
 MAIN = DEFAULT.metrics[0]
@@ -84,6 +85,12 @@ def test_histogram_marks_both_medians_and_counts_what_lies_beyond_the_axis() -> 
 def test_histogram_draws_one_model_and_constant_times(final: list[float]) -> None:
     chart = latency_chart(Samples(baseline_ms=[1.5] * 50, final_ms=final))
     assert len(_rects(chart, "whole-strong")) == 1 and "nan" not in chart
+
+
+def test_histogram_of_a_sample_marks_the_percentiles_of_all_runs_and_says_how_many_there_were() -> None:
+    all_runs = Latency(p10=1.4, p50=1.52, p90=1.7, p99=1.9, runs=1480)
+    texts = _texts(latency_chart(Samples(final_ms=[1.5, 1.6] * 370), final=all_runs))
+    assert "740 of 1480 runs" in texts and "p50 1.52 ms" in texts
 
 
 def test_histogram_of_one_model_does_not_call_it_final() -> None:

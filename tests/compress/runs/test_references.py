@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from compress.report.results import read_report
 from compress.report.story import story_of
 from compress.runs.pipeline import run
 from compress.runs.recipe import load_recipe
+from compress.runs.stages.latency import twins
 from evaluators.datasets.digits import DigitsConfig
 from evaluators.tasks.evaluation import evaluate
 
@@ -95,6 +97,17 @@ def test_the_page_tells_what_each_stage_did(finished: Path) -> None:
     chart = text[text.index("<figure>") : text.index("</figure>")]
     named = ", ".join(re.findall(r'class="mark">([^<]*)</text>', chart)).split(", ")  # those that meet share a text
     assert {"dense", "prune", "resnet10t", "cifar_resnet20"} <= set(named)
+
+
+def test_the_same_file_is_timed_once_so_that_a_stage_that_left_the_model_as_it_was_changes_no_figure(
+    finished: Path, tmp_path: Path
+) -> None:
+    small, dense = finished / "model.onnx", finished / "stages" / "01-dense" / "model.onnx"
+    again = shutil.copy(small, tmp_path / "again.onnx")
+    files = {"baseline": dense, "final": small, "02-prune": dense, "03-finetune": again, "beside": dense}
+    assert twins(files) == {
+        "baseline": "baseline", "final": "final", "02-prune": "02-prune", "03-finetune": "final", "beside": "02-prune"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
