@@ -42,7 +42,7 @@ class Files(Images):
     auto_augment: str | None = Field(None, description="timm's policy, such as rand-m9-mstd0.5-inc1")
     random_erase: Unit = Field(0.0, description="probability of random erasing")
     crop_pct: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="share of the resized image that evaluation crops; null: the model's"
+        None, description="share of the resized image that evaluation crops; null: the model's, else 0.875"
     )
     workers: int = Field(2, ge=0, description="processes that read images; 0 reads in this one")
 
