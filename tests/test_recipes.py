@@ -109,7 +109,7 @@ def check_run(recipe: str, run: Path) -> None:
     (details,) = (run / "stages").glob("*-search/details.json")
     counted = json.loads(details.read_text())["search"]["trials"]
     if whole.section("search").strategy.name == "netadapt":  # ends where it has reached its target
-        assert counted["complete"] > 10
+        assert counted["complete"] > 5  # the network it begins with, and a round of proposals
     else:
         fewer = pages.overrides(whole.name).get("search.trials")
         assert fewer is None or recipe.endswith("_cifar10.yaml")

@@ -29,7 +29,7 @@ _FLOATS = ["train.precision='32'"]  # bfloat16 is slow on processors that lack i
 _SCENES = ["data.samples=48", "data.test_samples=24"]
 _CANDIDATES = ["search.evaluator.train.epochs=1", "train.epochs=1"]
 _NETADAPT = [
-    "search.strategy.target=0.95",
+    "search.strategy.target=0.99",
     "search.evaluator.steps=1",
     "search.evaluator.seed_train.epochs=1",
     "train.epochs=1",
