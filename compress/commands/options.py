@@ -74,8 +74,9 @@ def guarded(command: Callable[P, T]) -> Callable[P, T]:
             raise  # typer's own; a reader that has seen enough, as `head`, is no error of ours
         except (Exception, SystemExit) as error:  # a fault of ours, or of a library or module that was called
             file = error.filename if isinstance(error, OSError) else None
-            where = f" ({_place(error)})" if file is None else f": {file}"
-            print(f"{command.__name__} failed: {in_one_line(error)}{where}", file=sys.stderr)
+            what, place = in_one_line(error), _place(error)
+            where = f": {file}" if file is not None else "" if place in what else f" ({place})"
+            print(f"{command.__name__} failed: {what}{where}", file=sys.stderr)
             raise typer.Exit(1 if file is None else 2) from error
 
     return wrapper

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import traceback
 from collections.abc import Iterable
 
 
@@ -35,9 +36,18 @@ class Diverged(CompressError):
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an exception says in one line: the system's words, the first line, or the name of its class."""
+    """Return what an exception says in one line: the system's words, the first line, or its class and its place."""
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return lines[0] if lines else _unsaid(error)
+
+
+def _unsaid(error: BaseException) -> str:
+    """Return the class of an exception without words, and the line that raised it."""
+    name, frames = type(error).__name__, traceback.extract_tb(error.__traceback__)
+    if not frames:
+        return name
+    line = f" ({frames[-1].line})" if frames[-1].line else ""
+    return f"{name} at {frames[-1].filename}:{frames[-1].lineno}{line}"
 
 
 def in_one_line(error: BaseException) -> str:
@@ -47,7 +57,7 @@ def in_one_line(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"code that was called ended the process ({error.code})"
     name, reason = type(error).__name__, reason_of(error)
-    what = name if reason == name else f"{name}: {reason}"
+    what = reason if reason.startswith(name) else f"{name}: {reason}"
     return f"out of memory ({what})" if is_out_of_memory(error) else what
 
 

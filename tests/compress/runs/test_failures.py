@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -255,6 +256,16 @@ def test_memory_that_runs_out_is_never_taken_for_a_fault_of_the_model(folder: Pa
     ):
         assert is_out_of_memory(error) and in_one_line(error).startswith("out of memory (")
     assert not is_out_of_memory(RuntimeError("mat1 and mat2"))
+
+
+def test_an_exception_without_words_is_told_with_its_place() -> None:
+    try:
+        raise AssertionError
+    except AssertionError as error:
+        said = in_one_line(error)
+    assert re.fullmatch(r"AssertionError at .*test_failures\.py:\d+ \(raise AssertionError\)", said)
+    assert in_one_line(KeyError("x")) == "KeyError: 'x'"
+    assert in_one_line(AssertionError()) == "AssertionError"  # never raised
 
 
 def test_a_directory_that_is_removed_under_a_run_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
