@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from compress.criteria.unit_criterion import matrices
+from compress.criteria.unit_criterion import ScoringData, matrices
 from compress.graph.graph import Group
 
 
@@ -19,10 +19,17 @@ def touched(model: nn.Module, groups: Iterable[Group]) -> dict[str, nn.Parameter
     return {name: model.get_parameter(name) for name in names}
 
 
-def gradients(loss: Tensor, weights: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Return the gradient of `loss` for every weight (zeros where it has none); `.grad` is not touched."""
-    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
-    return dict(zip(weights, found, strict=True))
+def gradients(loss: Tensor, weights: Mapping[str, nn.Parameter], data: ScoringData) -> dict[str, Tensor]:
+    """Return the gradient of `loss` for every weight; `.grad` is not touched.
+
+    What the loss does not depend on gets zeros; the others are noted in `data.reached`.
+    """
+    found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    data.reached.update(name for name, slope in zip(weights, found, strict=True) if slope is not None)
+    return {
+        name: torch.zeros_like(weight) if slope is None else slope
+        for (name, weight), slope in zip(weights.items(), found, strict=True)
+    }
 
 
 @contextlib.contextmanager

@@ -41,7 +41,7 @@ class HessianUnits(UnitCriterion):
         with differentiable(model, data.task.losing(model)):
             for batch in data.draws("hessian"):
                 probe = data.task.drawn_loss(data.task.forward(model, batch), data.generator)
-                for name, slope in gradients(probe, weights).items():
+                for name, slope in gradients(probe, weights, data).items():
                     curvature[name] += slope.double().square()
         sums = UnitSums(lambda name: curvature[name] * weights[name].detach().double().square())
         scores = {group.name: torch.stack([sums.of(part) for part in matrices(group)]).sum(0) for group in groups}

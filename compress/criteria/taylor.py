@@ -34,7 +34,7 @@ class TaylorUnits(UnitCriterion):
         with differentiable(model, data.task.losing(model)):
             for batch in data.draws("taylor"):
                 loss = data.task.loss(data.task.forward(model, batch), batch)
-                slopes = gradients(loss, weights)
+                slopes = gradients(loss, weights, data)
                 sums = UnitSums(lambda name, slopes=slopes: weights[name].detach() * slopes[name])  # type: ignore[misc]
                 for group in groups:
                     for part in matrices(group):

@@ -27,7 +27,8 @@ class ScoringData:
     """What a unit criterion may look at besides weights.
 
     `graph` is the unexpanded graph, `batches` yields what scores may be estimated on (None: there is no data), `task`
-    says what the model loses on them, `counted` is what one unit costs in: what the budget is given in.
+    says what the model loses on them, `counted` is what one unit costs in: what the budget is given in. Criteria that
+    go by gradients note in `reached` the weights that have one.
     """
 
     graph: Graph
@@ -36,6 +37,7 @@ class ScoringData:
     generator: Generator = field(default_factory=lambda: Generator().manual_seed(0))
     counted: Counted = "macs"
     task: Task = UNSIZED
+    reached: set[str] = field(default_factory=set)
 
     def costs(self) -> dict[str, float]:
         """Return the fraction of the whole model's cost that removing one unit of each group saves."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -50,6 +50,23 @@ def in_scope(
             "prune: no layer is left to prune; " + "; ".join(f"{skip.layer}: {skip.reason}" for skip in skipped[:3])
         )
     return replace(graph, groups=groups, skipped=tuple(skipped), ties=ties)
+
+
+def left_whole(graph: Graph, names: Collection[str], reason: str) -> Graph:
+    """Return `graph` without the groups of these names and their ties; that their layers stay whole has a reason."""
+    narrowed = {layer for group in graph.groups if group.name not in names for layer in group.layers}
+    skips = [
+        Skip(f"{layer}:{group.kind}" if layer in narrowed else layer, f"{group.kind} stay whole: {reason}")
+        for group in graph.groups
+        if group.name in names
+        for layer in group.layers
+    ]
+    return replace(
+        graph,
+        groups=tuple(group for group in graph.groups if group.name not in names),
+        skipped=(*graph.skipped, *skips),
+        ties=tuple(tie for tie in graph.ties if set(tie).isdisjoint(names)),
+    )
 
 
 def _require_match(key: str, glob: str, names: Sequence[str]) -> None:

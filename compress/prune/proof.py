@@ -13,8 +13,9 @@ from compress.core.tensors import Inputs
 from compress.graph.apply import apply
 from compress.graph.conflict import conflict
 from compress.graph.exactness import Exactness, Fault
-from compress.graph.graph import Graph, Skip
+from compress.graph.graph import Graph
 from compress.graph.plan import Plan
+from compress.graph.scope import left_whole
 from compress.graph.select import Choice
 from evaluators.cost import count_macs
 
@@ -49,19 +50,7 @@ def mended(
         tie = tuple(group.name for group in graph.groups if group.name in names)
         return replace(graph, ties=(*(old for old in graph.ties if names.isdisjoint(old)), tie))
     say(f"left whole, and the widths are chosen again: {', '.join(sorted(names))}: {fault}")
-    narrowed = {layer for g in graph.groups if g.name not in names for layer in g.layers}
-    skips = [
-        Skip(f"{layer}:{g.kind}" if layer in narrowed else layer, f"{g.kind} stay whole: {fault}")
-        for g in graph.groups
-        if g.name in names
-        for layer in g.layers
-    ]
-    return replace(
-        graph,
-        groups=tuple(group for group in graph.groups if group.name not in names),
-        skipped=(*graph.skipped, *skips),
-        ties=tuple(tie for tie in graph.ties if names.isdisjoint(tie)),
-    )
+    return left_whole(graph, names, str(fault))
 
 
 def with_counted_costs(model: nn.Module, example_inputs: Inputs, exact: Exactness, plan: Plan, graph: Graph) -> Plan:

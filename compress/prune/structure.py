@@ -5,7 +5,7 @@ Trace the model into groups of coupled widths, score their units, choose widths 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from numbers import Integral
@@ -22,13 +22,13 @@ from compress.core.progress import say
 from compress.core.tensors import Inputs, mapped, tensors_in
 from compress.core.wrappers import unwrapped
 from compress.criteria.score import score_units
-from compress.criteria.unit_criterion import Batches, ScoringData
+from compress.criteria.unit_criterion import Batches, ScoringData, matrices
 from compress.graph.cost_model import CostModel
 from compress.graph.exactness import Exactness
 from compress.graph.graph import Graph, inside
 from compress.graph.known import Known
 from compress.graph.plan import Plan, make_plan
-from compress.graph.scope import in_scope
+from compress.graph.scope import in_scope, left_whole
 from compress.graph.select import Choice, Selector
 from compress.graph.tracer import Limits
 from compress.graph.widths import WidthRules
@@ -172,7 +172,19 @@ def scored_units(model: nn.Module, graph: Graph, config: StructureConfig, settin
         counted=config.budget.counted if config.budget else "macs",
         task=setting.task,
     )
-    return score_units(model, graph, config.options, data)
+    scored, scores = score_units(model, graph, config.options, data)
+    unreached = _unreached(scored, data.reached) if data.reached else set()
+    if not unreached:
+        return scored, scores
+    say(f"no gradient reaches {', '.join(sorted(unreached))}, which stay whole: {config.criterion} cannot score them")
+    left = left_whole(scored, unreached, "no gradient of the loss reaches their weights, as under torch.no_grad()")
+    return left, {group.name: scores[group.name] for group in left.groups}
+
+
+def _unreached(graph: Graph, reached: Collection[str]) -> set[str]:
+    """Return the groups that have no weight in `reached`, nor are tied to one that has."""
+    names = {group.name for group in graph.groups if not any(part.tensor in reached for part in matrices(group))}
+    return {name for name in names if all(names.issuperset(tie) for tie in graph.ties if name in tie)}
 
 
 def _dropped(model: nn.Module, graph: Graph, config: StructureConfig, setting: Setting) -> tuple[str, ...]:

@@ -1,11 +1,12 @@
 """From a budget to a plan: what users ask for is what they get, or one sentence why not."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import compress
 from compress.core.errors import InputError
@@ -191,3 +192,31 @@ def test_a_product_over_one_position_that_is_left_costs_what_is_counted():
     small = compress.apply(plan, model)
     assert small.b.out_features == 1
     assert plan.macs == (count_macs(model, x), count_macs(small, x))
+
+
+class Frozen(nn.Module):
+    """Two convolutions that its own code takes no gradients of, and two more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (3, 16, 32, 32, 32)
+        self.layers = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.layers[1](self.layers[0](x).relu()).relu()
+        return self.head(self.layers[3](self.layers[2](x).relu()).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "hessian"])
+def test_what_no_gradient_reaches_stays_whole_by_name(criterion: str) -> None:
+    torch.manual_seed(0)
+    model, x = Frozen(), torch.randn(8, 3, 8, 8)
+    batches = [(x, torch.arange(8))]
+    plan = compress.plan(model, x, criterion, {"macs": 0.6}, batches=batches, align=1)
+    assert compress.apply(plan, model).layers[0].out_channels == 16
+    (why,) = [skip.reason for skip in plan.skipped if skip.layer == "layers.0"]
+    assert why == "channels stay whole: no gradient of the loss reaches their weights, as under torch.no_grad()"
+    by_weight = compress.plan(model, x, "magnitude", {"macs": 0.6}, align=1)
+    assert compress.apply(by_weight, model).layers[0].out_channels < 16
