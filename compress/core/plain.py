@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
 
@@ -21,8 +22,10 @@ def plain_json(value: Any, where: str) -> Any:
     """
     if value is None or isinstance(value, str | bool):
         return value
-    if isinstance(value, int):
+    if isinstance(value, Integral):
         return int(value)
+    if isinstance(value, Real):  # also NumPy's of 128 bits, whose `item` is the same again
+        return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain_json(each, f"{where}.{key}") for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -32,6 +35,4 @@ def plain_json(value: Any, where: str) -> Any:
     item = getattr(value, "item", None)
     if item is not None and getattr(value, "ndim", 1) == 0:
         return plain_json(item(), where)
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
     raise CompressError(f"{where} is {value!r:.80}; allowed: what JSON can hold")

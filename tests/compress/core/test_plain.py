@@ -18,7 +18,7 @@ from compress.core.plain import plain_json
     [
         (np.float32(0.5), 0.5), (np.int64(3), 3), (np.bool_(True), True), (torch.tensor(2.5), 2.5), (True, True),
         (math.nan, None), (np.float64("inf"), None), (Path("a/b"), "a/b"), ((1, [None]), [1, [None]]),
-        ({1: {"x": torch.tensor(math.nan)}}, {"1": {"x": None}}),
+        ({1: {"x": torch.tensor(math.nan)}}, {"1": {"x": None}}), (np.longdouble(0.5), 0.5),
     ],
 )  # fmt: skip
 def test_what_json_has_a_form_for_takes_it(value: Any, expected: Any) -> None:
