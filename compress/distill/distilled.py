@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from compress.core.batch_norm import enough_values
-from compress.core.errors import InputError
+from compress.core.errors import CompressError, InputError
 from compress.distill.layers import Seen, Watched
 from compress.distill.losses import DistillLoss, Guide, LossConfig, LossSection, Sides
 from compress.distill.losses.kd import KdConfig
@@ -24,6 +24,10 @@ from compress.training.step import StepConfig, StepContext, Teacher, steps
 from compress.training.supervised import Supervised
 from compress.training.trainer import training_split
 from evaluators.datasets.batch import Batch
+from evaluators.datasets.holdout import unaugmented
+
+JUDGED = 256
+"""Training samples by which teachers are judged."""
 
 
 class Distilled(Supervised):
@@ -41,7 +45,9 @@ class Distilled(Supervised):
         self.label_share = min(each.label_share for each in self.configs)
         self.context = context
         self.cached = {name: CachedTeacher(name, each, context) for name, each in each_cached(config.teachers)}
-        self.guides = [self._guide(name, each) for name, each in (config.teachers or {DENSE: TeacherConfig()}).items()]
+        teachers = config.teachers or {DENSE: TeacherConfig()}
+        self.guides = [self._guide(name, each) for name, each in teachers.items()]
+        self.untrained = {name for name, each in teachers.items() if each.untrained}
         self.teachers = {each.name: Teacher(each.model) for each in self.guides if each.model is not None}
         self.terms = nn.ModuleList()
         self.means = Means()
@@ -68,13 +74,13 @@ class Distilled(Supervised):
         def batches() -> Iterator[Batch]:
             return map(engine.moved, loader.epoch(0))
 
-        sides = Sides(model, self.guides, self.task, lambda: next(batches()).part(0, 2), len(loader), batches)
+        self._sides = Sides(model, self.guides, self.task, lambda: next(batches()).part(0, 2), len(loader), batches)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self._seed)
             self.terms = nn.ModuleList()
             for number, config in enumerate(self.configs):
                 with self._blamed(number):
-                    self.terms.append(config.make(sides))
+                    self.terms.append(config.make(self._sides))
         self._student = Watched(model, [name for term in self._terms() for name in term.student_layers], self.task)
         self._watched = {
             name: Watched(teacher.model, self._layers_of(name), self.task) for name, teacher in self.teachers.items()
@@ -111,6 +117,43 @@ class Distilled(Supervised):
             yield
         except InputError as error:
             raise InputError(*(_at(key, name, each) for each in error.problems)) from error
+
+    def remarks(self, model: nn.Module) -> list[str]:
+        """Return how good the teachers are that give what the model gives, on some of the training data.
+
+        One that knows no more than a guess has its classes in another order, or gets other inputs than it learnt from.
+        """
+        if not self.task.metrics or not self.task.gives_tensor:
+            return []
+        ours, main, said = self._sides.look(model, []).tensor, self.task.main_metric, []
+        for name, teacher in self.teachers.items():
+            if name in self.untrained:
+                continue
+            try:
+                self.task.check_alike(ours, self._sides.look(teacher.model, []).tensor)
+            except InputError:
+                continue  # a guide of other classes, whose layers alone are looked at
+            worth, count = self._worth(name)
+            said.append(f"teacher {name}: {main.label} {main.show(worth)} on {count} training samples")
+        return said
+
+    def _worth(self, name: str) -> tuple[float, int]:
+        """Return the main metric of a teacher on training data without augmentation, and on how many samples.
+
+        Raises:
+            InputError: what it gives cannot be judged.
+        """
+        meter, count = self.task.meter(), 0
+        try:
+            for given in unaugmented(training_split(self.context.data)).epoch(0):
+                batch = self.engine.moved(given).part(0, JUDGED - count)
+                meter.update(self.task.forward(self.teachers[name], batch), batch)
+                count += len(batch)
+                if count >= JUDGED:
+                    break
+            return self.task.main_metric.of(meter.compute()), count
+        except CompressError as error:
+            raise InputError(f"teachers.{name}: {error}") from error
 
     def begin_epoch(self, model: nn.Module, epoch: int) -> None:
         """Forget the terms of the epoch before."""

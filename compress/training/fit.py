@@ -31,6 +31,7 @@ def fit(
     resume: bool = False,
     log: Callable[[dict[str, Any]], None] | None = None,
     label: str = "training",
+    tell: Callable[[str], None] | None = None,
 ) -> FitResult:
     """Train `model` in place by the step that `config` asks for; see `Trainer`, whose arguments these are.
 
@@ -46,6 +47,7 @@ def fit(
         resume: go on from the state there, if there is one; else it is deleted.
         log: gets one event per epoch.
         label: what the progress bar calls this.
+        tell: gets what the step remarks before the first update, a sentence each.
 
     Raises:
         InputError: no training data, a damaged checkpoint, one of other settings, no teacher to learn from.
@@ -64,5 +66,6 @@ def fit(
         checkpoint_dir=checkpoint_dir,
         log=log,
         label=label,
+        tell=tell,
     )
     return trainer.run(resume)

@@ -97,6 +97,10 @@ class TrainingStep(nn.Module):
     def end_epoch(self, model: nn.Module, epoch: int) -> None:
         """Do what is due after the last update of `epoch`, before the model is evaluated and saved."""
 
+    def remarks(self, model: nn.Module) -> list[str]:
+        """Return sentences for standard error and the report; asked for once in a process, before its first update."""
+        return []
+
     def finished(self) -> bool:
         """Return whether the epoch that has just ended is the last one, whatever the number of epochs says."""
         return False

@@ -56,6 +56,7 @@ class Trainer:
         checkpoint_dir: Path | None = None,
         log: Callable[[dict[str, Any]], None] | None = None,
         label: str = "training",
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         """Prepare one run; nothing is moved or written before `run`.
 
@@ -70,6 +71,7 @@ class Trainer:
             checkpoint_dir: where the run's state is kept; None keeps none.
             log: gets one event per epoch.
             label: what the progress bar calls this.
+            tell: gets what the step remarks before the first update, a sentence each.
 
         Raises:
             InputError: there is no training data, or no test data to choose or stop by.
@@ -80,6 +82,7 @@ class Trainer:
         self.model, self.step, self.config = model, step, config
         self.task, self.test = data.task, data.test
         self.device, self.seed, self.masks, self.log, self.label = device, seed, masks, log, label
+        self.tell = tell
         self.path = None if checkpoint_dir is None else checkpoint_dir / FILE_NAME
         self.settings = {**config.neutral(), "seed": seed, "batches per epoch": len(self.loader)}
         if config.open_ended:
@@ -104,6 +107,9 @@ class Trainer:
         with isolated(self.device, self.config.deterministic):
             try:
                 self._start(resume)
+                if self.tell is not None:
+                    for remark in self.step.remarks(self.model):
+                        self.tell(remark)
                 while self.position.stopped_by is None:
                     self._epoch()
                 return self._finish()

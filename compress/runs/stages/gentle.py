@@ -64,7 +64,7 @@ def train_gently(bundle: Bundle, config: FitConfig, context: Context, label: str
     context.details |= {
         "kept": "start" if worse else "end",
         "set_apart": {"images": judged.num_samples, "start": before[main.name], "end": after[main.name]},
-        "notes": [note],
+        "notes": [*context.details.get("notes", []), note],
     }
 
 

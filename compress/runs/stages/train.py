@@ -9,6 +9,7 @@ from torch import nn
 
 from compress.bundle import Bundle, open_model
 from compress.core.errors import InputError
+from compress.core.progress import say
 from compress.core.yaml_lines import Path_
 from compress.distill.finetune import named_after
 from compress.runs.artifact import Artifact
@@ -143,6 +144,11 @@ def train(
 ) -> None:
     """Train the bundle's model in place, with its masks kept, on `data` or the run's, and note how it went."""
     assert context.data is not None  # the recipe's checks refuse training without data
+
+    def tell(remark: str) -> None:
+        say(remark)
+        context.details["notes"] = [*context.details.get("notes", []), remark]
+
     result = fit(
         bundle.model,
         data or context.data,
@@ -155,6 +161,7 @@ def train(
         resume=context.resume,
         log=context.log,
         label=label,
+        tell=tell,
     )
     context.details |= {
         "epochs_run": result.epochs_run,

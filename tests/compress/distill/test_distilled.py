@@ -26,6 +26,7 @@ from compress.training.fit import fit
 from compress.training.supervised import SupervisedConfig
 from evaluators.datasets import Preprocessing
 from evaluators.tasks import DEFAULT
+from evaluators.tasks.evaluation import evaluate
 from spaces.zoo import ModelConfig, build_model
 
 KD = {"loss": "kd", "temperature": 2.0}
@@ -48,6 +49,18 @@ def test_the_section_distill_is_short_for_the_step() -> None:
     assert equal(recovered(short, teacher), recovered(long, teacher))
     assert equal(teacher, untouched)
     assert not equal(recovered(short, teacher), recovered(FinetuneConfig(epochs=1)))
+
+
+def test_it_is_told_how_good_a_teacher_is_unless_it_gives_something_else() -> None:
+    data, told = tiny_data(), list[str]()
+    teacher = tiny_model()
+    good = evaluate(teacher, data.train, data.task)["top1"]
+    fit(tiny_model(), data, FinetuneConfig(epochs=1, distill=KD), teacher=teacher, tell=told.append)
+    assert told == [f"teacher dense: top-1 {good:.2f} % on {data.train.num_samples} training samples"]
+    other = nn.Sequential(*list(tiny_model())[:-1], nn.Linear(teacher[-1].in_features, 7))
+    layer = {"loss": "feature", "layers": {"1": "1"}}
+    fit(tiny_model(), data, FinetuneConfig(epochs=1, distill=layer), teacher=other, tell=told.append)
+    assert len(told) == 1
 
 
 def test_the_step_is_supervised_where_nothing_is_said() -> None:
