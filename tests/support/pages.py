@@ -15,6 +15,8 @@ ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUNS = ("prune", "distill", "sort", "quantize", "search", "run")
 """Commands that run a recipe."""
+TAKES_RECIPE = (*RUNS, "rank", "cache-teacher")
+"""Commands that do something of it."""
 
 _TIMING = ["latency.runs=3", "latency.seconds=0", "latency.max_seconds=0.5"]
 _SETTLED = ["latency.max_seconds=2"]  # what a pruning goes by: the less it varies, the fewer networks are tried
@@ -244,7 +246,7 @@ def commands(page: str) -> list[str]:
 def _words(command: str) -> list[str]:
     """Return the words of a command, with the flag before a recipe that comes first."""
     words = shlex.split(command)
-    bare = words[0] == "compress" and words[1] in (*RUNS, "rank", "plan") and not words[2].startswith("-")
+    bare = words[0] == "compress" and words[1] in (*TAKES_RECIPE, "plan") and not words[2].startswith("-")
     return [*words[:2], "--recipe", *words[2:]] if bare else words
 
 
@@ -270,7 +272,7 @@ def quicker(command: str, folder: Path) -> list[str]:
         return [*words, "--networks", "10", "--check", "5", "--seconds", "0"]  # the last of equal flags counts
     if words[0] == "inspect" and "--latency" in words:
         return [*words, "--set", "latency.seconds=0", "--set", "latency.max_seconds=2"]
-    if words[0] in (*RUNS, "rank"):
+    if words[0] in TAKES_RECIPE:
         recipe = words[words.index("--recipe") + 1]
         file = folder / recipe if (folder / recipe).is_file() else find_recipe(recipe)
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
