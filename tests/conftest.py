@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Let the collector of garbage pass over what imports have made: its rounds take a tenth of the time."""
+    """Let the collector of garbage pass over what imports have made, most of what it looks at in each round."""
     gc.freeze()
 
 

@@ -147,7 +147,8 @@ class Distilled(Supervised):
         try:
             for given in unaugmented(training_split(self.context.data)).epoch(0):
                 batch = self.engine.moved(given).part(0, JUDGED - count)
-                meter.update(self.task.forward(self.teachers[name], batch), batch)
+                seen = self._sides.look(self.teachers[name].model, [], batch)  # in float32, whatever trains
+                meter.update(seen.outputs, batch)
                 count += len(batch)
                 if count >= JUDGED:
                     break
