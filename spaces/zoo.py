@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PositiveInt, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 from torch import nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean
 from compress.core.inputs import Description, InputConfig, ModelInputs
 from compress.core.registry import Registry
-from compress.core.sections import NameOf
+from compress.core.sections import NameOf, ReadAnew
 from compress.core.tensors import mapped
 from evaluators.tasks import DEFAULT, Task, TaskConfig
 from spaces.checkpoint import LoadReport, load_checkpoint
@@ -133,9 +136,52 @@ class ModelConfig(Config):
         if colon and before in sources and "name" in dict(found):
             text = f"got {self.name!r}; the source is a key of its own: source: {before}, name: {rest}"
             found = [("name", text), *(each for each in found if each[0] != "name")]
+        elif hint := self._hint() if "name" in dict(found) else "":
+            found = [(key, f"{text}; {hint}" if key == "name" else text) for key, text in found]
         if self.pretrained and not source.published and "pretrained" not in dict(found):
             found.append(("pretrained", f"{self.source} models have no published weights; give model.checkpoint"))
         return found
+
+    def _hint(self) -> str:
+        """Return where the name is known that this source does not know; empty where nowhere."""
+        others = (name for name in sources if name != self.source and self.name in sources.get(name)().names())
+        if self.source == "timm" and (":" in self.name or self.name.endswith(".py")):
+            own = self.name if ":" in self.name else f"{Path(self.name).stem}:CALLABLE"
+            return f"a model of your own is written python:{own}"
+        return next((f"{other} has it: {other}:{self.name}" for other in others), "")
+
+
+def named(name: str) -> dict[str, str]:
+    """Return the keys that a name alone stands for: `SOURCE:NAME`, or `NAME` of one of timm's models.
+
+    >>> named("builtin:cifar_resnet20")
+    {'source': 'builtin', 'name': 'cifar_resnet20'}
+    """
+    source, colon, rest = name.partition(":")
+    return {"source": source, "name": rest} if colon and source in sources else {"source": "timm", "name": name}
+
+
+def _in_full(section: Any) -> Any:
+    """Return the section for a name alone; ValueError for what is neither."""
+    if isinstance(section, str):
+        return named(section)
+    if not isinstance(section, Mapping | ModelConfig):
+        raise ValueError(f"got {section!r}; allowed: a section of keys, NAME of timm's, or SOURCE:NAME")
+    return section
+
+
+class _OrName:
+    """Annotates `ModelConfig`: a name alone is one, too."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(_in_full, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [handler(schema), {"type": "string"}]}
+
+
+ModelSection = Annotated[ModelConfig, ReadAnew(), _OrName()]
+"""What recipes hold: a section, or a name alone, `SOURCE:NAME` or `NAME` of one of timm's."""
 
 
 @dataclass

@@ -15,7 +15,7 @@ from compress.core.errors import InputError
 from evaluators.datasets.images import Positive, Unit
 from evaluators.datasets.preprocessing import Preprocessing, per_channel
 from spaces.shapes import shown
-from spaces.zoo import ModelConfig, build_model
+from spaces.zoo import ModelSection, build_model
 
 if TYPE_CHECKING:
     from evaluators.datasets import Data
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class TeacherConfig(Config):
     """One teacher."""
 
-    model: ModelConfig | None = Field(
+    model: ModelSection | None = Field(
         None, description="any model source, at its own input_size; null: the model before compression"
     )
     weight: float = Field(1.0, gt=0, description="share of its outputs beside other teachers'")

@@ -22,7 +22,7 @@ from evaluators.datasets import DataConfig
 from evaluators.latency.measure import LatencyConfig
 from evaluators.latency.width_multiple import width_multiple
 from evaluators.tasks import TaskConfig
-from spaces.zoo import ModelConfig, sources
+from spaces.zoo import ModelConfig, named
 
 ALIGNED_KINDS = ("channels", "mlp")
 
@@ -121,19 +121,12 @@ def _configs(
             f"MODEL  {name!r} is an ONNX file, which holds no modules that could be pruned; give the bundle or the run "
             "that it comes from (`compress latency` and `compress eval` take files)"
         )
-    source, colon, rest = name.partition(":")
-    if Path(name).is_dir():
-        source, rest = "bundle", name
-    elif not colon or source not in sources:
-        source, rest = "timm", name
+    given = {"source": "bundle", "name": name} if Path(name).is_dir() else named(name)
     timing = {key: value for key, value in overrides.items() if timed and key.partition(".")[0] == "latency"}
     latency = section("latency", LatencyConfig, timing)
     others = {key: value for key, value in overrides.items() if key not in timing}
-    config = section("model", ModelConfig, {"model.source": source, "model.name": rest, **others})
+    config = section("model", ModelConfig, {**{f"model.{key}": value for key, value in given.items()}, **others})
     problems = [f"MODEL  {'.'.join(map(str, path))}: {text}" for path, text in check_model(config)]
-    if problems and source == "timm" and (colon or name.endswith(".py")):
-        own = name if colon else f"{Path(name).stem}:CALLABLE"
-        problems[0] += f"; a model of your own is written python:{own}"
     if problems:
         raise InputError(*problems)
     return config, None, None, latency

@@ -25,7 +25,7 @@ from compress.runs.stage import Stage, all_stages, as_list
 from evaluators.datasets import DataConfig
 from evaluators.tasks import DEFAULT, TaskSection, tasks
 from evaluators.tasks.demands import unfit_parts
-from spaces.zoo import ModelConfig
+from spaces.zoo import ModelConfig, ModelSection
 
 
 class _Dumper(yaml.SafeDumper):
@@ -52,7 +52,11 @@ class Recipe(Config):
         description="name of the run and its directory: letters, digits, `.`, `_` and `-`",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="the one seed that everything random comes from")
-    model: ModelConfig | None = Field(None, description="the model to start from; not needed where a search finds one")
+    model: ModelSection | None = Field(
+        None,
+        description="the model to start from: a section, or a name alone, `resnet18` of timm's or SOURCE:NAME; not "
+        "needed where a search finds one",
+    )
     data: DataConfig = Field(description="images to train, fine-tune and evaluate on")
     task: TaskSection = Field(DEFAULT, description="what the model is for: its loss and its metrics")
 

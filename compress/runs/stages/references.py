@@ -7,15 +7,14 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from compress.bundle import Opened, open_model
 from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.core.progress import say
-from compress.core.sections import ReadAnew
 from compress.core.yaml_lines import Path_
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context, Outlook
@@ -27,27 +26,15 @@ from compress.runs.stage import MODEL_FILE, Act, Seconds, Stage, stages
 from compress.runs.stages.export import export_seconds
 from compress.runs.stages.train import given_model, train
 from compress.training.estimate import estimate_seconds
-from spaces.zoo import ModelConfig
-
-
-def _as_section(value: Any) -> Any:
-    """Return the section for a name; ValueError for what is neither."""
-    if isinstance(value, str):
-        return {"name": value}
-    if not isinstance(value, Mapping | ModelConfig):
-        raise ValueError(f"got {value!r}; allowed: a name of timm's, or a section as `model` is one")
-    return value
-
-
-ReferenceConfig = Annotated[ModelConfig, ReadAnew(), BeforeValidator(_as_section)]
-"""A section `model`, or the name of one of timm's."""
+from spaces.zoo import ModelConfig, ModelSection
 
 
 class ReferencesConfig(Config):
     """Which networks the result is shown beside."""
 
-    networks: list[ReferenceConfig] = Field(
-        min_length=1, description="names of timm, or sections as `model` is one; without weights, trained like `train`"
+    networks: list[ModelSection] = Field(
+        min_length=1,
+        description="each a section, or a name alone, as `model` is; without weights, trained like `train`",
     )
 
 

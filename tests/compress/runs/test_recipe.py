@@ -129,6 +129,38 @@ def test_a_model_that_no_source_knows_is_no_valid_recipe(tmp_path: Path, model: 
     assert problem.startswith(f"{tmp_path / 'recipe.yaml'}:3  {says}")
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("resnet81", "model.name: timm has no model 'resnet81'; allowed: "),
+        ("builtin:cifar_resnet21", "model.name: builtin has no model 'cifar_resnet21'; allowed: "),
+        ("cifar_resnet20", "model.name: timm has no model 'cifar_resnet20'; "),
+        ("[resnet18]", "model: got ['resnet18']; allowed: a section of keys, NAME of timm's, or SOURCE:NAME"),
+    ],
+)
+def test_a_name_alone_that_stands_for_no_model_is_refused(tmp_path: Path, name: str, says: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_recipe(write(tmp_path, SMALL.replace("{source: builtin, name: cifar_resnet20}", name)))
+    (problem,) = caught.value.problems
+    assert problem.startswith(f"{tmp_path / 'recipe.yaml'}:3  {says}")
+    assert problem.endswith("; builtin has it: builtin:cifar_resnet20") == (name == "cifar_resnet20")
+
+
+def test_a_name_alone_stands_for_a_section_wherever_a_model_is_named(tmp_path: Path) -> None:
+    more = """train: {epochs: 1}
+distill: {epochs: 1, loss: kd, teachers: {big: {model: MODEL, untrained: true}}}
+references: {networks: [MODEL]}
+"""
+    text = SMALL.replace("{source: builtin, name: cifar_resnet20}", "MODEL").replace("none", "digits") + more
+    for name, section in (
+        ("builtin:cifar_resnet56", "{source: builtin, name: cifar_resnet56}"),
+        ("resnet18", "{source: timm, name: resnet18}"),
+        ("python:torchvision.models:resnet18", "{source: python, name: 'torchvision.models:resnet18'}"),
+    ):
+        long, short = (load_recipe(write(tmp_path, text.replace("MODEL", each))) for each in (section, name))
+        assert short.resolved() == long.resolved() and short.given_model.source in section
+
+
 def test_a_misspelt_recipe_gets_the_nearest_name() -> None:
     with pytest.raises(InputError, match=r"did you mean 'dimap_swin\.yaml'"):
         load_recipe("dimap_swim.yaml")
