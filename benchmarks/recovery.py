@@ -39,7 +39,7 @@ from compress.core.atomic import write_text
 from compress.core.environment import choose_device
 from compress.core.text_table import text_table
 from compress.distill.finetune import FinetuneConfig
-from compress.runs.recipe import load_recipe
+from compress.runs.recipe import Recipe, load_recipe
 from compress.runs.recipe_file import split_overrides
 from evaluators.datasets import Data
 
@@ -53,12 +53,12 @@ FEATURE = {"loss": "feature", "layers": {stage: stage for stage in STAGES}}
 class Study:
     """A student with several ways to train it.
 
-    `student` builds what they all start from, `teacher` the model before compression; `arms` are the keys of the
-    section `finetune` by which they differ from `settings`.
+    `data` opens the images, whose order a seed decides; `student` builds what they all start from, `teacher` the model
+    before compression; `arms` are the keys of the section `finetune` by which they differ from `settings`.
     """
 
     name: str
-    data: Data
+    data: Callable[[int], Data]
     student: Callable[[], Bundle]
     teacher: Callable[[], nn.Module]
     settings: Mapping[str, Any]
@@ -78,6 +78,17 @@ def resnet(depth: int, checkpoint: str, **more: Any) -> dict[str, Any]:
     return {"source": "builtin", "name": f"cifar_resnet{depth}", "checkpoint": checkpoint, **more}
 
 
+def images(recipe: Recipe) -> Callable[[int], Data]:
+    """Return what opens a recipe's images for a seed."""
+
+    def opened(seed: int) -> Data:
+        data = open_model(recipe.given_model, recipe.data, seed, recipe.task).data
+        assert data is not None
+        return data
+
+    return opened
+
+
 def pruned(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> Study:
     """Return the study of a pruned ResNet-56; it is pruned, unless it is given or lies in --out."""
     given = {"model.checkpoint": weights(arguments.weights, "resnet56.safetensors"), **overrides}
@@ -86,8 +97,7 @@ def pruned(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> Study
     if arguments.start is None:
         alone = recipe.model_copy(update={"finetune": None, "export": None, "latency": None})
         compress.run(alone, out=place, resume=place.is_dir(), device=arguments.device)
-    opened = open_model(recipe.given_model, recipe.data, recipe.seed, recipe.task)
-    assert opened.data is not None
+    dense = open_model(recipe.given_model, recipe.data, recipe.seed, recipe.task).bundle.model
     other = {"model": resnet(20, weights(arguments.weights, "resnet20.safetensors"))}
     arms = {
         "none": {"distill": None},
@@ -98,7 +108,7 @@ def pruned(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> Study
         "kd+feature": {"distill": [KD, FEATURE]},
     }
     settings = recipe.section("finetune").model_dump(mode="json")
-    return Study("pruned", opened.data, lambda: Bundle.load(place), lambda: opened.bundle.model, settings, arms)
+    return Study("pruned", images(recipe), lambda: Bundle.load(place), lambda: dense, settings, arms)
 
 
 def meal_v2(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> Study:
@@ -125,8 +135,6 @@ def meal_v2(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> Stud
     def start() -> Bundle:
         return open_model(recipe.given_model, recipe.data, recipe.seed, recipe.task).bundle
 
-    data = open_model(recipe.given_model, recipe.data, recipe.seed, recipe.task).data
-    assert data is not None
     settings = recipe.section("distill").model_dump(mode="json", exclude={"loss", "teachers"})
     both = {"teachers": teachers, "weight_decay": 0}
     arms = {
@@ -135,7 +143,7 @@ def meal_v2(arguments: argparse.Namespace, overrides: Mapping[str, Any]) -> Stud
         "meal_v2": {"distill": {"loss": "meal_v2"}, **both},
         "meal_v2-off": {"distill": {"loss": "meal_v2", "discriminator": "off"}, **both},
     }
-    return Study("meal_v2", data, start, lambda: start().model, settings | {"weight_decay": 5e-4}, arms)
+    return Study("meal_v2", images(recipe), start, lambda: start().model, settings | {"weight_decay": 5e-4}, arms)
 
 
 STUDIES = {"pruned": pruned, "meal_v2": meal_v2}
@@ -144,14 +152,14 @@ STUDIES = {"pruned": pruned, "meal_v2": meal_v2}
 def trained(study: Study, arm: str, seed: int, place: Path, device: str) -> dict[str, Any]:
     """Return the figures of one training, which is done, or gone on with, unless it is finished."""
     config = FinetuneConfig.model_validate({**study.settings, "evaluate_every": 0, **study.arms[arm]})
-    assert study.data.train is not None
-    bundle = study.student()
+    data, bundle = study.data(seed), study.student()
+    assert data.train is not None
 
     def start() -> Start:
         return Start(bundle.model, config, study.teacher() if config.needs_teacher else None)
 
-    found = trained_once(place, start, study.data, seed=seed, device=device, before=True)
-    updates = config.epochs * len(study.data.train)
+    found = trained_once(place, start, data, seed=seed, device=device, before=True)
+    updates = config.epochs * len(data.train)
     if found["updates"] != updates:
         raise SystemExit(f"{place} is of {found['updates']} updates, not {updates}; give another --out")
     return {"study": study.name, "arm": arm, "seed": seed, **found}
