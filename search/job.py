@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ class SearchJob:
         device: where candidates are trained, such as "cpu" or "cuda:0".
         directory: the run's; absolute.
         task: its section `task`.
+        others: devices beside `device`, which local workers take in turn.
     """
 
     config: SearchConfig
@@ -48,6 +50,7 @@ class SearchJob:
     device: str
     directory: Path
     task: TaskConfig = DEFAULT
+    others: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Let the config say what is searched for; raises InputError where the task's metrics do not go with it."""

@@ -121,10 +121,28 @@ def choose_device(wanted: str) -> str:
         return there[1] if len(there) > 1 and there[1].startswith("cuda") else "cpu"
     if wanted == "cuda" and "cuda:0" in there:
         return "cuda:0"
+    if "," in wanted:
+        raise InputError(f"--device  takes one here, since no run trains; got {wanted!r}")
     if wanted not in there:
         near = did_you_mean(wanted, there)
         raise InputError(f"--device  not on this machine; got {wanted!r}; allowed auto, {', '.join(there)}{near}")
     return wanted
+
+
+def choose_devices(wanted: str) -> list[str]:
+    """Return the devices for `--device`: one, or several with commas between them, on all of which models train.
+
+    Raises `InputError` for one that is not there, or that cannot train beside the others.
+    """
+    found = [choose_device(name.strip()) for name in wanted.split(",")]
+    kinds = {name.partition(":")[0] for name in found}
+    twice = len(set(found)) < len(found) and kinds != {"cpu"}
+    if len(found) > 1 and ("auto" in wanted or len(kinds) > 1 or "mps" in kinds or twice):
+        raise InputError(
+            f"--device  got {wanted!r}; allowed: one device, or several GPUs such as cuda:0,cuda:1, each once (cpu,cpu "
+            "are two processes)"
+        )
+    return found
 
 
 def settle_threads(batch_macs: float) -> int:

@@ -25,6 +25,7 @@ from compress.core.config import Config
 from compress.core.errors import InputError, reason_of
 from compress.core.problems import validated
 from compress.distill.teachers import TeacherConfig
+from compress.training.replicas import replicas
 from compress.training.step import StepContext
 from compress.training.trainer import training_split
 from evaluators.datasets.batch import Batch, tensors_in
@@ -89,7 +90,8 @@ class CachedTeacher:
         epoch, number = divmod(update, self.manifest.batches)
         if self._epoch is None or self._epoch[0] != epoch:
             self._epoch = epoch, self._opened(epoch)
-        kept, ends, rows, mark = (part[number] for part in self._epoch[1])
+        share = replicas().slice(min(self.manifest.batch_size, self.manifest.samples))
+        kept, ends, rows, mark = (part[number][share] for part in self._epoch[1])
         here = marks(batch)
         same = index is not None and np.array_equal(rows, index.cpu().numpy())
         if not same or not np.allclose(mark, here.cpu().numpy(), rtol=_CLOSE, atol=_CLOSE):

@@ -42,6 +42,7 @@ class Context:
             `in_report` is added to report.json, and networks `beside` the run's, each with name, seconds, metrics and
             onnx (a path in the run, or None), are timed and shown beside it.
         afterwards: called once the act is recorded as finished, to clear up.
+        others: devices beside `device`, for stages that have several processes.
     """
 
     recipe: Recipe
@@ -59,6 +60,7 @@ class Context:
     earlier: Sequence[Mapping[str, Any]]
     details: dict[str, Any] = field(default_factory=dict)
     afterwards: list[Callable[[], None]] = field(default_factory=list)
+    others: Sequence[str] = ()
 
 
 @dataclass

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from compress.bundle import Opened, open_model
-from compress.core.environment import choose_device, settle_threads
+from compress.core.environment import choose_devices, settle_threads
 from compress.core.errors import InputError
 from compress.core.formatting import count, percent_change
 from compress.core.text_table import text_table
@@ -55,26 +56,26 @@ def dry_run(recipe: Recipe, device: str = "auto") -> DryRun:
 
     Raises `InputError` as a run would: for wrong input, globs that match nothing, budgets that cannot be met.
     """
-    chosen = choose_device(device)
+    chosen = choose_devices(device)
     try:
         return _dry_run(recipe, chosen)
     except InputError as error:
         raise recipe.located(error) from error
 
 
-def _dry_run(recipe: Recipe, device: str) -> DryRun:
+def _dry_run(recipe: Recipe, devices: Sequence[str]) -> DryRun:
     opened = open_model(recipe.given_model, recipe.data, recipe.seed, recipe.task)
     bundle = opened.bundle
     before = bundle.costs()
     settle_threads(before["macs"] * getattr(recipe.data, "batch_size", 1))
     acts = acts_of(recipe)
-    outlook = look_ahead(acts, bundle, opened.data, recipe, device)
-    seconds = dict(estimate(acts, outlook))
+    outlook = look_ahead(acts, bundle, opened.data, recipe, devices[0])
+    seconds = dict(estimate(acts, outlook, len(devices)))
     for stage, config in sections_of(recipe):
         bundle = stage.foresee(bundle, config, outlook)
     after = bundle.costs()
     predicted = {key: (before[key], after[key]) for key in before if key in ("macs", "params") or bundle.masks}
-    slow = slow_precision(acts, device)
+    slow = slow_precision(acts, devices[0])
     notes = (*outlook.notes, *([slow] if slow is not None else []))
     return DryRun(recipe.name, _start(opened), tuple(outlook.steps), predicted, seconds, notes)
 

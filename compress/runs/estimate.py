@@ -13,6 +13,7 @@ from compress.core.formatting import duration
 from compress.runs.context import Outlook
 from compress.runs.recipe import Recipe
 from compress.runs.stage import Act, compares, sections_of
+from compress.training.config import TrainerConfig
 from evaluators.datasets import Data
 
 
@@ -22,12 +23,13 @@ def look_ahead(acts: Sequence[Act], bundle: Bundle, data: Data | None, recipe: R
     return Outlook(bundle, data, recipe, device, compares(acts), left)
 
 
-def estimate(acts: Sequence[Act], outlook: Outlook) -> list[tuple[str, float]]:
-    """Return (name, seconds) of the parts of `acts` that take time."""
+def estimate(acts: Sequence[Act], outlook: Outlook, devices: int = 1) -> list[tuple[str, float]]:
+    """Return (name, seconds) of the parts of `acts` that take time, where `devices` share what trains."""
     totals: dict[str, float] = {}
     for act in acts:
+        among = devices if isinstance(act.config, TrainerConfig) else 1
         for name, seconds in act.stage.estimate(act, outlook):
-            totals[name] = totals.get(name, 0.0) + seconds
+            totals[name] = totals.get(name, 0.0) + seconds / among
     return list(totals.items())
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from compress.bundle import load
-from compress.core.environment import choose_device
+from compress.core.environment import choose_devices
 from compress.core.errors import CompressError, InputError, NotWritten, in_one_line
 from compress.core.modes import as_imported
 from compress.core.progress import say
@@ -55,7 +55,7 @@ def run(
         out: the run directory; by default `runs/<name>`.
         resume: go on with an interrupted run of the same recipe in `out`; finished stages are not repeated. What may
             have grown in the recipe meanwhile is in `compress.runs.resume`.
-        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1` or `mps`; several, such as `cuda:0,cuda:1`, share every training.
         resume_hint: how to go on, told to the user when the run is interrupted or fails.
 
     Raises:
@@ -68,7 +68,7 @@ def run(
         recipe = load_recipe(recipe, overrides, flag="overrides")
     elif overrides:
         raise InputError("overrides  give them with a recipe's file, name or dictionary; this recipe is loaded already")
-    chosen = choose_device(str(device))
+    chosen = choose_devices(str(device))
     if not isinstance(out, str | os.PathLike | None):
         raise InputError(f"out: got {out!r:.80}; allowed: the path of a directory")
     directory, new = open_run(recipe, None if out is None else Path(out), resume)

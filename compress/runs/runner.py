@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
@@ -24,6 +25,7 @@ from compress.runs.directory import RunDirectory, finish_stage, finished_stage, 
 from compress.runs.estimate import estimate, look_ahead, sentence, slow_precision
 from compress.runs.rebuilt import check_rebuilt
 from compress.runs.recipe import Recipe
+from compress.runs.replicated import replicated
 from compress.runs.report_file import report_of
 from compress.runs.resume import check_data, go_on
 from compress.runs.spent import seconds_before
@@ -39,15 +41,17 @@ LONG_SECONDS = 60.0
 class Runner:
     """A run of `recipe` in `directory`, which it holds until `close`.
 
+    What trains does so on all `devices`, everything else on the first.
     `again` is the finished act that has to go on, if there is one; `act` says what is being done, `done` whether an act
     was done in this process.
     """
 
     def __init__(
-        self, recipe: Recipe, directory: RunDirectory, device: str, resume: bool, again: Act | None = None
+        self, recipe: Recipe, directory: RunDirectory, devices: Sequence[str], resume: bool, again: Act | None = None
     ) -> None:
         """Take down what is to be run; nothing is written yet."""
-        self.recipe, self.directory, self.device, self.resume = recipe, directory, device, resume
+        self.recipe, self.directory, self.resume = recipe, directory, resume
+        self.devices, self.device = devices, devices[0]
         self.again = again
         self.acts = acts_of(recipe)
         self.data: Data | None = None
@@ -66,6 +70,19 @@ class Runner:
                 artifact = self._open(artifact, act)
             artifact = self._do(act, artifact)
         self._finish(artifact)
+
+    def before(self, act: Act) -> Artifact:
+        """Return what the acts before `act`, which are finished, have left, with its model built and data fitted."""
+        artifact = Artifact(model=self.recipe.model)
+        for each in self.acts[: act.number]:
+            if each.stage.needs_model and (artifact.bundle is None or not self.opened):
+                artifact = self._opened(artifact, each)[0]
+            if each.number < act.number:
+                record = finished_stage(self._place(each))
+                assert record is not None
+                self.records.append(record)
+                artifact = each.stage.restore(artifact, each.config, self.context(each))
+        return artifact
 
     def close(self) -> None:
         """Let other processes use the directory."""
@@ -93,30 +110,37 @@ class Runner:
         self.act = "opening model and data"
 
     def _open(self, artifact: Artifact, first: Act) -> Artifact:
-        """Return the artifact with its model built, and fit the data to it; `first` is the act that needs both."""
+        """Return the artifact with its model built, and look at what lies ahead of `first`, the act that needs it."""
         self.act = "opening model and data"
+        artifact, told = self._opened(artifact, first)
+        for line in told:
+            say(line)
+        bundle = artifact.loaded
+        if self.data is not None:
+            check_data(self.data, self.directory, self.resume)
+        self.directory.log({"event": "environment", **self.environment})
+        ahead = self.acts[first.number - 1 :]
+        self._check(ahead, bundle)
+        self._estimate(ahead, bundle)
+        return artifact
+
+    def _opened(self, artifact: Artifact, first: Act) -> tuple[Artifact, Sequence[str]]:
+        """Return the artifact with its model built, and sentences about that; fit the data to it."""
         model = artifact.model
         if artifact.bundle is not None:  # of an act that needed no model, so that no data were fitted to it yet
             model = saved(self._place(self.acts[first.number - 2]))
         if model is None:
             raise CompressError(f"{first.stage.where} needs a model, and the stages before it have left no bundle")
         opened = open_model(model, self.recipe.data, self.recipe.seed, self.recipe.task)
-        for line in opened.told:
-            say(line)
         settle_threads(opened.bundle.costs()["macs"] * getattr(self.recipe.data, "batch_size", 1))
         self.data, self.opened = opened.data, True
-        if self.data is not None:
-            check_data(self.data, self.directory, self.resume)
-        self.directory.log({"event": "environment", **self.environment})
-        ahead = self.acts[first.number - 1 :]
-        self._check(ahead, opened.bundle)
-        self._estimate(ahead, opened.bundle)
-        return replace(artifact, bundle=opened.bundle, model=None)
+        return replace(artifact, bundle=opened.bundle, model=None), opened.told
 
     @cached_property
     def environment(self) -> dict[str, Any]:
         """The machine and its software, with the threads that are used."""
-        return environment(self.device)
+        several = {"devices": list(self.devices)} if len(self.devices) > 1 else {}
+        return environment(self.device) | several
 
     def _check(self, acts: list[Act], bundle: Bundle) -> None:
         """Find what is wrong with the first act that changes the model before time is spent on those before it.
@@ -135,7 +159,8 @@ class Runner:
         """Say how long the acts that are left will take."""
         left = [act for act in acts if finished_stage(self._place(act)) is None]
         self.act = "estimating the time"
-        parts = estimate(left, look_ahead(self.acts, bundle, self.data, self.recipe, self.device))
+        ahead = look_ahead(self.acts, bundle, self.data, self.recipe, self.device)
+        parts = estimate(left, ahead, len(self.devices))
         slow = slow_precision(left, self.device)
         if slow is not None:
             say(slow)
@@ -152,7 +177,7 @@ class Runner:
 
     def _do(self, act: Act, artifact: Artifact) -> Artifact:
         """Do `act`, or take its result where it is finished."""
-        place, context = self._place(act), self._context(act)
+        place, context = self._place(act), self.context(act)
         record = finished_stage(place)
         self.act = act.name
         if record is not None and self.done:  # its folder was left where that of an earlier act was deleted
@@ -171,7 +196,9 @@ class Runner:
         self.directory.log({"event": "stage", "stage": act.name, "number": act.number, **marked})
         say(f"[{act.number}/{self.acts[-1].number}] {act.name}")
         started = time.monotonic()
-        with folder_unless_empty(place):
+        trains = isinstance(act.config, TrainerConfig)
+        devices = self.devices if trains else [self.device]
+        with folder_unless_empty(place), replicated(self.directory.path, act.number, devices):
             artifact = act.stage.run(artifact, act.config, context)
         if not isinstance(artifact, Artifact):
             raise CompressError(f"{act.stage.where} gave back {type(artifact).__name__}, which is no Artifact")
@@ -193,7 +220,8 @@ class Runner:
         self.directory.log({"event": "stage_end", "stage": act.name, "seconds": seconds, "metrics": metrics})
         return artifact
 
-    def _context(self, act: Act) -> Context:
+    def context(self, act: Act) -> Context:
+        """Return what `act` has at hand."""
         first = next((self._place(other) for other in self.acts if other.stage.makes_baseline), self._place(act))
         return Context(
             recipe=self.recipe,
@@ -209,6 +237,7 @@ class Runner:
             model_file=self.directory.model,
             step=act.step,
             earlier=self.records,
+            others=self.devices[1:],
         )
 
     def _finish(self, artifact: Artifact) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from importlib import metadata
 from types import ModuleType
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compress.core.errors import InputError
+from compress.training.replicas import replicas
 from evaluators.datasets.batch import Batch
 
 M = TypeVar("M", bound=nn.Module)
@@ -33,12 +34,14 @@ class Engine:
     Attributes:
         device: where everything is computed.
         layout: the memory format of images and weights.
+        replicas: this process among those that train the model together.
     """
 
     def __init__(self, device: str | torch.device, precision: str = "32", channels_last: bool = False) -> None:
         """Raises InputError where the device cannot compute at `precision` ("32", "bf16" or "16")."""
         self.fabric = _fabric(device, precision)
         self.device: torch.device = self.fabric.device
+        self.replicas = replicas()
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def placed(self, module: M) -> M:
@@ -61,8 +64,16 @@ class Engine:
         """Add the gradients of `loss`, a scalar, to those that are there: of `inputs` alone, if they are given."""
         self.fabric.backward(loss, inputs=inputs)
 
+    def average(self, parameters: Iterable[nn.Parameter], *others: Tensor) -> None:
+        """Average gradients, and `others` with them, over the devices that train the model together."""
+        self.replicas.average_gradients(parameters, *others)
+
     def apply(self, optimizer: Optimizer) -> None:
-        """Let `optimizer` make its step, with gradients scaled back where the precision scales them."""
+        """Let `optimizer` make its step, with gradients scaled back where the precision scales them.
+
+        Where several devices train the model, the gradients are averaged first.
+        """
+        self.average(parameter for group in optimizer.param_groups for parameter in group["params"])
         self.fabric.strategy.optimizer_step(optimizer)
 
 

@@ -21,6 +21,7 @@ from compress.training.config import TrainerConfig
 from compress.training.isolation import isolated
 from compress.training.losses import Losses
 from compress.training.position import FitResult, Position
+from compress.training.replicas import replicas, shared
 from compress.training.step import TrainingStep
 from compress.training.update import Updater
 from evaluators.datasets.loaders import placed
@@ -41,6 +42,9 @@ class Trainer:
     A run killed at any moment and resumed ends with the weights of an uninterrupted one, bit for bit, on the CPU of
     the same machine with the same number of threads: everything random depends on the seed and the number of the
     update (a `minutes` budget depends on the clock, of course). On a GPU `deterministic` asks for that.
+
+    Where this process is one of several that train the model (`compress.training.replicas`), each learns from its share
+    of every batch, and the leader alone evaluates, writes and reads checkpoints, and looks at the clock.
     """
 
     def __init__(
@@ -81,9 +85,10 @@ class Trainer:
             raise InputError("keep: best and patience need test data, and there is none")
         self.model, self.step, self.config = model, step, config
         self.task, self.test = data.task, data.test
+        self.replicas = replicas()
         self.device, self.seed, self.masks, self.log, self.label = device, seed, masks, log, label
         self.tell = tell
-        self.path = None if checkpoint_dir is None else checkpoint_dir / FILE_NAME
+        self.path = None if checkpoint_dir is None or not self.replicas.leads else checkpoint_dir / FILE_NAME
         self.settings = {**config.neutral(), "seed": seed, "batches per epoch": len(self.loader)}
         if config.open_ended:
             del self.settings["epochs"]
@@ -123,35 +128,43 @@ class Trainer:
     def _start(self, resume: bool) -> None:
         """Move everything to the device; take up the checkpoint, or clear the way for a new one."""
         self.loader = placed(self.loader, self.device)
+        self.shares = shared(self.loader, self.replicas)
         self.test = None if self.test is None else placed(self.test, self.device)
         where: dict[str, Any] = {"device": self.device, "seed": self.seed, "batches": len(self.loader)}
         self.updater = Updater(self.model, self.step, self.config, masks=self.masks, **where)
         self.losses = Losses(self.updater.engine.device)
-        if self.path is not None:
-            if resume and self.path.exists():
-                sweep(self.path.parent)
-                self._restore(self.path)
-            else:
-                discard(self.path.parent)
+        state = self.replicas.led(lambda: self._kept(resume))
+        if state is not None:
+            self._restore(*state)
         self.started = time.monotonic() - self.position.seconds
         self.saved = time.monotonic()
         here = self.position
         if here.stopped_by in (None, "epochs"):
             here.stopped_by = "epochs" if self.config.epochs <= here.epoch else None
 
-    def _restore(self, path: Path) -> None:
-        self.position, tensors = read_checkpoint(path, self.settings)
+    def _kept(self, resume: bool) -> tuple[Position, dict[str, Any]] | None:
+        """Return the state to go on from; where there is none, clear the way for a new one."""
+        if self.path is None:
+            return None
+        if resume and self.path.exists():
+            sweep(self.path.parent)
+            return read_checkpoint(self.path, self.settings)
+        discard(self.path.parent)
+        return None
+
+    def _restore(self, position: Position, tensors: dict[str, Any]) -> None:
+        self.position = position
         try:
             self.updater.load_state_dict(tensors)
             self.best = tensors["best"]
         except (KeyError, RuntimeError, ValueError) as error:
-            problem = f"cannot resume from {path}: it belongs to another model; start without --resume"
+            problem = f"cannot resume from {self.path}: it belongs to another model; start without --resume"
             raise InputError(problem) from error
 
     def _epoch(self) -> None:
         """Train to the end of the current epoch, or until time is up."""
         here = self.position
-        batches = self.loader.epoch(here.epoch, start=here.batch)
+        batches = self.shares.epoch(here.epoch, start=here.batch)
         name = f"{self.label} {here.epoch + 1}/{self.config.epochs}"
         self.updater.train()
         if here.batch == 0:
@@ -163,12 +176,15 @@ class Trainer:
             if self.losses.due:
                 self._settle()
             here.seconds = time.monotonic() - self.started
-            if self.config.minutes is not None and here.seconds >= 60 * self.config.minutes:
+            if self.config.minutes is not None and self.replicas.led(self._late):
                 here.stopped_by = "minutes"
                 break
             if time.monotonic() - self.saved >= self.config.checkpoint_seconds:
                 self._save()
         self._close_epoch()
+
+    def _late(self) -> bool:
+        return self.config.minutes is not None and self.position.seconds >= 60 * self.config.minutes
 
     def _extent(self) -> dict[str, int]:
         """Return how many batches there are and are done: of the training, or of an epoch where time may end it."""
@@ -203,6 +219,7 @@ class Trainer:
     def _close_epoch(self) -> None:
         here = self.position
         self._check()
+        self.replicas.check_alike(self.model, self.step)
         event: dict[str, Any] = {
             "event": "epoch",
             "epoch": here.epoch + 1,
@@ -217,7 +234,7 @@ class Trainer:
         here.batch, here.loss_sum = 0, 0.0
         if here.stopped_by is None:
             self.step.end_epoch(self.model, here.epoch)
-            event |= self._figures()
+            event |= self.replicas.mean(self._figures())
             here.epoch += 1
             here.stopped_by = "epochs" if last else "step" if self.step.finished() else None
         every = self.config.evaluate_every
@@ -241,7 +258,7 @@ class Trainer:
 
     def _evaluate(self, test: Loader, epoch: int) -> dict[str, Any]:
         here, model = self.position, self.updater.result
-        metrics = evaluate(model, test, self.task, self.updater.engine.device)
+        metrics = self.replicas.led(lambda: evaluate(model, test, self.task, self.updater.engine.device))
         value = self.task.main_metric.of(metrics)
         better = self.task.main_metric.better(value, here.best)
         if better or self.config.keep == "last":

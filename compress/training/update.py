@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,7 @@ class Updater:
         self.engine = Engine(device, config.precision, config.channels_last)
         self.engine.placed(model)
         step.prepare(model, self.engine)
+        self.engine.replicas.align(model, step)
         self.optimizer = step.optimizer = make_optimizer(config, model, step)
         self.schedule = make_schedule(config, self.optimizer, batches)
         self.keeper = MaskKeeper(model, masks) if masks else None
@@ -81,6 +82,7 @@ class Updater:
     def update(self, batch: Batch, number: int) -> Tensor:
         """Make update `number` (from 0) on `batch` and return its loss.
 
+        Of several devices that train the model together, each gets its own share; the loss is the mean over all.
         The loss stays on the device, so that nobody waits for it. A model that works in place changes the batch.
         Raises InputError where the step gives no loss, or, in the first update, nothing has a gradient.
         """
@@ -99,6 +101,8 @@ class Updater:
                 f"step: nothing would be learned from what {type(self.step).__name__}.loss gives: no parameter has a "
                 "gradient; the loss must not be detached, or computed under torch.no_grad"
             )
+        loss = loss.detach().clone()
+        self.engine.average(self._learning(), loss)
         if self.keeper is not None:
             self.keeper.before_step()
         if self.config.clip_grad is not None:
@@ -111,7 +115,12 @@ class Updater:
             self.keeper.after_step(self.optimizer)
         if self.ema is not None:
             self.ema.update(self.model, step=number + 1)
-        return loss.detach()
+        self.engine.replicas.average_statistics(self.model, self.step)
+        return loss
+
+    def _learning(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that the run's optimiser has."""
+        return (parameter for group in self.optimizer.param_groups for parameter in group["params"])
 
     def _checked(self, loss: Any) -> Tensor:
         """Return what a step, which may be a third party's, gives as its loss, as a scalar."""

@@ -99,6 +99,7 @@ class SampleLoader:
         self.batch_size, self.workers, self.seed = batch_size, workers, seed
         self.num_samples = len(samples.indices)
         self.pinned = False
+        self.places: Callable[[int], slice] | None = None
 
     def on(self, device: torch.device) -> SampleLoader:
         """Return a loader of the same batches in memory that `device` copies from without a wait."""
@@ -106,6 +107,12 @@ class SampleLoader:
             return self
         part = copy.copy(self)
         part.pinned = True
+        return part
+
+    def narrowed(self, places: Callable[[int], slice]) -> SampleLoader:
+        """Return a loader of parts of the same training batches: of one of n samples, those at `places(n)`."""
+        part = copy.copy(self)
+        part.places = places
         return part
 
     def __len__(self) -> int:
@@ -117,6 +124,8 @@ class SampleLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the shuffled, augmented batches of an epoch from batch `start` on."""
         order = shuffled(self.num_samples, self.batch_size, self.seed, epoch)[start:]
+        if self.places is not None:
+            order = [batch[self.places(len(batch))] for batch in order]
         return self._run(_View(self.samples, self.training or self.evaluation, (self.seed, epoch)), order)
 
     def batches(self) -> Iterator[Batch]:

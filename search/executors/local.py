@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
@@ -39,7 +41,7 @@ class LocalExecutor(ExecutorBase):
     )
 
     def run(self, job: SearchJob, runner: Runner, deadline: float | None) -> None:
-        """Work in this process, or in several that share the study."""
+        """Work in this process, or in several that share the study; these take the given devices in turn."""
         turns = _turns(runner, deadline) if self.workers == 1 else _share(job, runner, self.workers, deadline)
         for _ in track(turns, "searching", total=max(0, runner.trials - runner.planned())):
             pass
@@ -59,8 +61,9 @@ def _share(job: SearchJob, runner: Runner, count: int, deadline: float | None) -
     """Let processes work; one step per trial of theirs. The first that fails ends the search."""
     context = _context(job)
     errors = context.SimpleQueue()
-    given = (job, deadline, dict(os.environ), errors)
-    workers = [context.Process(target=_work, args=given) for _ in range(count)]
+    devices = itertools.cycle([job.device, *job.others])
+    jobs = [replace(job, device=device) for device in itertools.islice(devices, count)]
+    workers = [context.Process(target=_work, args=(each, deadline, dict(os.environ), errors)) for each in jobs]
     for worker in workers:
         worker.start()
     seen = runner.planned()

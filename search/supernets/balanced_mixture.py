@@ -80,7 +80,8 @@ class BalancedMixtureStep(SupernetStep):
     def after_update(self, model: nn.Module, update: int) -> None:
         """Score what has just been trained on the next held-out batch."""
         mixture = cast(MixtureSupernet, model)
-        mixture.learn(self._accuracy(mixture, self.held_out.batch(update)), self.config.decay)
+        accuracy = self._accuracy(mixture, self.held_out.batch(update))
+        mixture.learn(self.engine.replicas.mean({"accuracy": accuracy})["accuracy"], self.config.decay)
 
     def _accuracy(self, mixture: MixtureSupernet, batch: Batch) -> float:
         """Return the main metric of what is active, 0 to 1; 0 for outputs that are not finite."""

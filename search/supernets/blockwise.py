@@ -26,6 +26,7 @@ from compress.core.batch_norm import enough_values
 from compress.core.errors import InputError
 from compress.core.progress import say
 from compress.training.engine import Engine
+from compress.training.replicas import replicas
 from compress.training.step import Teacher
 from compress.training.trainer import Trainer
 from evaluators.datasets.batch import Batch
@@ -265,7 +266,7 @@ class Blockwise(SupernetMethod):
             )
             losses = dict(zip(paths, found, strict=True))
             write_json(file, losses)
-        best = paths[min(losses, key=losses.__getitem__)]
+        best = replicas().led(lambda: paths[min(losses, key=losses.__getitem__)])
         for side in (online, target):
             settle(side, best, calibration, device)
         return losses, best

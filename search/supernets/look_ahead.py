@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from compress.training.engine import Engine
@@ -18,7 +18,7 @@ Loss = Callable[[], Tensor]
 
 def second_order(
     strengths: Tensor,
-    weights: Sequence[Tensor],
+    weights: Sequence[nn.Parameter],
     held_out: Loss,
     training: Loss,
     optimizer: Optimizer,
@@ -32,7 +32,7 @@ def second_order(
 
     Args:
         strengths: leaf tensor that both losses depend on.
-        weights: leaf tensors, trained by `optimizer`.
+        weights: parameters, trained by `optimizer`.
         held_out: computes the loss on a held-out batch.
         training: computes the loss on the batch of the next update.
         optimizer: stochastic gradient descent, with momentum and weight decay or without.
@@ -41,10 +41,12 @@ def second_order(
     """
     xi = optimizer.param_groups[0]["lr"] if xi is None else xi
     engine.backward(training(), inputs=weights)
+    engine.average(weights)
     used = [weight for weight in weights if weight.grad is not None]
     before = [weight.detach().clone() for weight in used]
     _advance(used, optimizer, xi)
     engine.backward(held_out(), inputs=[strengths, *weights])
+    engine.average(weights)
     slopes = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in used]
     _clear(weights)
     epsilon = 0.01 / torch.nn.utils.get_total_norm(slopes).clamp_min(1e-12)

@@ -89,7 +89,7 @@ class Search(Stage[SearchConfig]):
         recipe, place = context.recipe, context.directory
         data = None if recipe.data.absent else recipe.data
         run, model, task = context.run.resolve(), artifact.model, recipe.task
-        job = SearchJob(config, data, model, recipe.name, recipe.seed, context.device, run, task)
+        job = SearchJob(config, data, model, recipe.name, recipe.seed, context.device, run, task, context.others)
         judge = job.judge()
         _say_plan(config, judge.space)
         runner = job.open(judge)

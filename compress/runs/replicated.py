@@ -1,0 +1,109 @@
+"""A training on several devices: one more process for each, which does the act of a run that this process does."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+
+from compress.core.errors import CompressError
+from compress.core.progress import say
+from compress.training.replicas import joined
+
+MEETING, MESSAGE = "meeting", "message"
+"""Files in the folder that the processes share: where they find one another, and what one that failed has to say."""
+GRACE = 20.0
+"""Seconds in which this process should notice that another has ended; a GPU that waits for it may not."""
+
+
+@contextlib.contextmanager
+def replicated(run: Path, act: int, devices: Sequence[str]) -> Iterator[None]:
+    """Train on all of `devices` inside the block: this process on the first one.
+
+    Args:
+        run: the directory of the run, whose recipe and finished acts the others open.
+        act: the number of the act that is done in the block.
+        devices: such as "cuda:0" and "cuda:1"; with one, nothing happens.
+
+    Raises CompressError where another process fails.
+    """
+    if len(devices) == 1:
+        yield
+        return
+    with tempfile.TemporaryDirectory(prefix="compress-replicas-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        others = [_started(run, act, folder, number, devices) for number in range(1, len(devices))]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(threads_of_each(devices))
+        say(f"training on {', '.join(devices)}: each learns from a share of every batch")
+        over = threading.Event()
+        watch = threading.Thread(target=_watch, args=(others, devices, folder, over), daemon=True)
+        watch.start()
+        try:
+            with joined(0, len(devices), folder / MEETING):
+                yield
+        except RuntimeError as error:  # torch.distributed's, where another process has ended
+            failed = _failed(others, devices, folder, GRACE)
+            if failed is None:
+                raise
+            raise CompressError(failed) from error
+        finally:
+            torch.set_num_threads(threads)
+            over.set()
+            watch.join()
+            for other in others:
+                other.kill()
+                other.wait()
+
+
+def threads_of_each(devices: Sequence[str]) -> int:
+    """Return how many of this process' threads each of the processes may use, so that together they use no more."""
+    return max(1, torch.get_num_threads() // len(devices)) if devices[0] == "cpu" else torch.get_num_threads()
+
+
+def _started(run: Path, act: int, folder: Path, number: int, devices: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a process; it ends when this one does, however that ends, by the end of its standard input."""
+    given = {"run": str(run), "act": act, "folder": str(folder), "number": number, "devices": list(devices)}
+    with (folder / f"{number}.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "compress.runs.replica", json.dumps(given)],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+        )
+
+
+def _failed(others: Sequence[subprocess.Popen[bytes]], devices: Sequence[str], folder: Path, wait: float) -> str | None:
+    """Return what became of a process that has failed, within `wait` seconds; None where all go on."""
+    until = time.monotonic() + wait
+    while True:
+        for number, other in enumerate(others, start=1):
+            if other.poll():
+                message = folder / f"{number}.{MESSAGE}"
+                lines = (folder / f"{number}.log").read_text(encoding="utf-8", errors="replace").split("\n")
+                last = next((line for line in reversed(lines) if line.strip()), f"exit code {other.returncode}")
+                said = message.read_text(encoding="utf-8") if message.is_file() else last
+                return f"the process that trains on {devices[number]} has ended: {said}"
+        if time.monotonic() >= until:
+            return None
+        time.sleep(0.1)
+
+
+def _watch(
+    others: Sequence[subprocess.Popen[bytes]], devices: Sequence[str], folder: Path, over: threading.Event
+) -> None:
+    """End this process where another has failed and it does not notice, since it waits for a GPU that waits."""
+    while not over.wait(1.0):
+        failed = _failed(others, devices, folder, 0.0)
+        if failed is not None and not over.wait(GRACE):
+            print(f"{failed}; go on with --resume", file=sys.stderr, flush=True)
+            os._exit(1)

@@ -1,0 +1,215 @@
+"""Several processes that train one model together: each has the whole model on a device of its own, and learns from
+its share of every batch; the gradients are averaged.
+
+A process is told once, by `joined`, that it is one of them; everywhere else `replicas()` says which. Alone, all that
+is here does nothing. All of them draw the same random numbers and make the same updates, so that they hold the same
+weights at any time; number 0 leads: it alone writes files and evaluates.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from compress.core.batch_norm import norm_layers
+from compress.core.errors import CompressError, InputError
+from evaluators.datasets import Loader
+from evaluators.datasets.batch import Batch
+from evaluators.datasets.samples import SampleLoader
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=1)
+"""How long the others wait for one of them, as for the leader while it evaluates."""
+DRIFT = 1e-4
+"""By which share the sums of two replicas' weights may differ: devices of another kind round otherwise."""
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """This process among those that train one model.
+
+    Attributes:
+        number: which of them this is, from 0.
+        count: how many there are.
+    """
+
+    number: int = 0
+    count: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one that writes files."""
+        return self.number == 0
+
+    def slice(self, samples: int) -> slice:
+        """Return the places of this process' share in a batch of `samples`.
+
+        Raises InputError where that cannot be divided.
+        """
+        each, left = divmod(samples, self.count)
+        if left or not each:
+            raise InputError(
+                f"data.batch_size: {self.count} devices share each batch, and one is of {samples}; allowed: multiples "
+                f"of {self.count}, up to the number of training samples"
+            )
+        return slice(self.number * each, (self.number + 1) * each)
+
+    def share(self, batch: Batch) -> Batch:
+        """Return the samples of `batch` that this process learns from."""
+        if self.count == 1:
+            return batch
+        part = self.slice(len(batch))
+        return batch.part(part.start, part.stop)
+
+    def led(self, function: Callable[[], T]) -> T:
+        """Return what `function` gives in the leader, which alone calls it; any object that can be pickled."""
+        if self.count == 1:
+            return function()
+        found: list[Any] = [function() if self.leads else None]
+        dist.broadcast_object_list(found, src=0, device=torch.device("cpu"))
+        result: T = found[0]
+        return result
+
+    @torch.no_grad()
+    def align(self, *modules: nn.Module) -> None:
+        """Give the parameters and buffers of `modules` the values that they have in the leader."""
+        if self.count > 1:
+            for module in modules:
+                for tensor in (*module.parameters(), *module.buffers()):
+                    whole = tensor.detach().contiguous()
+                    dist.broadcast(whole.view(-1).view(torch.uint8), src=0)  # the backends do not know all types
+                    tensor.copy_(whole)
+
+    @torch.no_grad()
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replace float tensors, the same ones in every process, by their means over all, in place."""
+        if self.count == 1:
+            return
+        for kind in dict.fromkeys((each.dtype, each.device) for each in tensors):
+            alike = [each for each in tensors if (each.dtype, each.device) == kind]
+            flat = torch.cat([each.reshape(-1) for each in alike])
+            dist.all_reduce(flat)
+            flat /= self.count
+            for each, mean in zip(alike, flat.split([each.numel() for each in alike]), strict=True):
+                each.copy_(mean.view_as(each))
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter], *others: Tensor) -> None:
+        """Average the gradients of `parameters`, and `others` with them.
+
+        A parameter that has a gradient in one of the processes has one in all of them afterwards.
+        """
+        if self.count == 1:
+            return
+        every = [parameter for parameter in parameters if parameter.requires_grad]
+        used = torch.tensor([parameter.grad is not None for parameter in every], dtype=torch.uint8)
+        dist.all_reduce(used, op=dist.ReduceOp.MAX)
+        kept = [parameter for parameter, anywhere in zip(every, used.tolist(), strict=True) if anywhere]
+        for parameter in kept:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.average([*(parameter.grad for parameter in kept if parameter.grad is not None), *others])
+
+    def average_statistics(self, *modules: nn.Module) -> None:
+        """Average the running statistics of all batch normalisations."""
+        if self.count > 1:
+            layers = [layer for module in modules for layer in norm_layers(module)]
+            running = [each for layer in layers for each in (layer.running_mean, layer.running_var)]
+            self.average([each for each in running if each is not None])
+
+    def mean(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return `values`, which have the same names in all processes, with each number as the mean over all."""
+        numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
+        if self.count == 1 or not numbers:
+            return values
+        row = torch.tensor(list(numbers.values()), dtype=torch.float64)
+        self.average([row])
+        return values | dict(zip(numbers, row.tolist(), strict=True))
+
+    @torch.no_grad()
+    def check_alike(self, *modules: nn.Module) -> None:
+        """Raise CompressError where the processes no longer hold the same weights."""
+        if self.count == 1:
+            return
+        sizes = [each.detach().double().abs().sum().cpu() for module in modules for each in module.parameters()]
+        own = torch.stack([*sizes, torch.tensor(1.0, dtype=torch.float64)])
+        low, high = own.clone(), own.clone()
+        dist.all_reduce(low, op=dist.ReduceOp.MIN)
+        dist.all_reduce(high, op=dist.ReduceOp.MAX)
+        if bool((high - low > DRIFT * high).any()):
+            raise CompressError(
+                f"the {self.count} devices no longer hold the same weights, so that their gradients do not belong "
+                "together: what the training step does depends on more than the batch and the number of the update"
+            )
+
+
+class Epochs(Protocol):
+    """What gives the training batches of an epoch."""
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch from batch `start` on."""
+
+
+@dataclass(frozen=True)
+class _Shares:
+    """The share of one replica in the batches of a loader that makes whole ones."""
+
+    loader: Loader
+    replicas: Replicas
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield this process' share of each batch."""
+        return map(self.replicas.share, self.loader.epoch(epoch, start))
+
+
+def shared(loader: Loader, among: Replicas) -> Epochs:
+    """Return what gives, by `epoch` as `loader` does, this process' share of each training batch.
+
+    Where samples are read one by one, no more than the share is read.
+    """
+    if among.count == 1:
+        return loader
+    if isinstance(loader, SampleLoader):
+        return loader.narrowed(among.slice)
+    return _Shares(loader, among)
+
+
+_here = Replicas()
+
+
+def replicas() -> Replicas:
+    """Return what this process is among those that train one model; alone, unless it has joined others."""
+    return _here
+
+
+@contextmanager
+def joined(number: int, count: int, meeting: Path) -> Iterator[Replicas]:
+    """Be number `number` of `count` processes of this machine inside the block, which wait here for one another.
+
+    Args:
+        number: which one, from 0.
+        count: how many.
+        meeting: a file in an empty folder that all of them name; it is made.
+    """
+    global _here
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")  # all are on this machine
+    backend = "cpu:gloo,cuda:nccl" if dist.is_nccl_available() and torch.cuda.is_available() else "gloo"
+    store = dist.FileStore(str(meeting), count)
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
+    _here = Replicas(number, count)
+    try:
+        dist.barrier()
+        yield _here
+    finally:
+        _here = Replicas()
+        dist.destroy_process_group()
