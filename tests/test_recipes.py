@@ -25,7 +25,10 @@ FILES = {
     "resnet56.safetensors": "weights/cifar10_resnet/resnet56.safetensors",
 }
 """What recipes want to be given, by where it lies in COMPRESS_DATA."""
-ELSEWHERE = {"--ray-address 10.0.0.1:6379": "tests/search/test_ray.py starts a cluster to go to"}
+ELSEWHERE = {
+    "--ray-address 10.0.0.1:6379": "tests/search/test_ray.py starts a cluster to go to",
+    "--device cuda:0,cuda:1": "tests/compress/runs/test_replicated.py trains on two processes of the CPU",
+}
 """Parts of commands that are not run here, and why."""
 
 
