@@ -47,9 +47,12 @@ def main() -> None:
 
 def follow(given: dict[str, Any], own: Path) -> None:
     """Do the act as the run's own process does."""
+    device = given["devices"][given["number"]]
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     directory = RunDirectory(Path(given["run"]))
     recipe = load_recipe(directory.recipe)
-    runner = Runner(recipe, directory, [given["devices"][given["number"]]], resume=False)
+    runner = Runner(recipe, directory, [device], resume=False)
     act = runner.acts[given["act"] - 1]
     artifact = runner.before(act)
     torch.set_num_threads(threads_of_each(given["devices"]))

@@ -34,14 +34,12 @@ class Engine:
     Attributes:
         device: where everything is computed.
         layout: the memory format of images and weights.
-        replicas: this process among those that train the model together.
     """
 
     def __init__(self, device: str | torch.device, precision: str = "32", channels_last: bool = False) -> None:
         """Raises InputError where the device cannot compute at `precision` ("32", "bf16" or "16")."""
         self.fabric = _fabric(device, precision)
         self.device: torch.device = self.fabric.device
-        self.replicas = replicas()
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def placed(self, module: M) -> M:
@@ -66,7 +64,7 @@ class Engine:
 
     def average(self, parameters: Iterable[nn.Parameter], *others: Tensor) -> None:
         """Average gradients, and `others` with them, over the devices that train the model together."""
-        self.replicas.average_gradients(parameters, *others)
+        replicas().average_gradients(parameters, *others)
 
     def apply(self, optimizer: Optimizer) -> None:
         """Let `optimizer` make its step, with gradients scaled back where the precision scales them.

@@ -16,6 +16,7 @@ from compress.training.config import TrainerConfig
 from compress.training.engine import Engine
 from compress.training.masks import MaskKeeper
 from compress.training.optimizer import make_optimizer, make_schedule
+from compress.training.replicas import replicas
 from compress.training.step import TrainingStep
 from evaluators.datasets.batch import Batch
 
@@ -63,7 +64,7 @@ class Updater:
         self.engine = Engine(device, config.precision, config.channels_last)
         self.engine.placed(model)
         step.prepare(model, self.engine)
-        self.engine.replicas.align(model, step)
+        replicas().align(model, step)
         self.optimizer = step.optimizer = make_optimizer(config, model, step)
         self.schedule = make_schedule(config, self.optimizer, batches)
         self.keeper = MaskKeeper(model, masks) if masks else None
@@ -115,7 +116,7 @@ class Updater:
             self.keeper.after_step(self.optimizer)
         if self.ema is not None:
             self.ema.update(self.model, step=number + 1)
-        self.engine.replicas.average_statistics(self.model, self.step)
+        replicas().average_statistics(self.model, self.step)
         return loss
 
     def _learning(self) -> Iterator[nn.Parameter]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compress.core.batch_norm import by_batch, enough_values
 from compress.core.errors import Diverged, InputError
+from compress.training.replicas import replicas
 from evaluators.candidates.evaluator import Metrics
 from evaluators.datasets import Data
 from evaluators.datasets.batch import Batch
@@ -81,7 +82,7 @@ class BalancedMixtureStep(SupernetStep):
         """Score what has just been trained on the next held-out batch."""
         mixture = cast(MixtureSupernet, model)
         accuracy = self._accuracy(mixture, self.held_out.batch(update))
-        mixture.learn(self.engine.replicas.mean({"accuracy": accuracy})["accuracy"], self.config.decay)
+        mixture.learn(replicas().mean({"accuracy": accuracy})["accuracy"], self.config.decay)
 
     def _accuracy(self, mixture: MixtureSupernet, batch: Batch) -> float:
         """Return the main metric of what is active, 0 to 1; 0 for outputs that are not finite."""

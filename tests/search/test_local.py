@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from compress.core.errors import CompressError
+from search.executors import local
 from search.executors.local import preloaded
 from search.study import JOURNAL
 
@@ -26,6 +28,29 @@ STRATEGIES = [
 
 def trials_of(job):
     return job.open().study.get_trials(deepcopy=False)
+
+
+def test_workers_take_the_devices_in_turn(job, tmp_path, monkeypatch):
+    taken = []
+
+    class Context:
+        SimpleQueue = list
+
+        class Process:
+            exitcode = 0
+
+            def __init__(self, target, args):
+                taken.append(args[0].device)
+
+            def start(self):
+                pass
+
+            is_alive = terminate = join = start
+
+    searched = replace(job(tmp_path), others=("cuda:1", "cuda:2"))
+    monkeypatch.setattr(local, "_context", lambda job: Context)
+    assert list(local._share(searched, searched.open(), 4, None)) == []
+    assert taken == ["cpu", "cuda:1", "cuda:2", "cpu"]
 
 
 def complete(trials):
