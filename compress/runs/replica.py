@@ -23,7 +23,7 @@ from compress.core.modes import as_imported
 from compress.core.progress import set_quiet
 from compress.runs.directory import RunDirectory
 from compress.runs.recipe import load_recipe
-from compress.runs.replicated import MEETING, MESSAGE, threads_of_each
+from compress.runs.replicated import MEETING, MESSAGE, READY, threads_of_each
 from compress.runs.runner import Runner
 from compress.training.replicas import joined
 
@@ -35,18 +35,22 @@ def main() -> None:
     threading.Thread(target=_end_with_run, daemon=True).start()
     set_quiet(True)
     folder, number = Path(given["folder"]), int(given["number"])
+    (folder / f"{number}.{READY}").touch()
     try:
-        with as_imported(torch.float32), joined(number, len(given["devices"]), folder / MEETING):
+        with as_imported(torch.float32), joined(number, len(given["devices"]), folder / MEETING, over=_leave):
             follow(given, folder / str(number))
     except BaseException as error:
         traceback.print_exc()
         (folder / f"{number}.{MESSAGE}").write_text(in_one_line(error), encoding="utf-8")
         os._exit(1)  # not by what PyTorch does at the end, which may wait for the others
+
+
+def _leave() -> None:
     os._exit(0)
 
 
 def follow(given: dict[str, Any], own: Path) -> None:
-    """Do the act as the run's own process does."""
+    """Do the act as the run's own process does, until what it trains is trained."""
     device = given["devices"][given["number"]]
     if device.startswith("cuda"):
         torch.cuda.set_device(device)
@@ -59,7 +63,12 @@ def follow(given: dict[str, Any], own: Path) -> None:
     place = own / act.folder
     place.mkdir(parents=True)
     context = replace(
-        runner.context(act), run=own, directory=place, model_file=own / "model.onnx", log=lambda event: None
+        runner.context(act),
+        run=own,
+        directory=place,
+        baseline_onnx=own / "baseline.onnx",
+        model_file=own / "model.onnx",
+        log=lambda event: None,
     )
     act.stage.run(artifact, act.config, context)
 

@@ -19,15 +19,15 @@ from compress.core.errors import CompressError
 from compress.core.progress import say
 from compress.training.replicas import joined
 
-MEETING, MESSAGE = "meeting", "message"
-"""Files in the folder that the processes share: where they find one another, and what one that failed has to say."""
+MEETING, READY, MESSAGE = "meeting", "ready", "message"
+"""Files in the folder that the processes share: where they find one another, that one is there, and why one failed."""
 GRACE = 20.0
 """Seconds in which this process should notice that another has ended; a GPU that waits for it may not."""
 
 
 @contextlib.contextmanager
 def replicated(run: Path, act: int, devices: Sequence[str]) -> Iterator[None]:
-    """Train on all of `devices` inside the block: this process on the first one.
+    """Train on all of `devices` inside the block, this process on the first one; all else there is done here alone.
 
     Args:
         run: the directory of the run, whose recipe and finished acts the others open.
@@ -42,27 +42,32 @@ def replicated(run: Path, act: int, devices: Sequence[str]) -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="compress-replicas-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         others = [_started(run, act, folder, number, devices) for number in range(1, len(devices))]
-        threads = torch.get_num_threads()
-        torch.set_num_threads(threads_of_each(devices))
         say(f"training on {', '.join(devices)}: each learns from a share of every batch")
+        group = contextlib.ExitStack()
+        group.callback(_end, others, torch.get_num_threads())
+        torch.set_num_threads(threads_of_each(devices))
         over = threading.Event()
-        watch = threading.Thread(target=_watch, args=(others, devices, folder, over), daemon=True)
-        watch.start()
+        group.callback(over.set)
+        threading.Thread(target=_watch, args=(others, devices, folder, over), daemon=True).start()
         try:
-            with joined(0, len(devices), folder / MEETING):
-                yield
+            _await(others, devices, folder)
+            group.enter_context(joined(0, len(devices), folder / MEETING, over=group.close))
+            yield
         except RuntimeError as error:  # torch.distributed's, where another process has ended
-            failed = _failed(others, devices, folder, GRACE)
+            failed = None if over.is_set() else _failed(others, devices, folder, GRACE)
             if failed is None:
                 raise
             raise CompressError(failed) from error
         finally:
-            torch.set_num_threads(threads)
-            over.set()
-            watch.join()
-            for other in others:
-                other.kill()
-                other.wait()
+            group.close()
+
+
+def _end(others: Sequence[subprocess.Popen[bytes]], threads: int) -> None:
+    """Go on alone, with as many threads as before."""
+    for other in others:
+        other.kill()
+        other.wait()
+    torch.set_num_threads(threads)
 
 
 def threads_of_each(devices: Sequence[str]) -> int:
@@ -80,6 +85,14 @@ def _started(run: Path, act: int, folder: Path, number: int, devices: Sequence[s
             stdout=log,
             stderr=log,
         )
+
+
+def _await(others: Sequence[subprocess.Popen[bytes]], devices: Sequence[str], folder: Path) -> None:
+    """Return once all others are there; CompressError where one is not to be."""
+    while not all((folder / f"{number}.{READY}").exists() for number in range(1, len(devices))):
+        failed = _failed(others, devices, folder, 0.1)
+        if failed is not None:
+            raise CompressError(failed)
 
 
 def _failed(others: Sequence[subprocess.Popen[bytes]], devices: Sequence[str], folder: Path, wait: float) -> str | None:

@@ -1,9 +1,10 @@
 """Several processes that train one model together: each has the whole model on a device of its own, and learns from
 its share of every batch; the gradients are averaged.
 
-A process is told once, by `joined`, that it is one of them; everywhere else `replicas()` says which. Alone, all that
-is here does nothing. All of them draw the same random numbers and make the same updates, so that they hold the same
-weights at any time; number 0 leads: it alone writes files and evaluates.
+A process is told once, by `joined`, that it is one of them; everywhere else `replicas()` says which, until the
+training, a block of `shared_training`, is over. Alone, all that is here does nothing. All of them draw the same random
+numbers and make the same updates, so that they hold the same weights at any time; number 0 leads: it alone writes files
+and evaluates.
 """
 
 from __future__ import annotations
@@ -185,6 +186,8 @@ def shared(loader: Loader, among: Replicas) -> Epochs:
 
 
 _here = Replicas()
+_blocks = 0
+_over: Callable[[], None] | None = None
 
 
 def replicas() -> Replicas:
@@ -193,23 +196,37 @@ def replicas() -> Replicas:
 
 
 @contextmanager
-def joined(number: int, count: int, meeting: Path) -> Iterator[Replicas]:
+def shared_training() -> Iterator[None]:
+    """Train inside the block, once or several times; at the end of the outermost one the others are needed no more."""
+    global _blocks
+    _blocks += 1
+    try:
+        yield
+    finally:
+        _blocks -= 1
+    if _blocks == 0 and _over is not None:
+        _over()
+
+
+@contextmanager
+def joined(number: int, count: int, meeting: Path, over: Callable[[], None] | None = None) -> Iterator[None]:
     """Be number `number` of `count` processes of this machine inside the block, which wait here for one another.
 
     Args:
         number: which one, from 0.
         count: how many.
         meeting: a file in an empty folder that all of them name; it is made.
+        over: is called once the training is over; it may leave the block.
     """
-    global _here
+    global _here, _over
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")  # all are on this machine
     backend = "cpu:gloo,cuda:nccl" if dist.is_nccl_available() and torch.cuda.is_available() else "gloo"
     store = dist.FileStore(str(meeting), count)
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
-    _here = Replicas(number, count)
+    _here, _over = Replicas(number, count), over
     try:
         dist.all_reduce(torch.zeros(1))  # waits for all, and unlike a barrier asks no GPU
-        yield _here
+        yield
     finally:
-        _here = Replicas()
+        _here, _over = Replicas(), None
         dist.destroy_process_group()

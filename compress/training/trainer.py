@@ -21,7 +21,7 @@ from compress.training.config import TrainerConfig
 from compress.training.isolation import isolated
 from compress.training.losses import Losses
 from compress.training.position import FitResult, Position
-from compress.training.replicas import replicas, shared
+from compress.training.replicas import replicas, shared, shared_training
 from compress.training.step import TrainingStep
 from compress.training.update import Updater
 from evaluators.datasets.loaders import placed
@@ -109,7 +109,7 @@ class Trainer:
             CompressError: memory is short.
         """
         home = next(self.model.parameters()).device
-        with isolated(self.device, self.config.deterministic):
+        with shared_training(), isolated(self.device, self.config.deterministic):
             try:
                 self._start(resume)
                 if self.tell is not None:

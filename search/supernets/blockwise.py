@@ -26,7 +26,7 @@ from compress.core.batch_norm import enough_values
 from compress.core.errors import InputError
 from compress.core.progress import say
 from compress.training.engine import Engine
-from compress.training.replicas import replicas
+from compress.training.replicas import replicas, shared_training
 from compress.training.step import Teacher
 from compress.training.trainer import Trainer
 from evaluators.datasets.batch import Batch
@@ -177,28 +177,29 @@ class Blockwise(SupernetMethod):
         taken: Path = {}
         ratings: list[dict[str, float]] = []
         told: list[dict[str, Any]] = []
-        for number, block in enumerate(blocks):
-            label = f"block {number + 1} of {len(blocks)}"
-            earlier = nn.Sequential(*before[0]), nn.Sequential(*before[1])
-            with seeded(seed_of(context.seed, number)):
-                step = self._step(block, taken, earlier, number, context)
-            directory = rounds / str(number + 1)
-            seconds = self._train_block(block, step, label, directory, context)
-            losses, taken = self._rate(block, step, taken, earlier, directory / "ratings.json", context)
-            code = block.code(taken)
-            say(f"supernet: {label}: the best of {len(losses)} paths is {code}, at {losses[code]:.4f}")
-            ratings.append(losses)
-            told.append(
-                {
-                    "paths": len(losses),
-                    "chosen": code,
-                    "lowest": min(losses.values()),
-                    "highest": max(losses.values()),
-                    "seconds_training": seconds,
-                }
-            )
-            before[0].append(block)
-            before[1].append(step.target.block)
+        with shared_training():
+            for number, block in enumerate(blocks):
+                label = f"block {number + 1} of {len(blocks)}"
+                earlier = nn.Sequential(*before[0]), nn.Sequential(*before[1])
+                with seeded(seed_of(context.seed, number)):
+                    step = self._step(block, taken, earlier, number, context)
+                directory = rounds / str(number + 1)
+                seconds = self._train_block(block, step, label, directory, context)
+                losses, taken = self._rate(block, step, taken, earlier, directory / "ratings.json", context)
+                code = block.code(taken)
+                say(f"supernet: {label}: the best of {len(losses)} paths is {code}, at {losses[code]:.4f}")
+                ratings.append(losses)
+                told.append(
+                    {
+                        "paths": len(losses),
+                        "chosen": code,
+                        "lowest": min(losses.values()),
+                        "highest": max(losses.values()),
+                        "seconds_training": seconds,
+                    }
+                )
+                before[0].append(block)
+                before[1].append(step.target.block)
         supernet.to("cpu").eval()
         total = round(sum(each["seconds_training"] for each in told), 3)
         details = {"epochs_run": context.config.epochs, "seconds_training": total, "blocks": told}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -116,6 +117,12 @@ def test_a_replica_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Monke
     recipe = {**RECIPE, "model": {"source": "python", "name": "own.py:net"}, "prune": None, "finetune": None}
     with pytest.raises(CompressError, match=r"the process that trains on cpu has ended: .*not known here"):
         run(recipe, out=tmp_path / "run", device="cpu,cpu")
+
+
+def test_a_replica_that_never_comes_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(CompressError, match=r"the process that trains on cpu has ended: exit code 1; log"):
+        run(RECIPE, out=tmp_path / "run", device="cpu,cpu")
 
 
 def test_a_batch_that_two_cannot_share_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,11 @@ def _agreed(folder: Path) -> dict[str, Any]:
 def test_a_state_is_read_by_the_leader_alone(tmp_path: Path) -> None:
     together(_half, tmp_path)
     (tmp_path / "meeting").unlink(missing_ok=True)
+    alone = tmp_path / "alone"
+    shutil.copytree(tmp_path / "checkpoint", alone / "checkpoint")
     resumed = together(_rest, tmp_path)
+    by_one = _some(alone, 4, True)  # on another number of devices
+    torch.testing.assert_close(by_one["6.weight"], resumed[0]["6.weight"], rtol=0.5, atol=0.05)
     assert torch.equal(resumed[0]["1.weight"], resumed[1]["1.weight"])
     whole = tmp_path / "whole"
     whole.mkdir()
