@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, PositiveInt, model_validator
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic import Field, PositiveInt, model_validator
 from torch import nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean
 from compress.core.inputs import Description, InputConfig, ModelInputs
 from compress.core.registry import Registry
-from compress.core.sections import NameOf, ReadAnew
+from compress.core.sections import NameOf, OrName, ReadAnew
 from compress.core.tensors import mapped
 from evaluators.tasks import DEFAULT, Task, TaskConfig
 from spaces.checkpoint import LoadReport, load_checkpoint
@@ -161,26 +159,7 @@ def named(name: str) -> dict[str, str]:
     return {"source": source, "name": rest} if colon and source in sources else {"source": "timm", "name": name}
 
 
-def _in_full(section: Any) -> Any:
-    """Return the section for a name alone; ValueError for what is neither."""
-    if isinstance(section, str):
-        return named(section)
-    if not isinstance(section, Mapping | ModelConfig):
-        raise ValueError(f"got {section!r}; allowed: a section of keys, NAME of timm's, or SOURCE:NAME")
-    return section
-
-
-class _OrName:
-    """Annotates `ModelConfig`: a name alone is one, too."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(_in_full, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        return {"anyOf": [handler(schema), {"type": "string"}]}
-
-
-ModelSection = Annotated[ModelConfig, ReadAnew(), _OrName()]
+ModelSection = Annotated[ModelConfig, ReadAnew(), OrName(named, "NAME of timm's, or SOURCE:NAME")]
 """What recipes hold: a section, or a name alone, `SOURCE:NAME` or `NAME` of one of timm's."""
 
 

@@ -6,7 +6,7 @@ The alternatives are looked up when a section is first validated, not while modu
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
@@ -52,6 +52,41 @@ class ReadAnew:
         while "python_schema" not in inner:  # below validators that are annotated after this
             inner = inner["schema"]
         return handler(inner["python_schema"])
+
+
+@dataclass(frozen=True)
+class OrName:
+    """Annotates a section for which a text may stand alone.
+
+    Attributes:
+        in_full: gives the keys of the section that a text stands for.
+        texts: says in a sentence which texts these are.
+    """
+
+    in_full: Callable[[str], dict[str, str]]
+    texts: str
+
+    def __get_pydantic_core_schema__(self, source: type[BaseModel], handler: GetCoreSchemaHandler) -> CoreSchema:
+        def read(section: Any) -> Any:
+            if isinstance(section, str):
+                return self.in_full(section)
+            if not isinstance(section, Mapping | source):
+                raise ValueError(f"got {section!r}; allowed: a section of keys, {self.texts}")
+            return section
+
+        return core_schema.no_info_before_validator_function(read, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [handler(schema), {"type": "string"}]}
+
+
+def or_name(schema: type[BaseModel], field: str) -> Callable[[str], dict[str, str]] | None:
+    """Return what gives the keys that a text alone stands for at `field` of `schema`; None where none may stand."""
+    info = schema.model_fields.get(field)
+    if info is None:
+        return None
+    within = (mark for part in get_args(info.annotation) for mark in get_args(part))  # of `Annotated[...] | None`
+    return next((mark.in_full for mark in (*info.metadata, *within) if isinstance(mark, OrName)), None)
 
 
 @dataclass(frozen=True)

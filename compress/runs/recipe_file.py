@@ -16,6 +16,7 @@ from compress.core.config import Config
 from compress.core.errors import InputError
 from compress.core.forms import plain
 from compress.core.problems import is_section, show, takes_anything, understood
+from compress.core.sections import or_name
 from compress.core.yaml_lines import Document, Path_, Unquoted, dotted, elsewhere, leaves, parse, parse_scalar
 
 T = TypeVar("T", bound=BaseModel)
@@ -186,6 +187,8 @@ def _override(draft: Draft[T], key: str, value: Any, flag: str) -> list[str]:
         if isinstance(current, list) and not part.isdigit() and len(current) == 1:
             path.append(0)  # `prune.sparsity` reaches the only entry of a list
             current = current[0]
+        if position == 1 and isinstance(current, str) and (full := or_name(draft.schema, parts[0])) is not None:
+            current = draft.document.values[parts[0]] = full(current)  # `model: resnet18` with model.pretrained
         step: str | int = int(part) if isinstance(current, list) and part.isdigit() else part
         reason = _cannot_step(current, step, dotted(tuple(path)))
         if reason:

@@ -161,6 +161,15 @@ references: {networks: [MODEL]}
         assert short.resolved() == long.resolved() and short.given_model.source in section
 
 
+def test_flags_go_on_with_a_name_alone(tmp_path: Path) -> None:
+    file = write(tmp_path, SMALL.replace("{source: builtin, name: cifar_resnet20}", "builtin:cifar_resnet20"))
+    assert load_recipe(file).given_model.name == "cifar_resnet20"
+    deeper = load_recipe(file, {"model.name": "cifar_resnet56", "model.kwargs.num_classes": 7}).given_model
+    assert (deeper.source, deeper.name, deeper.kwargs) == ("builtin", "cifar_resnet56", {"num_classes": 7})
+    with pytest.raises(InputError, match="name is no section"):
+        load_recipe(file, {"name.first": "a"})
+
+
 def test_a_misspelt_recipe_gets_the_nearest_name() -> None:
     with pytest.raises(InputError, match=r"did you mean 'dimap_swin\.yaml'"):
         load_recipe("dimap_swim.yaml")
