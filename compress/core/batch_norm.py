@@ -16,13 +16,14 @@ from compress.core.modes import evaluating
 from compress.core.progress import track
 
 
-def norm_layers(model: nn.Module) -> list[_BatchNorm]:
+def norm_layers(model: nn.Module, frozen: bool = False) -> list[_BatchNorm]:
     """Return the batch normalisations that keep running statistics (timm's BatchNormAct2d and SyncBN are such).
 
-    Those whose own weights are frozen are left out: their statistics belong to weights that do not change.
+    Those whose own weights are frozen are left out, unless asked for: their statistics mostly belong to weights that do
+    not change.
     """
     found = (m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None)
-    return [m for m in found if all(parameter.requires_grad for parameter in m.parameters(recurse=False))]
+    return [m for m in found if frozen or all(parameter.requires_grad for parameter in m.parameters(recurse=False))]
 
 
 @torch.no_grad()
@@ -32,6 +33,7 @@ def recalibrate(
     limit: int,
     device: str | torch.device = "cpu",
     forward: Callable[[nn.Module, Any], Any] = lambda model, images: model(images),
+    frozen: bool = False,
 ) -> int:
     """Estimate the running means and variances of `model` anew, as plain averages over batches.
 
@@ -44,6 +46,7 @@ def recalibrate(
         limit: most batches to use.
         device: where batches go.
         forward: calls the model with a batch, as `Task.forward` does.
+        frozen: whether layers whose weights are frozen get new statistics as well.
 
     Returns:
         How many batches were used; 0 for a model without batch normalisation.
@@ -51,7 +54,7 @@ def recalibrate(
     Raises:
         InputError: the batches are too small, see `enough_values`.
     """
-    layers = norm_layers(model)
+    layers = norm_layers(model, frozen)
     if not layers or limit <= 0:
         return 0
     used = 0

@@ -70,6 +70,11 @@ class CachedTeacher:
         advice = "make it with `compress cache-teacher --recipe` and this recipe"
         if not (self.folder / MANIFEST).is_file():
             raise InputError(f"{self.key}: {str(self.folder)!r} holds no outputs of a teacher; {advice}")
+        if replicas().count > 1 and (context.config.mixup or context.config.cutmix):
+            raise InputError(
+                f"{self.key}: holds outputs for batches that are mixed as a whole, and each of several devices mixes "
+                "its share; train on one device, without mixup and cutmix, or without the cache"
+            )
         self.manifest = read_manifest(self.folder, self.key)
         wanted = fitting(config, context, self.manifest.seed) | {"outputs": self.manifest.outputs}
         compare(self.manifest, wanted, self.folder, self.key, advice)

@@ -23,9 +23,9 @@ from compress.core.modes import as_imported
 from compress.core.progress import set_quiet
 from compress.runs.directory import RunDirectory
 from compress.runs.recipe import load_recipe
-from compress.runs.replicated import MEETING, MESSAGE, READY, threads_of_each
+from compress.runs.replicated import MEETING, MESSAGE, READY
 from compress.runs.runner import Runner
-from compress.training.replicas import joined
+from compress.training.replicas import joined, leave
 
 
 def main() -> None:
@@ -34,10 +34,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run's process ends this one
     threading.Thread(target=_end_with_run, daemon=True).start()
     set_quiet(True)
-    folder, number = Path(given["folder"]), int(given["number"])
+    folder, number, devices = Path(given["folder"]), int(given["number"]), given["devices"]
     (folder / f"{number}.{READY}").touch()
     try:
-        with as_imported(torch.float32), joined(number, len(given["devices"]), folder / MEETING, over=_leave):
+        meeting = folder / MEETING
+        with as_imported(torch.float32), joined(number, len(devices), meeting, devices[number], over=_end):
             follow(given, folder / str(number))
     except BaseException as error:
         traceback.print_exc()
@@ -45,21 +46,18 @@ def main() -> None:
         os._exit(1)  # not by what PyTorch does at the end, which may wait for the others
 
 
-def _leave() -> None:
+def _end() -> None:
+    leave(sound=True)
     os._exit(0)
 
 
 def follow(given: dict[str, Any], own: Path) -> None:
     """Do the act as the run's own process does, until what it trains is trained."""
-    device = given["devices"][given["number"]]
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
     directory = RunDirectory(Path(given["run"]))
     recipe = load_recipe(directory.recipe)
-    runner = Runner(recipe, directory, [device], resume=False)
+    runner = Runner(recipe, directory, [given["devices"][given["number"]]], resume=False)
     act = runner.acts[given["act"] - 1]
     artifact = runner.before(act)
-    torch.set_num_threads(threads_of_each(given["devices"]))
     place = own / act.folder
     place.mkdir(parents=True)
     context = replace(

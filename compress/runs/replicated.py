@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,12 +18,12 @@ import torch
 
 from compress.core.errors import CompressError
 from compress.core.progress import say
-from compress.training.replicas import joined
+from compress.training.replicas import joined, leave
 
 MEETING, READY, MESSAGE = "meeting", "ready", "message"
 """Files in the folder that the processes share: where they find one another, that one is there, and why one failed."""
-GRACE = 20.0
-"""Seconds in which this process should notice that another has ended; a GPU that waits for it may not."""
+GRACE = 60.0
+"""Seconds in which this process should notice that another has ended; one that waits for a GPU may not."""
 
 
 @contextlib.contextmanager
@@ -40,39 +41,48 @@ def replicated(run: Path, act: int, devices: Sequence[str]) -> Iterator[None]:
         yield
         return
     with tempfile.TemporaryDirectory(prefix="compress-replicas-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        others = [_started(run, act, folder, number, devices) for number in range(1, len(devices))]
-        say(f"training on {', '.join(devices)}: each learns from a share of every batch")
-        group = contextlib.ExitStack()
-        group.callback(_end, others, torch.get_num_threads())
-        torch.set_num_threads(threads_of_each(devices))
-        over = threading.Event()
-        group.callback(over.set)
-        threading.Thread(target=_watch, args=(others, devices, folder, over), daemon=True).start()
-        try:
-            _await(others, devices, folder)
-            group.enter_context(joined(0, len(devices), folder / MEETING, over=group.close))
-            yield
-        except RuntimeError as error:  # torch.distributed's, where another process has ended
-            failed = None if over.is_set() else _failed(others, devices, folder, GRACE)
-            if failed is None:
-                raise
-            raise CompressError(failed) from error
-        finally:
-            group.close()
+        folder, over = Path(name), threading.Event()
+        with contextlib.ExitStack() as group:
+            group.enter_context(_threads_shared(devices))
+            others = [_started(run, act, folder, number, devices) for number in range(1, len(devices))]
+            group.callback(_end, others)
+            group.callback(over.set)
+            say(f"training on {', '.join(devices)}: each learns from a share of every batch")
+            if devices[0] != "cpu":
+                threading.Thread(target=_watch, args=(others, devices, folder, over), daemon=True).start()
+            try:
+                _await(others, devices, folder)
+                group.enter_context(joined(0, len(devices), folder / MEETING, devices[0], over=group.close))
+                yield
+            except RuntimeError as error:  # torch.distributed's, where another process has ended
+                failed = None if over.is_set() else _failed(others, devices, folder, GRACE)
+                if failed is None:
+                    raise
+                raise CompressError(failed) from error
 
 
-def _end(others: Sequence[subprocess.Popen[bytes]], threads: int) -> None:
-    """Go on alone, with as many threads as before."""
+def _end(others: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Go on alone."""
     for other in others:
         other.kill()
         other.wait()
-    torch.set_num_threads(threads)
 
 
-def threads_of_each(devices: Sequence[str]) -> int:
-    """Return how many of this process' threads each of the processes may use, so that together they use no more."""
-    return max(1, torch.get_num_threads() // len(devices)) if devices[0] == "cpu" else torch.get_num_threads()
+@contextlib.contextmanager
+def _threads_shared(devices: Sequence[str]) -> Iterator[None]:
+    """Let processes that compute on the CPU, started in the block, use no more threads together than this one would."""
+    before, name = torch.get_num_threads(), "OMP_NUM_THREADS"  # what settles threads by the model goes by this
+    given = os.environ.get(name)
+    if devices[0] == "cpu":
+        torch.set_num_threads(max(1, before // len(devices)))
+        os.environ[name] = str(torch.get_num_threads())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        os.environ.pop(name, None)
+        if given is not None:
+            os.environ[name] = given
 
 
 def _started(run: Path, act: int, folder: Path, number: int, devices: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -80,7 +90,7 @@ def _started(run: Path, act: int, folder: Path, number: int, devices: Sequence[s
     given = {"run": str(run), "act": act, "folder": str(folder), "number": number, "devices": list(devices)}
     with (folder / f"{number}.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "compress.runs.replica", json.dumps(given)],
+            [sys.executable, "-P", "-m", "compress.runs.replica", json.dumps(given)],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
@@ -114,9 +124,16 @@ def _failed(others: Sequence[subprocess.Popen[bytes]], devices: Sequence[str], f
 def _watch(
     others: Sequence[subprocess.Popen[bytes]], devices: Sequence[str], folder: Path, over: threading.Event
 ) -> None:
-    """End this process where another has failed and it does not notice, since it waits for a GPU that waits."""
+    """Where another process has failed and this one waits for a GPU that waits for it, give up; at last, end."""
     while not over.wait(1.0):
         failed = _failed(others, devices, folder, 0.0)
-        if failed is not None and not over.wait(GRACE):
+        if failed is None:
+            continue
+        if over.wait(GRACE):
+            return
+        leave(sound=False)
+        if not over.wait(GRACE):
             print(f"{failed}; go on with --resume", file=sys.stderr, flush=True)
+            shutil.rmtree(folder, ignore_errors=True)
             os._exit(1)
+        return

@@ -31,6 +31,7 @@ from compress.runs.resume import check_data, go_on
 from compress.runs.spent import seconds_before
 from compress.runs.stage import MODEL_FILE, Act, acts_of, compares
 from compress.training.config import TrainerConfig
+from compress.training.replicas import Replicas
 from evaluators.datasets import Data
 from evaluators.tasks.evaluation import try_meter
 
@@ -89,6 +90,9 @@ class Runner:
         self.held.close()
 
     def _begin(self) -> None:
+        size = getattr(self.recipe.data, "batch_size", None)
+        if size is not None and any(isinstance(act.config, TrainerConfig) for act in self.acts):
+            Replicas(0, len(self.devices)).slice(size)
         path = self.directory.path
         try:
             path.mkdir(parents=True, exist_ok=True)

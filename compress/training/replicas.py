@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -122,20 +124,25 @@ class Replicas:
         self.average([*(parameter.grad for parameter in kept if parameter.grad is not None), *others])
 
     def average_statistics(self, *modules: nn.Module) -> None:
-        """Average the running statistics of all batch normalisations."""
+        """Average the running statistics of the batch normalisations that learn them."""
         if self.count > 1:
-            layers = [layer for module in modules for layer in norm_layers(module)]
+            layers = [each for module in modules for each in norm_layers(module, frozen=True) if each.training]
             running = [each for layer in layers for each in (layer.running_mean, layer.running_var)]
             self.average([each for each in running if each is not None])
 
     def mean(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return `values`, which have the same names in all processes, with each number as the mean over all."""
-        numbers = {name: value for name, value in values.items() if type(value) in (int, float)}
-        if self.count == 1 or not numbers:
+        """Return `values` with each number as the mean over the processes that have one under its name."""
+        if self.count == 1:
             return values
-        row = torch.tensor(list(numbers.values()), dtype=torch.float64)
-        self.average([row])
-        return values | dict(zip(numbers, row.tolist(), strict=True))
+        every: list[Any] = [None] * self.count
+        dist.all_gather_object(every, {name: value for name, value in values.items() if type(value) in (int, float)})
+        names = dict.fromkeys(name for each in every for name in each)
+        return values | {name: fmean(each[name] for each in every if name in each) for name in names}
+
+    def meet(self) -> None:
+        """Wait until all are here, or raise RuntimeError where one has ended; no GPU is asked."""
+        if self.count > 1:
+            dist.all_reduce(torch.zeros(1))
 
     @torch.no_grad()
     def check_alike(self, *modules: nn.Module) -> None:
@@ -209,24 +216,65 @@ def shared_training() -> Iterator[None]:
 
 
 @contextmanager
-def joined(number: int, count: int, meeting: Path, over: Callable[[], None] | None = None) -> Iterator[None]:
+def joined(
+    number: int, count: int, meeting: Path, device: str = "cpu", over: Callable[[], None] | None = None
+) -> Iterator[None]:
     """Be number `number` of `count` processes of this machine inside the block, which wait here for one another.
 
     Args:
         number: which one, from 0.
         count: how many.
         meeting: a file in an empty folder that all of them name; it is made.
+        device: where this one computes, such as "cuda:1"; it is PyTorch's current one inside the block.
         over: is called once the training is over; it may leave the block.
     """
     global _here, _over
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")  # all are on this machine
-    backend = "cpu:gloo,cuda:nccl" if dist.is_nccl_available() and torch.cuda.is_available() else "gloo"
-    store = dist.FileStore(str(meeting), count)
-    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
-    _here, _over = Replicas(number, count), over
+    with _surroundings(device):
+        store = dist.FileStore(str(meeting), count)
+        store.set_timeout(PATIENCE)
+        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
+        _here, _over = Replicas(number, count), over
+        sound = False
+        try:
+            _here.meet()
+            yield
+            sound = True
+        finally:
+            _here, _over = Replicas(), None
+            leave(sound)
+
+
+def leave(sound: bool) -> None:
+    """End the talk with the others; where it is not `sound`, since one may have ended, without waiting for them.
+
+    NCCL's orderly end is for all at once, and waits; what gives up instead is PyTorch's own, and works with NCCL alone.
+    """
+    if not dist.is_initialized():
+        return
+    if sound or "nccl" not in dist.get_backend_config():
+        dist.destroy_process_group()
+    else:
+        giving_up = threading.Thread(target=dist.distributed_c10d._abort_process_group, daemon=True)
+        giving_up.start()
+        giving_up.join(10.0)
+
+
+@contextmanager
+def _surroundings(device: str) -> Iterator[None]:
+    """Let processes of this machine find one another, on `device`; what PyTorch changes for that is put back."""
+    name, hook = "GLOO_SOCKET_IFNAME", sys.excepthook
+    own = name not in os.environ
+    if own:
+        os.environ[name] = "lo0" if sys.platform == "darwin" else "lo"
+    before = torch.cuda.current_device() if device.startswith("cuda") else None
+    if before is not None:
+        torch.cuda.set_device(device)
     try:
-        dist.all_reduce(torch.zeros(1))  # waits for all, and unlike a barrier asks no GPU
         yield
     finally:
-        _here, _over = Replicas(), None
-        dist.destroy_process_group()
+        sys.excepthook = hook
+        if own:
+            os.environ.pop(name, None)
+        if before is not None:
+            torch.cuda.set_device(before)

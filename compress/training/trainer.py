@@ -127,6 +127,7 @@ class Trainer:
 
     def _start(self, resume: bool) -> None:
         """Move everything to the device; take up the checkpoint, or clear the way for a new one."""
+        self.replicas.meet()
         self.loader = placed(self.loader, self.device)
         self.shares = shared(self.loader, self.replicas)
         self.test = None if self.test is None else placed(self.test, self.device)
@@ -197,7 +198,7 @@ class Trainer:
         """Read the losses of the last updates."""
         losses = self.losses.read()
         for update, loss in enumerate(losses, self.position.update - len(losses) + 1):
-            if not math.isfinite(loss):
+            if not math.isfinite(loss) and self.replicas.leads:  # the others have the same losses, and wait for it
                 raise self._diverged(f"the loss is {loss}", update)
             self.position.loss_sum += loss
 
@@ -213,7 +214,7 @@ class Trainer:
         self._settle()
         for part in (self.model, self.step):
             name = first_infinite(part)
-            if name is not None:
+            if name is not None and self.replicas.leads:
                 raise self._diverged(f"the weight {name!r} is not finite", self.position.update)
 
     def _close_epoch(self) -> None:

@@ -104,6 +104,7 @@ class Updater:
             )
         loss = loss.detach().clone()
         self.engine.average(self._learning(), loss)
+        replicas().average_statistics(self.model, self.step)
         if self.keeper is not None:
             self.keeper.before_step()
         if self.config.clip_grad is not None:
@@ -116,7 +117,6 @@ class Updater:
             self.keeper.after_step(self.optimizer)
         if self.ema is not None:
             self.ema.update(self.model, step=number + 1)
-        replicas().average_statistics(self.model, self.step)
         return loss
 
     def _learning(self) -> Iterator[nn.Parameter]:

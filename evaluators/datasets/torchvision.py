@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Literal
 
 import torch
+from filelock import FileLock
 from pydantic import Field
 
 from compress.core.errors import InputError
@@ -34,12 +37,19 @@ class TorchvisionConfig(Arrays):
         return _torchvision(self.dataset, self.path, self.download)
 
 
+def _alone(path: str) -> FileLock:
+    """Return a lock under which one process at a time fetches what all of them want."""
+    Path(path).mkdir(parents=True, exist_ok=True)
+    return FileLock(Path(path) / ".download.lock")
+
+
 @functools.lru_cache(maxsize=1)
 def _torchvision(dataset: str, path: str, download: bool) -> ArraySet:
     from torchvision import datasets
 
     try:
-        train, test = (getattr(datasets, dataset)(path, train=t, download=download) for t in (True, False))
+        with _alone(path) if download else nullcontext():
+            train, test = (getattr(datasets, dataset)(path, train=t, download=download) for t in (True, False))
     except Exception as error:  # of damaged files torchvision's readers raise nearly anything
         advice = "the download failed" if download else "set data.download to fetch it"
         raise InputError(f"data.path: {dataset} is not complete in {path!r} ({reason(error)}); {advice}") from error

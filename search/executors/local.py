@@ -110,6 +110,10 @@ def _work(
     set_quiet(True)  # how far the search is, is told by the process that started it
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
+        if job.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.set_device(job.device)
         for _ in _turns(job.open(), deadline):
             pass
     except CompressError as error:

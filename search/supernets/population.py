@@ -97,7 +97,9 @@ def settle(side: Side, path: Path, calibration: Sequence[Batch], device: str) ->
 @contextmanager
 def kept_statistics(module: nn.Module) -> Iterator[None]:
     """Put the batch-norm buffers of `module` back after the block."""
-    before = [(buffer, buffer.clone()) for layer in norm_layers(module) for buffer in layer.buffers(recurse=False)]
+    before = [
+        (buffer, buffer.clone()) for layer in norm_layers(module, True) for buffer in layer.buffers(recurse=False)
+    ]
     try:
         yield
     finally:
@@ -123,10 +125,10 @@ def _statistics(path: Path, branch: Branch, features: Sequence[Tensor], device: 
     """Return the statistics that `features` give to the batch norms that `path` uses."""
     branch.activate(path)
     with hushed():
-        recalibrate(branch, features, len(features), device)
+        recalibrate(branch, features, len(features), device, frozen=True)  # the target is no less than the online one
     return [
         (layer, layer.running_mean.clone(), layer.running_var.clone())
-        for layer in norm_layers(branch)
+        for layer in norm_layers(branch, frozen=True)
         if layer.num_batches_tracked and layer.running_mean is not None and layer.running_var is not None
     ]
 

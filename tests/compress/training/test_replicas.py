@@ -75,20 +75,20 @@ def _plainly(folder: Path) -> dict[str, Any]:
 def test_batch_norms_keep_the_mean_of_what_each_sees(tmp_path: Path) -> None:
     one, other = together(_with_norms, tmp_path)
     assert all(torch.equal(value, other[name]) for name, value in one.items() if isinstance(value, Tensor))
-    still = trained(tiny_model(), epochs=1, lr=1e-12, optimizer="sgd", weight_decay=0.0)
+    still = trained(tiny_model(), epochs=1, lr=1e-12, optimizer="sgd", weight_decay=0.0, ema=0.5)
     torch.testing.assert_close(one["1.running_mean"], still["1.running_mean"])
     assert not torch.equal(one["1.running_var"], still["1.running_var"])  # of 8 samples, not of 16
 
 
 def _with_norms(folder: Path) -> dict[str, Any]:
-    return trained(tiny_model(), epochs=1, lr=1e-12, optimizer="sgd", weight_decay=0.0)
+    return trained(tiny_model(), epochs=1, lr=1e-12, optimizer="sgd", weight_decay=0.0, ema=0.5)
 
 
 def test_what_they_agree_on(tmp_path: Path) -> None:
     one, other = together(_agreed, tmp_path)
     assert one == other
     assert one["gradients"] == [[0.5, 0.5], [2.0, 2.0], None]
-    assert one["led"] == "0 says" and one["mean"] == {"a": 0.5, "b": "kept"}
+    assert one["led"] == "0 says" and one["mean"] == {"a": 0.5, "b": "kept", "of one": 4.0, "not a number": None}
     assert "no longer hold the same weights" in one["drifted"]
     assert one["aligned"] == [[0.0, 0.0], False]
 
@@ -101,7 +101,8 @@ def _agreed(folder: Path) -> dict[str, Any]:
     here.average_gradients(parameters)
     found: dict[str, Any] = {"gradients": [None if each.grad is None else each.grad.tolist() for each in parameters]}
     found["led"] = here.led(lambda: f"{here.number} says")
-    found["mean"] = here.mean({"a": float(here.number), "b": "kept"})
+    mine = {"of one": 4.0} if here.number else {"not a number": None}
+    found["mean"] = {**here.mean({"a": float(here.number), "b": "kept", **mine}), "not a number": None}
     model = nn.Linear(2, 1, bias=False)
     model.register_buffer("on", torch.tensor(not here.leads))
     with torch.no_grad():

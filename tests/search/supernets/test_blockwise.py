@@ -29,7 +29,7 @@ from search.supernets.block_paths import FairPaths
 from search.supernets.block_ratings import BlockRater
 from search.supernets.bootstrap import Branch, Projector, bootstrap_loss, ensemble, follow, target_momentum
 from search.supernets.method import SupernetConfig, SupernetContext, Training, seeded
-from search.supernets.population import Side, population_losses
+from search.supernets.population import Side, population_losses, settle
 from spaces.architecture import Choice
 from spaces.registry import create, open_preset
 from spaces.space import Space
@@ -129,6 +129,21 @@ def test_a_perfect_path_is_worth_minus_four_and_others_by_their_angle_to_the_cen
     assert rated([0.4]) == pytest.approx([-4.0])
     found = rated([0.3, 0.0, -0.3])
     assert found == pytest.approx([-4 * math.cos(angle) for angle in (0.3, 0.0, -0.3)], abs=1e-5)
+
+
+def test_the_target_has_the_statistics_of_its_path_though_it_is_frozen() -> None:
+    block = Scaled([0.0, 0.5])
+    norm = nn.BatchNorm1d(2)
+    branch = Branch(block, nn.Sequential(nn.Flatten(), norm)).requires_grad_(False)
+    side, image = Side(nn.Sequential(), branch), 3 + torch.randn(50, 2, 1, 1)
+    batch, old = Batch((image, image), None), norm.running_mean.clone()
+    population_losses(block.paths({}), side, side, [batch], [batch], 1, "cpu")
+    assert torch.equal(norm.running_mean, old)
+    settle(side, block.paths({})[0], [batch], "cpu")
+    torch.testing.assert_close(norm.running_mean, image.flatten(1).mean(0))
+    with torch.no_grad():  # each path's own statistics take the mean away, which lies in the same direction for all
+        each = [(branch.activate(path), branch(image))[1] for path in block.paths({})]
+    assert each[0].mean(0).abs().max() < 1e-5 < each[1].mean(0).abs().max()
 
 
 def test_order_of_paths_does_not_matter_to_the_target() -> None:
