@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -32,9 +33,9 @@ def main() -> None:
     """Do what the first argument, a JSON object, says; exit code 1 where that fails, with a message in the folder."""
     given = json.loads(sys.argv[1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the run's process ends this one
-    threading.Thread(target=_end_with_run, daemon=True).start()
-    set_quiet(True)
     folder, number, devices = Path(given["folder"]), int(given["number"]), given["devices"]
+    threading.Thread(target=_end_with_run, args=(folder,), daemon=True).start()
+    set_quiet(True)
     (folder / f"{number}.{READY}").touch()
     try:
         meeting = folder / MEETING
@@ -71,8 +72,10 @@ def follow(given: dict[str, Any], own: Path) -> None:
     act.stage.run(artifact, act.config, context)
 
 
-def _end_with_run() -> None:
+def _end_with_run(folder: Path) -> None:
+    """End where the run's process is killed, and take away what it can no longer take away."""
     sys.stdin.buffer.read()
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
