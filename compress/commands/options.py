@@ -30,7 +30,11 @@ SetFlag = Annotated[
 ResumeFlag = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 DeviceFlag = Annotated[
     str,
-    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1, mps, or several: cuda:0,cuda:1."),
+    typer.Option("--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps."),
+]
+DevicesFlag = Annotated[
+    str,
+    typer.Option("--device", metavar="NAME", help="cpu, mps, cuda:1, or cuda:0,cuda:1."),
 ]
 SeedFlag = Annotated[
     int | None, typer.Option("--seed", metavar="N", min=0, help="Seed to use instead of the recipe's.")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from compress.commands.options import (
-    DeviceFlag,
+    DevicesFlag,
     JsonFlag,
     OutFlag,
     QuietFlag,
@@ -41,7 +41,7 @@ def rank(
     out: OutFlag = None,
     set_: SetFlag = None,
     resume: ResumeFlag = False,
-    device: DeviceFlag = "auto",
+    device: DevicesFlag = "auto",
     seed: SeedFlag = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from compress.commands.options import (
-    DeviceFlag,
+    DevicesFlag,
     JsonFlag,
     OutFlag,
     QuietFlag,
@@ -35,7 +35,7 @@ def run(
     out: OutFlag = None,
     set_: SetFlag = None,
     resume: ResumeFlag = False,
-    device: DeviceFlag = "auto",
+    device: DevicesFlag = "auto",
     seed: SeedFlag = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,
@@ -99,7 +99,7 @@ def print_result(result: RunResult, json: bool) -> None:
 def plan(
     recipe: RecipeFlag,
     set_: SetFlag = None,
-    device: DeviceFlag = "auto",
+    device: DevicesFlag = "auto",
     seed: SeedFlag = None,
     quiet: QuietFlag = False,
     json: JsonFlag = False,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from compress.commands.options import (
-    DeviceFlag,
+    DevicesFlag,
     JsonFlag,
     OutFlag,
     QuietFlag,
@@ -41,7 +41,7 @@ class StageCommand:
             out: OutFlag = None,
             set_: SetFlag = None,
             resume: ResumeFlag = False,
-            device: DeviceFlag = "auto",
+            device: DevicesFlag = "auto",
             seed: SeedFlag = None,
             quiet: QuietFlag = False,
             json: JsonFlag = False,
@@ -53,7 +53,7 @@ class StageCommand:
             out: OutFlag = None,
             set_: SetFlag = None,
             resume: ResumeFlag = False,
-            device: DeviceFlag = "auto",
+            device: DevicesFlag = "auto",
             seed: SeedFlag = None,
             quiet: QuietFlag = False,
             json: JsonFlag = False,
