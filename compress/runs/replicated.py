@@ -22,8 +22,10 @@ from compress.training.replicas import joined, leave
 
 MEETING, READY, MESSAGE = "meeting", "ready", "message"
 """Files in the folder that the processes share: where they find one another, that one is there, and why one failed."""
-GRACE = 60.0
-"""Seconds in which this process should notice that another has ended; one that waits for a GPU may not."""
+TALK = ("gloo", "nccl", "process group", "connection")
+"""Words in the errors of PyTorch's that say that another process does not answer."""
+SOON, GRACE = 5.0, 60.0
+"""Seconds until one that does not answer is known to have ended, and until this one should notice that another has."""
 
 
 @contextlib.contextmanager
@@ -54,8 +56,9 @@ def replicated(run: Path, act: int, devices: Sequence[str]) -> Iterator[None]:
                 _await(others, devices, folder)
                 group.enter_context(joined(0, len(devices), folder / MEETING, devices[0], over=group.close))
                 yield
-            except RuntimeError as error:  # torch.distributed's, where another process has ended
-                failed = None if over.is_set() else _failed(others, devices, folder, GRACE)
+            except (RuntimeError, ValueError) as error:
+                of_talk = any(word in str(error).lower() for word in TALK)
+                failed = _failed(others, devices, folder, SOON) if of_talk and not over.is_set() else None
                 if failed is None:
                     raise
                 raise CompressError(failed) from error
