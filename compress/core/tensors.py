@@ -1,11 +1,14 @@
-"""What modules take and return: one tensor, or tensors in tuples, lists, dictionaries and dataclasses."""
+"""What modules take and return: one tensor, or tensors in tuples, lists, dictionaries and other objects."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Set, ValuesView
+from enum import Enum
+from pathlib import PurePath
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import torch
@@ -92,41 +95,84 @@ def named_leaves(value: Any, whole: str, part: str, kind: type[K]) -> dict[str, 
 def mapped(value: Any, function: Callable[[Any], Any], kind: type[Any] = Tensor) -> Any:
     """Return `value` with `function` applied to every tensor (or `kind`) in it.
 
-    Tuples, lists, dictionaries and dataclasses are of the same class as before.
+    Tuples, lists, dictionaries, dataclasses and other objects are of the same class as before.
     """
+    return _mapped(value, function, kind, ())
+
+
+def _mapped(value: Any, function: Callable[[Any], Any], kind: type[Any], above: tuple[int, ...]) -> Any:
+    """Return `mapped`; `above` are the objects that `value` lies in, which it may hold in turn."""
     if isinstance(value, kind):
         return function(value)
+    if (record := _record(value)) is not None:
+        if id(value) in above or not any(True for _ in _leaves(value, (), kind, above)):
+            return value
+        whole: Any = copy.copy(value)
+        for name, part in record.items():  # past the constructor, which may ask for other things
+            object.__setattr__(whole, name, _mapped(part, function, kind, (*above, id(value))))
+        return whole
+    made: Any = value
     if isinstance(value, MutableMapping) and type(value) is not dict:
         made = copy.copy(value)
         for key, each in value.items():
-            made[key] = mapped(each, function, kind)
-        return made
-    if isinstance(value, Mapping):
-        return {key: mapped(each, function, kind) for key, each in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        whole: Any = copy.copy(value)
-        for field in dataclasses.fields(value):  # past the constructor, which may ask for other things
-            object.__setattr__(whole, field.name, mapped(getattr(value, field.name), function, kind))
-        return whole
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(each, function, kind) for each in value))
-    if isinstance(value, (tuple, list)):
-        return type(value)(mapped(each, function, kind) for each in value)
-    return value
+            made[key] = _mapped(each, function, kind, above)
+    elif isinstance(value, Mapping):
+        made = {key: _mapped(each, function, kind, above) for key, each in value.items()}
+    elif isinstance(value, (tuple, list, deque)):
+        parts = [_mapped(each, function, kind, above) for each in value]
+        made = type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    return made
 
 
-def _leaves(value: Any, place: tuple[Any, ...], kind: type[K]) -> Iterator[tuple[tuple[Any, ...], K]]:
+def hiding(value: Any, above: tuple[int, ...] = ()) -> str | None:
+    """Return the name of a type in `value` whose tensors cannot be seen, such as a generator; None without such."""
+    if isinstance(value, (Iterator, Set)) or (type(value).__module__ == "numpy" and getattr(value, "ndim", 0) != 0):
+        return type(value).__name__
+    parts, above = _parts(value, above)
+    return next((name for _, part in parts if (name := hiding(part, above)) is not None), None)
+
+
+def _leaves(
+    value: Any, place: tuple[Any, ...], kind: type[K], above: tuple[int, ...] = ()
+) -> Iterator[tuple[tuple[Any, ...], K]]:
     """Yield every `kind` in `value` with its place: the keys, fields and positions that lead to it."""
-    parts: Any = ()
     if isinstance(value, kind):
         yield place, value
-    elif isinstance(value, Mapping):
-        parts = value.items()
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        parts = zip(value._fields, value, strict=True)
-    elif isinstance(value, (tuple, list)):
-        parts = enumerate(value)
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        parts = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
+        return
+    parts, above = _parts(value, above)
     for key, part in parts:
-        yield from _leaves(part, (*place, key), kind)
+        yield from _leaves(part, (*place, key), kind, above)
+
+
+def _parts(value: Any, above: tuple[int, ...]) -> tuple[Iterable[tuple[Any, Any]], tuple[int, ...]]:
+    """Return what `value` holds, by keys, fields and positions, and the objects that this lies in: `above`, and it."""
+    if isinstance(value, Mapping):
+        return value.items(), above
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return zip(value._fields, value, strict=True), above
+    if isinstance(value, (tuple, list, deque, ValuesView)):
+        return enumerate(value), above
+    record = _record(value)
+    return ((), above) if record is None or id(value) in above else (record.items(), (*above, id(value)))
+
+
+def _record(value: Any) -> dict[str, Any] | None:
+    """Return the attributes of an object that may hold tensors, as of a dataclass; None of what is something else."""
+    kind = type(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if kind is not SimpleNamespace and (not kind.__flags__ & _HEAP_TYPE or isinstance(value, _NO_RECORDS)):
+        return None
+    slots = (name for each in kind.__mro__ for name in _names(vars(each).get("__slots__", ())))
+    return {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+
+
+def _names(slots: Any) -> Iterator[str]:
+    """Yield the names of a class's slots that are attributes of their own."""
+    names = (slots,) if isinstance(slots, str) else tuple(slots)
+    return (each for each in names if each not in ("__dict__", "__weakref__") and not each.startswith("__"))
+
+
+_HEAP_TYPE = 1 << 9
+"""Flag of classes that are written in Python."""
+_NO_RECORDS = (type, nn.Module, Tensor, Mapping, tuple, list, deque, Enum, PurePath, str, int, float, frozenset, set)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compress.core.copies import copied
 from compress.core.errors import CompressError, InputError
 from compress.core.inputs import BATCH
 from compress.core.tensors import Inputs, call, mapped, named_tensors, tensors_in
@@ -16,6 +18,10 @@ from evaluators.tasks import Task
 
 ROUNDING, ROUNDING_OF_HALVES = 1e-4, 5e-3
 """What the order of sums makes of outputs, in terms of the largest; where numbers have 11 bits or fewer."""
+AMPLIFIED = 1e-3
+"""A model of which float32 makes more than this, of its largest output, says nothing about a file."""
+OTHER_ORDER = 10
+"""So many times as far off as the module's own float32 a file may be, which adds in another order."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,13 @@ class Check:
     open_sizes: dict[str, int] = field(default_factory=dict)
     rounding: float = ROUNDING
     """How far an output of a file may be off, in terms of its largest value."""
+    amplified: Callable[[], float] = lambda: 0.0
+    """Returns by how much the module's own output in float32 is off from that in float64, see `own_rounding`."""
+
+    def allowed(self) -> float:
+        """Return how far an output may be off where it is by more than `rounding`: the module may amplify it."""
+        own = self.amplified()
+        return max(self.rounding, OTHER_ORDER * own) if own <= AMPLIFIED else self.rounding
 
     @property
     def images(self) -> Tensor:
@@ -137,7 +150,28 @@ def answered(module: nn.Module, inputs: Inputs, task: Task, axes: Sequence[Mappi
     }
     numbers = [*module.parameters(), *given.values(), *found.values()]
     halves = any(each.dtype in (torch.float16, torch.bfloat16) for each in numbers)
-    return Check(given, expected, sizes, ROUNDING_OF_HALVES if halves else ROUNDING)
+    rounding = ROUNDING_OF_HALVES if halves else ROUNDING
+    return Check(given, expected, sizes, rounding, partial(own_rounding, module, inputs))
+
+
+def own_rounding(module: nn.Module, inputs: Inputs) -> float:
+    """Return by how much outputs in float32 differ from those in float64, in terms of the largest of each output.
+
+    0 where the module does not compute in float64. It is copied, so this is for what has failed.
+    """
+    try:
+        exact = copied(module).double()
+        wide = mapped(inputs, lambda each: each.double() if each.dtype == torch.float32 else each.clone())
+        with torch.no_grad():
+            pairs = zip(tensors_in(call(module, inputs)), tensors_in(call(exact, wide)), strict=True)
+            return max((_off(each, wider) for each, wider in pairs if each.is_floating_point()), default=0.0)
+    except Exception:  # modules name types, and so raise anything
+        return 0.0
+
+
+def _off(value: Tensor, exact: Tensor) -> float:
+    scale = exact.abs().max().item() if exact.numel() else 0.0
+    return (value.double() - exact).abs().max().item() / scale if scale else 0.0
 
 
 def needs_flat(module: nn.Module, inputs: Inputs) -> bool:

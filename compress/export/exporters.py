@@ -21,10 +21,10 @@ from compress.core.modes import draws_at_random
 from compress.core.progress import say
 from compress.core.tensors import Inputs, mapped, tensors_in
 from compress.export.checks import Check, Flat, answered, needs_flat
-from compress.export.equal_ranks import ranks_equals, with_noise
 from compress.export.onnx_file import clean, place, read_opset, verify
 from compress.export.open_sizes import of_outputs
 from compress.export.samples import Samples, samples_of
+from compress.export.stand_ins import stand_in
 from compress.export.torch_exporters import cause, export_program, export_traced, quiet
 from compress.transforms.layers import folded
 from evaluators.latency.measure import LatencyConfig, compare
@@ -166,13 +166,13 @@ def export(
     data_name = f"{path.name}.data"
     with _folder_beside(path) as folder:
         attempts = [_attempt(name, every, samples, folder / name, data_name, config, task) for name in names]
-        if all(each.differs for each in attempts) and ranks_equals(module, samples.example):
-            notes.append(
-                "the model ranks values that are exactly equal, as untrained ones do, so what it picks is chance; the "
-                "file of the same model with noise on its weights was compared"
+        other = stand_in(own, module, samples.example, checks) if all(each.differs for each in attempts) else None
+        if other is not None:
+            why, substitute = other
+            notes.append(why)
+            others = _compared(
+                substitute, task.for_file(substitute, config.post_processing), samples, config, task, larger
             )
-            noisy = with_noise(own)
-            others = _compared(noisy, task.for_file(noisy, config.post_processing), samples, config, task, larger)
             every = [every[0], *others]
             attempts = [
                 _attempt(name, every, samples, folder / f"{name}_again", data_name, config, task, blind=True)

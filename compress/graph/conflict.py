@@ -17,7 +17,7 @@ def conflict(suspects: Sequence[T], fails: Callable[[Sequence[T]], bool]) -> lis
     def search(background: list[T], changed: bool, rest: list[T]) -> list[T]:
         if changed and fails(background):
             return []
-        if len(rest) == 1:
+        if len(rest) <= 1:
             return rest
         first, second = rest[: len(rest) // 2], rest[len(rest) // 2 :]
         late = search([*background, *first], bool(first), second)

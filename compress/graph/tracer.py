@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from compress.core.environment import peak_gigabytes
 from compress.core.errors import InputError, is_out_of_memory
 from compress.core.modes import evaluating, training_flow
-from compress.core.tensors import Inputs, call, mapped, tensors_in
+from compress.core.tensors import Inputs, call, hiding, mapped, tensors_in
 from compress.graph import axes
 from compress.graph.module_reports import AttentionScale, attribute_reads, running_modules
 from compress.graph.recording import Recording
@@ -106,11 +106,22 @@ def _pass(
     seen.begin(tensors_in(own))
     with mode(model), running_modules(seen), AttentionScale(seen), tracer:
         output = call(model, own)
+    if mode is evaluating:
+        _refuse_hidden(output)
     seen.parts.consume("", tensors_in(output))
     for tensor in tensors_in(output):
         for dim in seen.of(tensor):
             axes.freeze(dim, "it is an output of the model")
     freeze_means(seen, tensors_in(output))
+
+
+def _refuse_hidden(output: Any) -> None:
+    """Raise InputError where tensors that come out, whose sizes must stay, cannot be seen."""
+    hidden = hiding(output)
+    if hidden is None and any(True for _ in tensors_in(output)):
+        return
+    what = f"a {hidden}, whose tensors cannot be seen" if hidden else f"a {type(output).__name__} without any tensor"
+    raise InputError(f"the model returns {what}; allowed: tensors, alone or in tuples, lists, dictionaries and objects")
 
 
 def _cannot(seen: Recording, example_inputs: Inputs, error: Exception) -> str:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from compress.graph import axes
 from compress.graph.axes import ONE, Dim
+from compress.graph.dim_algebra import split
 from compress.graph.recording import Recording
 from compress.graph.rules.means import note_sum
 from compress.graph.rules.rule import broadcast, rule
@@ -105,6 +106,8 @@ def _heads_follow(t: Recording, heads: Dim, width: Dim) -> None:
     """Let the sizes that torch's own attention has stored follow its axes; its first product is queries x keys."""
     layer = t.model.get_submodule(t.module)
     if isinstance(layer, nn.MultiheadAttention) and (t.module, "num_heads") not in t.result.counts:
+        samples, rest = divmod(axes.dim_size(heads), layer.num_heads)
+        heads = heads if rest else split(heads, (samples, layer.num_heads))[1]  # of every sample
         weight = _named(t, "q_proj_weight" if layer.in_proj_weight is None else "in_proj_weight")
         sizes = {"num_heads": heads, "head_dim": width, "embed_dim": t.result.tensors[weight][1]}
         t.result.counts.update({(t.module, name): dim for name, dim in sizes.items()})

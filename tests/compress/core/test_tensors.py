@@ -1,11 +1,12 @@
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, deque, namedtuple
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-from compress.core.tensors import call, called, mapped, named_tensors, tensors_in
+from compress.core.tensors import call, called, hiding, mapped, named_tensors, tensors_in
 
 a, b, c = (torch.full((2,), float(value)) for value in range(3))
 Pair = namedtuple("Pair", ("left", "right"))
@@ -15,6 +16,16 @@ Pair = namedtuple("Pair", ("left", "right"))
 class Found:
     logits: torch.Tensor
     states: tuple | None = None
+
+
+class Own:
+    """An object that refers to itself."""
+
+    __slots__ = ("__dict__", "logits")
+
+    def __init__(self, logits, **more):
+        self.logits = logits
+        self.__dict__.update(more, whole=self)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +41,9 @@ class Found:
         (Found(a, (b, c)), ["logits", "states_0", "states_1"]),
         ((a, None, 3, "text"), ["output_0"]),
         ([{"boxes": a}], ["output_0_boxes"]),
+        (SimpleNamespace(logits=a, more=[b]), ["logits", "more_0"]),
+        ((a, Own(b, boxes=deque([c]))), ["output_0", "output_1_logits", "output_1_boxes_0"]),
+        ({"a": a}.values(), ["output_0"]),
     ],
 )
 def test_tensors_are_found_and_named_by_where_they_lie(value, names):
@@ -82,3 +96,19 @@ class Stacking(nn.Module):
 def test_a_list_is_one_argument_as_detectors_take_images():
     assert torch.equal(call(Stacking(), [b, c]), b + c)
     assert torch.equal(called(Stacking(), [b, c]), b + c)
+
+
+def test_objects_are_mapped_to_new_ones_of_their_class():
+    value = Own(a, boxes=deque([b, "text"]))
+    doubled = mapped(value, lambda each: each + 1)
+    assert type(doubled) is Own and torch.equal(doubled.logits, a + 1) and doubled.boxes[1] == "text"
+    assert torch.equal(doubled.boxes[0], b + 1) and value.logits is a and value.boxes[0] is b
+    nothing = SimpleNamespace(number=3)
+    assert mapped(nothing, lambda each: each + 1) is nothing
+
+
+def test_what_hides_tensors_is_named():
+    assert hiding((a, {"b": SimpleNamespace(c=[None, 3, "text", Own(b)])})) is None
+    assert hiding({"a": a, "more": (each for each in (a,))}) == "generator"
+    assert hiding(Own(a, places={3})) == "set"
+    assert hiding([a.numpy()]) == "ndarray"

@@ -2,6 +2,8 @@
 
 import copy
 import math
+from functools import partial
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -10,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import compress
+from compress.core.errors import InputError
 from compress.core.tensors import call, doubled, flat
 from compress.graph.apply import apply
 from compress.graph.build import build_graph
@@ -85,9 +88,28 @@ class Compiled(nn.Module):
         return self.head(self.b(self.a(x)))
 
 
+class Windows(nn.Module):
+    """Torch's attention over three windows of every sample, or over samples, by an order mistaken."""
+
+    def __init__(self, by_window):
+        super().__init__()
+        self.by_window = by_window
+        self.embed, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+        self.attend = nn.MultiheadAttention(16, 4, batch_first=by_window)
+        self.up, self.down = nn.Linear(16, 24), nn.Linear(24, 16)
+
+    def forward(self, x):
+        x = self.embed(x)
+        windows = x.reshape(len(x) * 3, 4, -1) if self.by_window else x
+        x = x + self.attend(windows, windows, windows, need_weights=False)[0].reshape(x.shape)
+        return self.head((x + self.down(self.up(x).relu())).mean(1))
+
+
 KINDS = {
     "rotary grouped queries": (Grouped, torch.arange(12)[None], 0.1),
     "bags of embeddings": (Bags, torch.arange(8)[None], 0.1),
+    "attention over windows": (partial(Windows, True), torch.randn(1, 12, 8), 0.1),
+    "attention over samples": (partial(Windows, False), torch.randn(1, 12, 8), 0.1),
     "compiled inside": (Compiled, torch.randn(1, 8, generator=torch.Generator().manual_seed(0)), 0.2),
 }
 """What makes it, what it takes, and which share of its MACs lies in layers that stay whole, at most (its head)."""
@@ -297,3 +319,28 @@ def test_a_number_follows_the_width_that_it_is_and_not_one_that_keeps_the_same_s
     names = [group.name for group in graph.groups]
     kept = {names[0]: torch.arange(6), names[5]: torch.arange(14)}
     apply(make_plan(model, graph, kept), model)(x)
+
+
+class Telling(nn.Module):
+    """Gives its features in an object, beside its logits."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 24, 3), nn.Conv2d(24, 16, 3), nn.Linear(16, 5)
+        self.form = form
+
+    def forward(self, x):
+        y = self.b(self.a(x).relu()).mean((2, 3))
+        return {"logits": self.head(y), "more": self.form(y)}
+
+
+@pytest.mark.parametrize("form", [lambda y: SimpleNamespace(pooled=y), lambda y: torch.distributions.Normal(y, 1.0)])
+def test_outputs_in_objects_keep_their_sizes(form):
+    plan = compress.plan(Telling(form).eval(), torch.randn(1, 3, 8, 8), criterion="random", ratio=0.5, align=1)
+    assert {row.name: (row.before, row.after) for row in plan.layers} == {"a:channels": (24, 12)}
+
+
+@pytest.mark.parametrize("form", [lambda y: (each for each in [y]), lambda y: y.numpy()])
+def test_outputs_that_hide_tensors_are_refused(form):
+    with pytest.raises(InputError, match=r"the model returns a (generator|ndarray), whose tensors cannot be seen"):
+        compress.plan(Telling(form).eval(), torch.randn(1, 3, 8, 8), criterion="random", ratio=0.5)
