@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from compress.core.errors import InputError
 from compress.core.globs import named
 from compress.core.progress import say
 from compress.core.tensors import moved
+from compress.criteria import unit_criteria
 from compress.criteria.unit_criterion import ScoringData
 from compress.export.exporters import ExportConfig
 from compress.export.exporters import export as export_onnx
@@ -34,6 +35,7 @@ from compress.prune.allocation.decisions import Decision, decisions_of, stages_o
 from compress.prune.allocation.journal import Journal, fingerprint
 from compress.prune.allocation.losses import Judges, LossTable, counted_losses, measured_losses
 from compress.prune.allocation.meet import Met, Timing, key_of, meet, share_of
+from compress.prune.allocation.rankings import best_ranked
 from compress.prune.allocation.replay import Replay
 from compress.prune.budget import BudgetConfig
 from compress.prune.compensation.compensate import compensated
@@ -120,11 +122,11 @@ class _Search:
 
     def fitted(self, budgets: Sequence[BudgetConfig]) -> list[tuple[Met, Plan]]:
         """Return a plan for each budget; _Wrong where one was seen to be wrong."""
-        matched, scores = scored_units(self.model, self.graph, self.config, self.setting)
-        clock = self._latency_model(matched)
-        decisions = decisions_of(matched, partial(self._choices, matched, clock))
-        stages = stages_of(matched, self._children)
-        losses = self._losses((matched, scores), decisions, stages)
+        first = scored_units(self.model, self.graph, self.config, self.setting)
+        clock = self._latency_model(first[0])
+        decisions = decisions_of(first[0], partial(self._choices, first[0], clock))
+        stages = stages_of(first[0], self._children)
+        (matched, scores), losses = self._losses(first, decisions, stages)
         stages = stages_of(replace(matched, blocks=tuple(losses.blocks)), self._children)
         terms = [_summand(term, matched.widths()) for term in clock.terms]
         allocator = Allocator(terms, decisions, losses.widths, losses.blocks, stages, losses.together)
@@ -154,14 +156,17 @@ class _Search:
 
     def _losses(
         self, scored: Scored, decisions: Sequence[Decision], stages: Mapping[str, tuple[tuple[str, ...], bool]]
-    ) -> LossTable:
-        """Return what each choice loses: measured where there are training images, else told by the criterion."""
+    ) -> tuple[Scored, LossTable]:
+        """Return what each choice loses: measured where there are training images, else told by the criterion.
+
+        And the graph with scores by which units go, of the criterion or, where it loses less, of an alternative.
+        """
         graph, scores = scored
         data = self.around.data
         if data is None or data.train is None:
             say("no data: what a choice loses is told by the criterion's scores, not measured")
             costs = ScoringData(graph, counted="macs").costs()
-            return counted_losses(graph, scores, costs, decisions)
+            return scored, counted_losses(graph, scores, costs, decisions)
         share = min(JUDGED / data.train.num_samples, JUDGED_SHARE)
         apart = with_holdout(data, share, self.around.seed)
         device, test = self.around.device, apart.test
@@ -186,10 +191,21 @@ class _Search:
 
             return Judges(replay, statistics.repair, refit)
 
+        judge = cache(judges)
         try:
-            return measured_losses(graph, scores, decisions, stages, judges, self.journal)
+            graph, scores = best_ranked(self._rankings(scored), decisions, judge, self.journal)
+            return (graph, scores), measured_losses(graph, scores, decisions, stages, judge, self.journal)
         finally:
             self.journal.save()
+
+    def _rankings(self, scored: Scored) -> dict[str, Scored]:
+        """Return graph and scores by each criterion, the recipe's first."""
+        found = {self.config.criterion: scored}
+        for name in self.config.alternatives if self.config.compensate else ():
+            if name not in found:
+                other = self.config.model_copy(update={"criterion": name, "options": unit_criteria.get(name)()})
+                found[name] = scored_units(self.model, self.graph, other, self.setting)
+        return found
 
     def _children(self, name: str) -> list[str]:
         module = self.model.get_submodule(name)

@@ -28,6 +28,10 @@ class StructureConfig(Config):
     options: Annotated[UnitCriterion, OptionsOf(unit_criteria, "criterion")] = Field(
         DimapUnits(), description="what the criterion leaves open"
     )
+    alternatives: list[Annotated[str, NameOf(unit_criteria)]] = Field(
+        ["obs"],
+        description="criteria that rank a group's units instead where that is measured to lose less (latency budgets)",
+    )
     budget: BudgetConfig | None = Field(None, description="what the model may cost afterwards; this or `ratio`")
     budgets: list[BudgetConfig] | None = Field(
         None, min_length=1, max_length=20, description="several latencies, in place of `budget`; the last one goes on"

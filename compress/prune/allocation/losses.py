@@ -91,8 +91,7 @@ def measured_losses(
         replay, repair = judge().replay, judge().repair
         left.sort(key=lambda entry: _place(replay, entry[1], entry[2]))
         for key, widths, dropped in track(left, "measuring what each choice loses"):
-            kept = {name: strongest(scores[name], width) for name, width in widths.items()}
-            known[key] = _loss(replay, make_plan(replay.dense, graph, kept, dropped=dropped), repair)
+            known[key] = _loss(replay, _plan(replay.dense, graph, scores, widths, dropped), repair)
     lost = {d.name: [known[key_of(option, graph)] for option in d.options[:-1]] for d in decisions}
     blocks = {block: float(known[key_of_blocks((block,))]) for block in graph.blocks}
     ascending = {
@@ -115,6 +114,22 @@ def measured_losses(
             for name, of in ascending.items()
         },
     )
+
+
+def loss_of_widths(graph: Graph, scores: Mapping[str, Tensor], widths: Mapping[str, int], judges: Judges) -> float:
+    """Return what is lost with these widths of some groups, of the highest scores, all else whole."""
+    return _loss(judges.replay, _plan(judges.replay.dense, graph, scores, widths), judges.repair)
+
+
+def _plan(
+    dense: nn.Module,
+    graph: Graph,
+    scores: Mapping[str, Tensor],
+    widths: Mapping[str, int],
+    dropped: tuple[str, ...] = (),
+) -> Plan:
+    kept = {name: strongest(scores[name], width) for name, width in widths.items()}
+    return make_plan(dense, graph, kept, dropped=dropped)
 
 
 def _counts(removable: int) -> list[int]:
