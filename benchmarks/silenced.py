@@ -75,7 +75,7 @@ def over(module, left):  # type: ignore[no-untyped-def]
 
     import torch
 
-    small, place = copy.copy(module), 1 if type(module).__name__.removesuffix("Fp32").endswith("2d") else -1
+    small, place = copy.copy(module), 1 if "2d" in type(module).__name__ else -1
     small.normalized_shape = (len(left),)
     small._parameters = {name: None if each is None else each[left] for name, each in module._parameters.items()}
     return lambda x: torch.zeros_like(x).index_copy(place, left, small(x.index_select(place, left)))

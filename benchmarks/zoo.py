@@ -163,7 +163,7 @@ def summary(rows: list[dict[str, str]]) -> str:
         check = statistics.median(float(row["check_s"]) / float(row["trace_s"]) for row in passed)
         line += f"; {100 * len(passed) / len(rows):.1f} % pass, off by {off:.0e} at most"
         line += f"; {sum(int(row['norms']) > 0 for row in passed)} narrow a norm; check / trace {check:.2f}"
-        ratios = [float(row["latency_ratio"]) for row in passed if row["latency_ratio"]]
+        ratios = [float(row["latency_ratio"]) for row in passed if row.get("latency_ratio")]
         line += f"; latency ratio {statistics.median(ratios):.2f} (median of {len(ratios)})" if ratios else ""
     theirs = [row["torch_pruning"] for row in rows if row.get("torch_pruning")]
     if theirs:

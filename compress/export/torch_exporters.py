@@ -24,11 +24,26 @@ LARGE = 1_000_000_000
 
 
 def export_program(module: nn.Module, args: tuple[Any, ...], file: Path, **options: Any) -> None:
-    """Call the exporter that goes by `torch.export`."""
+    """Call the exporter that goes by `torch.export`, without its optimizer where that has lost a constant."""
     weights = [value for value in module.state_dict().values() if isinstance(value, Tensor)]
     size = sum(each.numel() * each.element_size() for each in weights)
     with table_kept():
         torch.onnx.export(module, args, file, dynamo=True, external_data=size > LARGE, **options)
+        if _lacks_values(file):
+            torch.onnx.export(module, args, file, dynamo=True, external_data=size > LARGE, optimize=False, **options)
+
+
+def _lacks_values(file: Path) -> bool:
+    """Return whether a node of the ONNX file takes something that nothing before it gives."""
+    import onnx
+
+    graph = onnx.load(file, load_external_data=False).graph
+    given = {"", *(each.name for each in (*graph.input, *graph.initializer))}
+    for node in graph.node:
+        if not given.issuperset(node.input):
+            return True
+        given.update(node.output)
+    return False
 
 
 def export_traced(module: nn.Module, args: tuple[Any, ...], file: Path, **options: Any) -> None:

@@ -99,6 +99,8 @@ class StructureConfig(Config):
     @model_validator(mode="after")
     def _latency_decides(self) -> Self:
         if not self.latencies:
+            if self.alternatives not in ([], ["obs"]):
+                raise ValueError("alternatives are compared for a budget of latency alone; leave out alternatives")
             return self
         if self.blocks:
             raise ValueError("with a latency budget blocks compete with widths by themselves; leave out blocks")

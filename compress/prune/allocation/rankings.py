@@ -38,6 +38,8 @@ def best_ranked(
         option = _half(decision, graph.widths())
         losses = {}
         for criterion, (ranked, values) in scored.items():
+            if not values.keys() >= set(decision.groups):  # no gradient reaches them
+                continue
             key = f"{key_of(option, ranked)} by {criterion}"
             if key not in known:
                 known[key] = loss_of_widths(ranked, values, option, judges())
