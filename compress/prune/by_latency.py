@@ -307,7 +307,9 @@ def _timings(found: Comparison) -> list[Timing]:
         low, high = (1 / each for each in reversed(ratio["ci95"]))
         clock = "cpu_p50" if ratio.get("clock") == "cpu" else "p50"
         busy = small.contended or dense.contended
-        timings.append(Timing(1 / ratio["median"], low, high, _ms(small, clock), _ms(dense, clock), busy))
+        timings.append(
+            Timing(1 / ratio["median"], low, high, _ms(small, clock), _ms(dense, clock), busy, clock == "cpu_p50")
+        )
     return timings
 
 

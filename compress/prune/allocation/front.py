@@ -69,6 +69,7 @@ def row_of(met: Met, plan: Plan) -> dict[str, Any]:
         "latency_ms": round(timing.ms, 4),
         "dense_ms": round(timing.dense_ms, 4),
         "contended": timing.contended,
+        "by_cpu": timing.by_cpu,
         "predicted": round(met.predicted_share, 4),
         "loss": met.allocation.loss,
         "macs": list(plan.macs),
@@ -79,6 +80,7 @@ def row_of(met: Met, plan: Plan) -> dict[str, Any]:
 
 def sentence(row: Mapping[str, Any]) -> str:
     """Return what was reached for one budget."""
+    of = " of CPU time" if row.get("by_cpu") else ""
     rest = "; the machine was busy with other work meanwhile" if row["contended"] else ""
     ((kind, value),) = row["budget"].items()
     off = row["latency"] / (value if kind == "latency" else value / row["dense_ms"]) - 1
@@ -86,7 +88,7 @@ def sentence(row: Mapping[str, Any]) -> str:
         rest = f"; that is {abs(off):.0%} {'more' if off > 0 else 'less'} than was asked{rest}"
     return (
         f"budget {kind}: {value:g}: {row['latency']:.3f} of the dense latency was measured "
-        f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}] ({row['latency_ms']:.3g} of {row['dense_ms']:.3g} ms), with "
+        f"[{row['ci95'][0]:.3f}, {row['ci95'][1]:.3f}] ({row['latency_ms']:.3g} of {row['dense_ms']:.3g} ms{of}), with "
         f"{row['macs'][1] / row['macs'][0]:.3f} of the MACs and {_gone(len(row['blocks_removed']))}{rest}"
     )
 

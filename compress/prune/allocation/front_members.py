@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -41,6 +41,7 @@ class _Row(Config):
     latency_ms: Positive
     dense_ms: Positive
     contended: bool
+    by_cpu: bool = False
     loss: Finite
     macs: tuple[Cost, Cost]
     params: tuple[Cost, Cost]
@@ -116,7 +117,7 @@ class Front(Members):
             first.macs[0],
             {},
             full=True,
-            latency_ms=_times(statistics.median(row.dense_ms for row in rows), any(row.contended for row in rows)),
+            latency_ms=_times(statistics.median(row.dense_ms for row in rows), rows),
         )
         main = MainMetric(task.name, task.main_metric.name, task.main_metric.direction)
         members = tuple(_member(row, task.metrics, onnx) for row, (_, onnx) in zip(rows, files, strict=True))
@@ -165,13 +166,17 @@ def _member(row: _Row, metrics: tuple[Any, ...], onnx: Path) -> Member:
         macs=row.macs[1],
         metrics={metric.name: row.metrics.get(metric.name) for metric in metrics},
         onnx_bytes=sum(file.stat().st_size for file in parts(onnx).values()),
-        latency_ms=_times(row.latency_ms, row.contended),
+        latency_ms=_times(row.latency_ms, [row]),
     )
 
 
-def _times(ms: float, contended: bool) -> Mapping[str, Any]:
-    """Return METRICS.latency_ms with the median that the pruning went by, which is all that an index tells."""
-    return {**dict.fromkeys(TIMES), "p50": ms, "contended": contended}
+def _times(ms: float, rows: Sequence[_Row]) -> Mapping[str, Any]:
+    """Return METRICS.latency_ms with the median that the pruning went by, which is all that an index tells.
+
+    Of CPU time where it was so in all `rows`: that is told of one thread of the processor alone.
+    """
+    found = {**dict.fromkeys(TIMES), "contended": any(row.contended for row in rows)}
+    return found | ({"cpu_p50": ms, "threads": 1} if all(row.by_cpu for row in rows) else {"p50": ms})
 
 
 def _read(path: Path) -> list[_Row]:

@@ -26,7 +26,7 @@ LOOKS = 12  # for an allocation that was not measured yet
 class Timing:
     """A network timed beside the dense one: its share of the dense latency with 95 % interval, and both in ms.
 
-    `contended`: the machine was busy with other work.
+    `contended`: the machine was busy with other work. `by_cpu`: all are CPU times, for that reason.
     """
 
     share: float
@@ -35,6 +35,7 @@ class Timing:
     ms: float
     dense_ms: float
     contended: bool = False
+    by_cpu: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from compress.cli import app
 from compress.export.exporters import ExportConfig
 from compress.graph.plan import Plan
 from compress.prune.allocation.allocator import Allocation
-from compress.prune.allocation.front import written
+from compress.prune.allocation.front import sentence, written
 from compress.prune.allocation.front_members import Front
 from compress.prune.allocation.meet import Met, Timing
 from compress.prune.budget import BudgetConfig
@@ -183,3 +183,12 @@ def test_a_damaged_front_is_one_sentence_and_leaves_nothing(run: Path) -> None:
     (front / "latency-0.5" / "model.onnx").unlink()
     assert "there is no such ONNX file" in pick(run, "--macs", "1", code=2)
     assert not list(run.glob("picks/*"))
+
+
+def test_times_of_the_processor_are_told_as_such(run: Path) -> None:
+    edited(run / "stages" / "02-prune", contended=[True] * 3, by_cpu=[True] * 3)
+    assert "2.00 ms of CPU time" in pick(run, "--latency", "3ms")
+    told = json.loads((run / "picks" / "latency-3ms" / "pick.json").read_text())
+    assert (told["latency_ms"]["cpu_p50"], told["latency_ms"]["p50"]) == (2.0, None)
+    row = json.loads((run / "stages" / "02-prune" / "front" / "index.json").read_text())[1]
+    assert "(2 of 4 ms of CPU time)" in sentence(row) and "(2 of 4 ms)" in sentence(row | {"by_cpu": False})
