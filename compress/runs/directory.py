@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from compress.core.atomic import check_writable, write_json
 from compress.core.errors import InputError
 from compress.core.home import at_home
+from compress.core.progress import say
 from compress.runs.recipe import Recipe
 
 
@@ -58,6 +59,12 @@ class RunDirectory:
         """Return whether a finished stage or a checkpoint of a training lies here."""
         return any(True for kind in ("metrics.json", "checkpoint/*") for _ in self.path.glob(f"stages/*/{kind}"))
 
+    def is_bare(self) -> bool:
+        """Return whether a run that began here has left its recipe and its log and nothing else."""
+        own = {path.name for path in (self.recipe, self.log_file, self.lock_file)}
+        files = (path for path in self.path.rglob("*") if not path.is_dir())
+        return all(path.parent == self.path and (path.name in own or _half_written(path)) for path in files)
+
     def stage(self, number: int, name: str) -> Path:
         """Return the directory of the stage that runs as `number`, from 1."""
         return self.path / "stages" / f"{number:02d}-{name}"
@@ -98,17 +105,20 @@ class RunDirectory:
 def open_run(recipe: Recipe, out: Path | None, resume: bool) -> tuple[RunDirectory, bool]:
     """Return the directory of a run of `recipe`, and whether it is new; nothing is written into an existing one.
 
+    A run that came to nothing, as with a mistyped target, holds no directory: the next one, with another recipe if it
+    is corrected, is as new there.
+
     Raises `InputError` in one sentence where the directory cannot be written, or is in use by another run or by other
     files. Whether a run that is to be resumed has this recipe is for `compress.runs.resume` to say.
     """
     directory = RunDirectory(at_home(out) if out is not None else Path("runs") / recipe.name)
     check_writable(directory.path)
     entries = list(directory.path.iterdir()) if directory.path.is_dir() else []
-    if all(entry.name == directory.lock_file.name or entry.name.startswith(".recipe.yaml.") for entry in entries):
+    if all(entry.name == directory.lock_file.name or _half_written(entry) for entry in entries):
         return directory, True
     if not directory.recipe.is_file():
         raise InputError(f"--out  {directory.path} holds other files and no run; name an empty or new directory")
-    if resume:
+    if resume and not (directory.is_bare() and _other_recipe(recipe, directory)):
         return directory, False
     if directory.report.is_file():
         raise InputError(
@@ -117,10 +127,30 @@ def open_run(recipe: Recipe, out: Path | None, resume: bool) -> tuple[RunDirecto
         )
     if directory.lock_file.exists():
         directory.let_go(directory.hold())  # RunInUse where it is not interrupted, but under way
+    if directory.is_bare():
+        say(f"{directory.path} holds a run that did not get beyond its beginning; this one begins anew there")
+        return directory, True
     raise InputError(
         f"--out  {directory.path} holds an interrupted run; go on with it by --resume, or name another directory "
         "with --out"
     )
+
+
+def _half_written(file: Path) -> bool:
+    """Return whether a process that was killed while it wrote the recipe has left `file`."""
+    return file.name.startswith(".recipe.yaml.")
+
+
+def _other_recipe(recipe: Recipe, directory: RunDirectory) -> bool:
+    try:
+        return directory.recipe.read_text(encoding="utf-8") != recipe.to_yaml()
+    except (OSError, UnicodeDecodeError):
+        return True
+
+
+def holds_files(folder: Path) -> bool:
+    """Return whether a file lies somewhere in `folder`, which need not be there."""
+    return any(not path.is_dir() for path in folder.rglob("*"))
 
 
 def finished_stage(directory: Path) -> dict[str, Any] | None:

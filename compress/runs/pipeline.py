@@ -15,11 +15,11 @@ import torch
 
 from compress.bundle import load
 from compress.core.environment import choose_devices
-from compress.core.errors import CompressError, InputError, NotWritten, in_one_line
+from compress.core.errors import CompressError, Diverged, InputError, NotWritten, in_one_line
 from compress.core.modes import as_imported
 from compress.core.progress import say
 from compress.report import summary_of, write_report
-from compress.runs.directory import RunDirectory, RunInUse, discard, open_run
+from compress.runs.directory import RunDirectory, RunInUse, discard, holds_files, open_run
 from compress.runs.recipe import Recipe, load_recipe
 from compress.runs.resume import check_same
 from compress.runs.runner import Runner
@@ -90,21 +90,37 @@ def run(
         if new and not directory.holds_work():
             discard(directory)
         elif isinstance(error, NotWritten):  # the recipe is right, and work is done: a disk that is full by now
-            raise _failed(directory, runner.act, error, resume_hint) from error
+            raise _failed(directory, runner, error, resume_hint) from error
         raise recipe.located(error) from error
     except (Exception, SystemExit) as error:  # whatever a stage, a library or the user's module raises
-        raise _failed(directory, runner.act, error, resume_hint) from error
+        raise _failed(directory, runner, error, resume_hint) from error
     finally:
         runner.close()
 
 
-def _failed(directory: RunDirectory, act: str, error: BaseException, resume_hint: str) -> CompressError:
+def _failed(directory: RunDirectory, runner: Runner, error: BaseException, resume_hint: str) -> CompressError:
     """Log the traceback; return what happened, where the log is and how to go on."""
+    act = runner.act
     if not directory.path.is_dir():
         return CompressError(f"{act} failed: {directory.path} was removed while the run was working in it")
     what = in_one_line(error)
     _note(directory, {"event": "error", "stage": act, "error": what, "trace": traceback.format_exc()})
-    return CompressError(f"{act} failed: {what}; log: {directory.log_file}; go on with: {resume_hint}")
+    further = _further(directory, runner.begun, error, resume_hint)
+    return CompressError(f"{act} failed: {what}; log: {directory.log_file}; {further}")
+
+
+def _further(directory: RunDirectory, begun: Path | None, error: BaseException, resume_hint: str) -> str:
+    """Return what to do after a failure; the same recipe would diverge again, and what came to nothing is no loss."""
+    diverged = isinstance(error, Diverged)
+    if directory.is_bare():
+        again = "correct the recipe and run it again"
+        return again if diverged else f"{again}, or go on with: {resume_hint}"
+    if not diverged:
+        return f"go on with: {resume_hint}"
+    elsewhere = "name another directory with --out"
+    if begun is None or not holds_files(begun):
+        return f"correct the recipe and go on with --resume, or {elsewhere}"
+    return f"correct the recipe, delete {begun} and go on with --resume, or {elsewhere}"
 
 
 def _note(directory: RunDirectory, event: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import yaml
 from compress.core.atomic import write_text
 from compress.core.errors import InputError
 from compress.core.progress import say
-from compress.runs.directory import RunDirectory, finished_stage
+from compress.runs.directory import RunDirectory, finished_stage, holds_files
 from compress.runs.recipe import Recipe, differing_keys, for_its_task, recipe_schema
 from compress.runs.stage import Act, Stage, acts_of, all_stages
 from evaluators.datasets import Data
@@ -24,7 +24,7 @@ def check_same(recipe: Recipe, directory: RunDirectory) -> Act | None:
     """Return the act of the run in `directory` that is finished and has to go on, for `recipe` asks for more of it.
 
     What a stage says may differ (where and how long a search runs) or grow (its trials, the epochs of a training that
-    is not over). Nothing is written.
+    is not over), and what nothing hangs on yet may be corrected. Nothing is written.
 
     Raises:
         InputError: the recipe differs in anything else; one sentence per key.
@@ -33,7 +33,7 @@ def check_same(recipe: Recipe, directory: RunDirectory) -> Act | None:
     keys = [
         key
         for key in differing_keys(before, recipe.resolved())
-        if not any(stage.may_differ(key.removeprefix(f"{stage.name}.")) for stage in _owners(key))
+        if not any(_may_differ(stage, key.removeprefix(f"{stage.name}."), recipe, directory) for stage in _owners(key))
     ]
     problems = []
     for key in list(keys):
@@ -48,7 +48,8 @@ def check_same(recipe: Recipe, directory: RunDirectory) -> Act | None:
                 )
     if keys:
         problems.append(
-            f"--resume  the run in {directory.path} has another recipe: {', '.join(keys)} differ; "
+            f"--resume  the run in {directory.path} has another recipe: {', '.join(keys)} "
+            f"{'differs' if len(keys) == 1 else 'differ'}; "
             "name another directory with --out"
         )
     if problems:
@@ -115,6 +116,18 @@ def _read(directory: RunDirectory) -> dict[str, Any]:
 def _owners(key: str) -> list[Stage[Any]]:
     """Return the stage whose section the dotted `key` is in, as a list; empty for other keys."""
     return [stage for stage in all_stages() if key.startswith(f"{stage.name}.")]
+
+
+def _may_differ(stage: Stage[Any], key: str, recipe: Recipe, directory: RunDirectory) -> bool:
+    """Return whether `key` of the section of `stage` may be another: in any case, or since nothing hangs on it yet."""
+    if stage.may_differ(key):
+        return True
+    places = [(act, directory.stage(act.number, act.name)) for act in acts_of(recipe)]
+    finished = [act for act, place in places if finished_stage(place) is not None]
+    if any(act.stage.name == stage.name for act in finished):
+        return False
+    begun = any(holds_files(place) for act, place in places if act.stage.name == stage.name)
+    return stage.may_be_corrected(key, begun, finished)
 
 
 def _problem(stage: Stage[Any], key: str, was: int, recipe: Recipe, directory: RunDirectory) -> str | None:

@@ -43,8 +43,8 @@ class Runner:
     """A run of `recipe` in `directory`, which it holds until `close`.
 
     What trains does so on all `devices`, everything else on the first.
-    `again` is the finished act that has to go on, if there is one; `act` says what is being done, `done` whether an act
-    was done in this process.
+    `again` is the finished act that has to go on, if there is one; `act` says what is being done, `begun` is the folder
+    of the act that was begun last in this process, `done` says whether there is one.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Runner:
         self.held = ExitStack()
         self.records: list[dict[str, Any]] = []
         self.act = "opening model and data"
+        self.begun: Path | None = None
 
     def run(self) -> None:
         """Open model and data, run what is not finished, write the report."""
@@ -97,6 +98,8 @@ class Runner:
         try:
             path.mkdir(parents=True, exist_ok=True)
             self.held.callback(self.directory.let_go, self.directory.hold())
+            if not self.resume:
+                self.directory.log_file.unlink(missing_ok=True)  # of a run here that came to nothing
             if not self.directory.recipe.is_file():
                 self.recipe.save(self.directory.recipe)
             else:
@@ -193,7 +196,7 @@ class Runner:
             say(f"{act.name}: finished before")
             self.records.append(record)
             return act.stage.restore(artifact, act.config, context)
-        self.done = True
+        self.done, self.begun = True, place
         again = self.again is not None and self.again.number == act.number
         before = seconds_before(self.directory.log_file, act.number, act.name, again) if self.resume else 0.0
         marked = {"goes_on": True} if again else {}

@@ -146,6 +146,18 @@ class Stage(ABC, Generic[C]):
         """Return whether `key` of the section says where or how long, not what: a resumed run may have another."""
         return False
 
+    def may_be_corrected(self, key: str, begun: bool, finished: Sequence[Act]) -> bool:
+        """Return whether `key` of the section may be another in a resumed run, in which no act of it is finished.
+
+        Not where one of the acts that are `finished` has gone by it, nor where what it has left since it has `begun`
+        hangs on it.
+        """
+        return False
+
+    def asks_target(self, config: C) -> bool:
+        """Return whether what was done for `config` hangs on the target of the section `latency`."""
+        return False
+
     def cannot_grow(self, key: str, was: int, config: C, finished: bool) -> str | None:
         """Return why the number at `key`, one of `may_grow`, may not become larger, if so."""
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import filecmp
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,15 @@ class Latency(Stage[LatencyStageConfig]):
     def reach(self, config: LatencyStageConfig) -> None:
         """Raise where the target does not answer or has not the provider."""
         reach(config)
+
+    def may_differ(self, key: str) -> bool:
+        """Return whether `key` says how long a silent target is waited for."""
+        return key == "target.timeout"
+
+    def may_be_corrected(self, key: str, begun: bool, finished: Sequence[Act]) -> bool:
+        """Return whether `key` says which target, and no other stage has asked it yet."""
+        asked = any(act.stage.asks_target(act.config) for act in finished if act.config is not None)
+        return key.partition(".")[0] == "target" and not asked
 
     def run(self, artifact: Artifact, config: LatencyStageConfig, context: Context) -> Artifact:
         """Time the artifact's ONNX file, the baseline's where that is another one, and those between and beside them.

@@ -64,6 +64,10 @@ class Prune(Stage[PruneBase]):
         context.details |= details
         return Artifact(measured(bundle, context))
 
+    def asks_target(self, config: PruneBase) -> bool:
+        """Return whether budgets are of times, or widths such as the target likes."""
+        return bool(getattr(config, "latencies", ())) or getattr(config, "align", None) == "auto"
+
     def estimate(self, act: Act, outlook: Outlook) -> Seconds:
         """Yield about how long the pruning takes, with one evaluation.
 

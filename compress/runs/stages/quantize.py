@@ -123,6 +123,10 @@ class Quantize(Stage[QuantizeConfig]):
         trained = (details.get("finetuned") or {}).get("kept")
         return _kept(Bundle.load(context.directory) if trained else artifact.loaded, file, details)
 
+    def asks_target(self, config: QuantizeConfig) -> bool:
+        """Return that it does: the file is one that is faster there."""
+        return True
+
     def estimate(self, act: Act, outlook: Outlook) -> Seconds:
         """Yield about how long it takes.
 

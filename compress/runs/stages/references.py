@@ -83,6 +83,10 @@ class References(Stage[ReferencesConfig]):
         context.details["beside"] = found
         return artifact
 
+    def asks_target(self, config: ReferencesConfig) -> bool:
+        """Return that it does: the networks are timed there."""
+        return True
+
     def estimate(self, act: Act, outlook: Outlook) -> Seconds:
         """Yield the time of training, evaluating and exporting all of them."""
         settings, export = outlook.recipe.section("train"), outlook.recipe.section("export")

@@ -74,6 +74,10 @@ class Sort(Stage[SortConfig]):
         }
         return Artifact(measured(bundle, context))
 
+    def asks_target(self, config: SortConfig) -> bool:
+        """Return that it does: members are timed there."""
+        return True
+
     def estimate(self, act: Act, outlook: Outlook) -> Seconds:
         """Yield the time of training all members and of evaluating each once, and that of timing some."""
         assert outlook.data is not None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -46,6 +46,10 @@ class Training(Stage[FitConfig]):
         data = sections.get("data")
         if data is not None and data.absent:
             yield key, "needs images, but data.name is none; leave the section out or name a data set"
+
+    def may_be_corrected(self, key: str, begun: bool, finished: Sequence[Act]) -> bool:
+        """Return that all settings may before there is a checkpoint, but where a ranking has trained by them."""
+        return not begun and not any(act.stage.name == "rank" for act in finished)
 
     def cannot_grow(self, key: str, was: int, config: FitConfig, finished: bool) -> str | None:
         """Return why a training may not get more epochs: its learning rates, or it is over."""

@@ -19,6 +19,8 @@ def recipe(**changes: Any) -> Recipe:
 @pytest.fixture
 def interrupted(tmp_path: Path) -> Path:
     (tmp_path / "recipe.yaml").write_text(recipe().to_yaml())
+    (tmp_path / "stages" / "01-search").mkdir(parents=True)
+    (tmp_path / "stages" / "01-search" / "study.journal").write_text("")
     return tmp_path
 
 
@@ -56,3 +58,13 @@ def test_a_run_under_way_is_not_called_interrupted(interrupted: Path) -> None:
     with pytest.raises(RunInUse, match="another process is running in"):
         open_run(recipe(), interrupted, resume=False)
     directory.let_go(lock)
+
+
+def test_a_run_that_came_to_nothing_holds_no_directory(interrupted: Path) -> None:
+    (interrupted / "stages" / "01-search" / "study.journal").unlink()
+    assert open_run(recipe(), interrupted, resume=False)[1]
+    assert open_run(recipe(keep=3), interrupted, resume=True)[1]
+    assert not open_run(recipe(), interrupted, resume=True)[1]
+    (interrupted / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds an interrupted run"):
+        open_run(recipe(), interrupted, resume=False)

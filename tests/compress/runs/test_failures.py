@@ -129,7 +129,8 @@ def _check_failure(result: Any, code: int, run: Path, problems: int = 1) -> None
     assert len(lines) == problems, result.stderr
     _check_files(run)
     if code == 1:
-        assert "--resume" in lines[-1] and "log.jsonl" in lines[-1]
+        assert "log.jsonl" in lines[-1]
+        assert "--resume" in lines[-1] or "correct the recipe and run it again" in lines[-1]
     if code == 130:
         assert "go on with: compress run" in lines[-1]
 
