@@ -22,7 +22,7 @@ from search.arguments import check_arguments
 from search.executors.executor import ExecutorConfig
 from search.executors.local import LocalExecutor
 from search.objective import ObjectiveConfig
-from search.space import SpaceConfig
+from search.space import SpaceSection
 from search.strategies import StrategyConfig, strategies
 
 PRUNERS: dict[str, type[BasePruner]] = {
@@ -50,7 +50,7 @@ class PrunerConfig(Config):
 class SearchConfig(Config):
     """Which architectures are tried, how they are judged, where trials run, and what is kept."""
 
-    space: SpaceConfig = Field(description="the space that is searched")
+    space: SpaceSection = Field(description="the space that is searched")
     strategy: StrategyConfig = Field(description="which architecture is tried next")
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="what the search is after")
     evaluator: EvaluatorConfig = Field(description="what an architecture is worth")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from textwrap import shorten
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator
@@ -16,6 +16,7 @@ from compress.core.batch_norm import enough_values
 from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean, in_one_line
 from compress.core.registry import is_ours
+from compress.core.sections import OrName, ReadAnew
 from compress.core.tensors import call
 from evaluators.cost import count_macs, count_params
 from evaluators.datasets import Data, DataConfig, Loader
@@ -53,6 +54,15 @@ class SpaceConfig(Config):
                 near = did_you_mean(preset, known)
                 raise ValueError(f"space {name} has no such preset; got {preset!r}; {allowed}{near}")
         return preset
+
+
+def _named(name: str) -> dict[str, str]:
+    """Return the keys that a name alone stands for."""
+    return {"name": name}
+
+
+SpaceSection = Annotated[SpaceConfig, ReadAnew(), OrName(_named, "NAME of a space")]
+"""What recipes hold: a section, or the name of a space alone."""
 
 
 def make_space(config: SpaceConfig, model: ModelConfig | None = None, key: str = "search.space") -> Space:

@@ -16,6 +16,8 @@ from pydantic import BaseModel
 from compress.core.errors import InputError
 from compress.core.yaml_lines import written
 
+SECTION = ("model_type", "model_attributes_type", "dict_type")
+"""What pydantic calls it where a section of keys is none."""
 REFUSED: Any = object()
 """What `other_form` returns for a value that has no other form."""
 
@@ -83,7 +85,7 @@ def other_form(value: Any, kind: str, key: str, node: dict[str, Any], choices: S
         return _TRUTH.get(value.strip().lower(), REFUSED) if isinstance(value, str) else REFUSED
     if kind == "string_type" and _is_number(value):
         return written(value)
-    if kind in ("model_type", "model_attributes_type", "dict_type"):
+    if kind in SECTION:
         return _named(value, node.get("discriminator", {}))
     if kind in ("list_type", "tuple_type"):
         return _entries(value, node.get("items"), kind)
@@ -100,6 +102,19 @@ def _choice(value: Any, choices: Sequence[Any]) -> Any:
         return REFUSED
     found = [choice for choice in choices if _plainly(choice) == _plainly(written(value))]
     return found[0] if len(found) == 1 else REFUSED
+
+
+def standing_alone(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> list[str]:
+    """Return the names that may stand for whole sections at a key, those whose sections ask for nothing more.
+
+    Args:
+        node: the part of the JSON schema that describes the key.
+        definitions: what references in the schema lead to.
+    """
+    choice = node.get("discriminator", {})
+    key, sections = choice.get("propertyName"), choice.get("mapping", {})
+    needed = {name: definitions[ref.rsplit("/", 1)[1]].get("required", ()) for name, ref in sections.items()}
+    return [name for name, keys in needed.items() if key is not None and set(keys) <= {key}]
 
 
 def _named(value: Any, discriminator: Mapping[str, Any]) -> Any:

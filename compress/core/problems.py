@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from compress.core.errors import InputError, did_you_mean
-from compress.core.forms import REFUSED, other_form
+from compress.core.forms import REFUSED, SECTION, other_form, standing_alone
 from compress.core.yaml_lines import Path_, dotted
 
 M = TypeVar("M", bound=BaseModel)
@@ -222,6 +222,9 @@ def _sentence(path: Path_, details: list[ErrorDetails], tree: dict[str, Any], va
         what = "required, but missing" if kind == "union_tag_not_found" else "unknown value"
         choices = [tag.strip(" '") for tag in str(expected).split(",")]
         return f"{what}{got}; allowed {', '.join(choices)}{did_you_mean(str(context.get('tag', '')), choices)}"
+    named = standing_alone(node, tree.get("$defs", {})) if any(each["type"] in SECTION for each in details) else []
+    if named and isinstance(word := _value_at(values, path), str):
+        return f"unknown value{got}; allowed {', '.join(named)} or a section of keys{did_you_mean(word, named)}"
     wanted = list(dict.fromkeys(_KINDS[name] for item in details if (name := _type_name(item["type"])) in _KINDS))
     literal = next((item for item in details if item["type"] == "literal_error"), None)
     if literal is not None:
@@ -334,6 +337,12 @@ def _node_at(tree: dict[str, Any], path: Path_, values: Any) -> dict[str, Any]:
             child = {"$ref": choice["mapping"].get(str(around.get(key, node["properties"][key].get("default"))))}
         node = _resolve(child, tree, current)
     return node
+
+
+def in_full(schema: type[BaseModel], path: Path_, values: Any) -> Any:
+    """Return the section that the text at `path` of `values` stands for, or `REFUSED`."""
+    node = _node_at(_schema_of(schema), path, values)
+    return other_form(_value_at(values, path), SECTION[0], str(path[-1]), node, ())
 
 
 def is_section(schema: type[BaseModel], path: Path_, values: Any) -> bool:

@@ -6,9 +6,10 @@ The alternatives are looked up when a section is first validated, not while modu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -80,13 +81,36 @@ class OrName:
         return {"anyOf": [handler(schema), {"type": "string"}]}
 
 
-def or_name(schema: type[BaseModel], field: str) -> Callable[[str], dict[str, str]] | None:
-    """Return what gives the keys that a text alone stands for at `field` of `schema`; None where none may stand."""
-    info = schema.model_fields.get(field)
-    if info is None:
-        return None
-    within = (mark for part in get_args(info.annotation) for mark in get_args(part))  # of `Annotated[...] | None`
-    return next((mark.in_full for mark in (*info.metadata, *within) if isinstance(mark, OrName)), None)
+def or_name(kind: Any, path: Sequence[str | int]) -> Callable[[str], dict[str, str]] | None:
+    """Return what gives the keys that a text alone stands for at `path` of a config; None where none may stand.
+
+    The sections on the way are fields, entries of lists and values of mappings.
+    """
+    for part in _parts(kind):
+        if not path:
+            if isinstance(part, OrName):
+                return part.in_full
+            continue
+        inside: Any = None
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            field = part.model_fields.get(str(path[0]))
+            inside = None if field is None else (field.annotation, *field.metadata)
+        elif get_origin(part) in (list, dict):
+            inside = get_args(part)[-1]
+        found = None if inside is None else or_name(inside, path[1:])
+        if found is not None:
+            return found
+    return None
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    """Yield the types of which an annotated type or a union is made, and what they are annotated with."""
+    several = kind if isinstance(kind, tuple) else get_args(kind)
+    if isinstance(kind, tuple) or get_origin(kind) in (Annotated, Union, UnionType):
+        for each in several:
+            yield from _parts(each)
+    else:
+        yield kind
 
 
 @dataclass(frozen=True)

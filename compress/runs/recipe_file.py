@@ -14,8 +14,8 @@ from pydantic import BaseModel, TypeAdapter, create_model
 
 from compress.core.config import Config
 from compress.core.errors import InputError
-from compress.core.forms import plain
-from compress.core.problems import is_section, show, takes_anything, understood
+from compress.core.forms import REFUSED, plain
+from compress.core.problems import in_full, is_section, show, takes_anything, understood
 from compress.core.sections import or_name
 from compress.core.yaml_lines import Document, Path_, Unquoted, dotted, elsewhere, leaves, parse, parse_scalar
 
@@ -187,8 +187,8 @@ def _override(draft: Draft[T], key: str, value: Any, flag: str) -> list[str]:
         if isinstance(current, list) and not part.isdigit() and len(current) == 1:
             path.append(0)  # `prune.sparsity` reaches the only entry of a list
             current = current[0]
-        if position == 1 and isinstance(current, str) and (full := or_name(draft.schema, parts[0])) is not None:
-            current = draft.document.values[parts[0]] = full(current)  # `model: resnet18` with model.pretrained
+        if isinstance(current, str):  # `model: resnet18` with model.pretrained
+            current = _in_full(draft, tuple(path), current)
         step: str | int = int(part) if isinstance(current, list) and part.isdigit() else part
         reason = _cannot_step(current, step, dotted(tuple(path)))
         if reason:
@@ -205,6 +205,19 @@ def _override(draft: Draft[T], key: str, value: Any, flag: str) -> list[str]:
     if lost and value is not None:  # null leaves the section out, whatever was to be in it
         return [f"{flag}  {key}: takes the place of {lost}, which is set before; set {key} first"]
     return []
+
+
+def _in_full(draft: Draft[T], path: Path_, text: str) -> Any:
+    """Return the section that `text` stands for at `path` of the draft, and put it there; the text where it is none."""
+    full = or_name(draft.schema, path)
+    section = in_full(draft.schema, path, draft.document.values) if full is None else full(text)
+    if section is REFUSED:
+        return text
+    around: Any = draft.document.values
+    for part in path[:-1]:
+        around = around[part]
+    around[path[-1]] = section
+    return section
 
 
 def _cannot_step(current: Any, step: str | int, where: str) -> str:

@@ -27,7 +27,7 @@ from compress.training.trainer import Trainer
 from evaluators.datasets import Data
 from evaluators.datasets.batch import Batch
 from evaluators.tasks import Task
-from search.space import SpaceConfig
+from search.space import SpaceSection
 from search.supernets.rating import AccuracyRater, Rater
 from spaces.architecture import Architecture
 from spaces.space import Space
@@ -166,7 +166,7 @@ MethodSection = Annotated[SupernetMethod, OneOf(methods, "name")]
 class SupernetConfig(LearningConfig):
     """Train the shared weights of a space once; searches, rankings and cut-outs then start from them."""
 
-    space: SpaceConfig | None = Field(None, description="the space; null: the one of the section search")
+    space: SpaceSection | None = Field(None, description="the space; null: the one of the section search")
     method: MethodSection = Field(description="how the weights are trained: a name of `compress ls methods`")
     holdout: float = Field(
         0.2,
@@ -182,7 +182,7 @@ class SupernetConfig(LearningConfig):
     @field_validator("method", mode="before")
     @classmethod
     def _by_name(cls, method: Any) -> Any:
-        return {"name": method} if isinstance(method, str) else method
+        return {"name": method} if isinstance(method, str) and method in methods else method
 
     @property
     def open_ended(self) -> bool:

@@ -18,7 +18,7 @@ from compress.core.errors import InputError, did_you_mean
 from compress.core.progress import track
 from compress.training.config import TrainConfig
 from evaluators.candidates.evaluator import Evaluator
-from search.space import SpaceConfig
+from search.space import SpaceSection
 from search.supernets.rank_quality import SMALLEST, Direction, Quality, quality
 from search.supernets.rank_table import ArchitectureLog, Truth, code_text
 from spaces.architecture import Architecture
@@ -57,7 +57,7 @@ class RankConfig(Config):
     score: str | None = Field(None, description="metric that ranks; null: the first that the supernet is rated by")
     scores: str | None = Field(None, description="csv file that all scores are written to; null: in the run alone")
     recalibrate: int = Field(20, ge=0, description="training batches that estimate a network's batch norms anew")
-    space: SpaceConfig | None = Field(
+    space: SpaceSection | None = Field(
         None, description="the space; null: the supernet's, as the sections supernet and search or weights say"
     )
     weights: str | None = Field(
