@@ -21,6 +21,7 @@ from compress.bundle_files import (
     WEIGHTS,
     find,
     load_masks,
+    none_at,
     plain,
     put_back,
     read_json,
@@ -308,7 +309,7 @@ class BundleSource(Source):
     def problems(self, config: ModelConfig) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the directory, and keys that a bundle leaves no room for."""
         if not any((Path(config.name) / part / MANIFEST).is_file() for part in ("", "bundle")):
-            yield "name", f"{config.name!r} holds no {MANIFEST}; a bundle or a run directory is needed"
+            yield "name", none_at(Path(config.name))
         for name in ("pretrained", "kwargs", "input_size", "inputs"):
             if getattr(config, name):
                 yield name, "a bundle brings its own architecture; leave it out"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compress.core.errors import CompressError, InputError
 from compress.core.home import at_home
+from compress.core.run_paths import misled
 from spaces.checkpoint_file import read_safetensors
 
 MANIFEST, WEIGHTS, MASKS = "bundle.json", "weights.safetensors", "masks.safetensors"
@@ -27,8 +28,16 @@ def find(path: Path, key: str) -> Path:
     for root in (path, path / "bundle"):
         if (root / MANIFEST).is_file():
             return root
-    what = "holds no bundle.json" if path.is_dir() else "is not a directory"
-    raise InputError(f"{key}: {str(path)!r} {what}; a bundle or a run directory is needed")
+    raise InputError(f"{key}: {none_at(path)}")
+
+
+def none_at(path: Path) -> str:
+    """Return that there is no bundle at `path`, and what there is."""
+    what = misled(path)
+    if what is None:
+        what = f"holds no {MANIFEST}" if path.is_dir() else "is not a directory"
+        what += "; a bundle or a run directory is needed"
+    return f"{str(path)!r} {what}"
 
 
 def read_json(file: Path, key: str) -> Any:

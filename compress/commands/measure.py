@@ -13,6 +13,7 @@ from compress.commands.options import DeviceFlag, JsonFlag, QuietFlag, SetFlag, 
 from compress.core.errors import InputError
 from compress.core.formatting import three_digits, times
 from compress.core.progress import say, set_quiet
+from compress.core.run_paths import misled
 
 if TYPE_CHECKING:
     from compress.export.exporters import ExportResult
@@ -110,6 +111,9 @@ def _onnx_of(model: Path, temporary: Path) -> Path:
 
     if model.suffix in SUFFIXES:
         raise InputError(f"MODEL  {model} holds weights alone; name an ONNX file, a bundle or a run directory")
+    what = misled(model)
+    if what is not None and not (model / "model.onnx").is_file():
+        raise InputError(f"MODEL  {model} {what}")
     if not model.is_dir():
         return model
     if (model / "model.onnx").is_file():
@@ -142,6 +146,9 @@ def evaluate(
     from compress.runs.recipe import load_recipe
     from compress.runs.stages.quantize import FLOAT_FILE
 
+    what = misled(bundle)
+    if what is not None:
+        raise InputError(f"BUNDLE  {bundle} {what}")
     loaded = load_recipe(recipe or _recipe_beside(bundle), overrides_of(set_))
     found = evaluate_file(bundle, loaded, device)
     if (bundle / FLOAT_FILE).is_file():

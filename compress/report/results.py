@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.core.errors import InputError
+from compress.core.run_paths import misled
 from compress.report.details import Details, Samples
 from compress.report.schema import Report, parse
 from compress.sorted.family import FOLDER, INDEX, Family
@@ -42,7 +43,8 @@ def read_report(run_dir: Path) -> Report:
     """Return report.json of `run_dir`; missing, broken or of another schema is an `InputError`."""
     path = run_dir / "report.json"
     if not path.is_file():
-        raise InputError(f"{run_dir} holds no report.json; a run writes it when it has finished")
+        what = misled(run_dir) or ("holds no report.json" if run_dir.is_dir() else "is not a directory")
+        raise InputError(f"{run_dir} {what}; a run writes its report when it has finished")
     value = _json(path)
     if not isinstance(value, dict) or "schema" not in value:
         raise InputError(f"{path}  schema: missing; this is no report of a run")

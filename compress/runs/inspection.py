@@ -10,6 +10,7 @@ from typing import Any
 from compress.bundle import open_model
 from compress.core.errors import InputError
 from compress.core.formatting import count
+from compress.core.run_paths import misled
 from compress.core.text_table import text_table
 from compress.graph.graph import Graph, Group
 from compress.latency_model.build import latency_model
@@ -121,6 +122,9 @@ def _configs(
             f"MODEL  {name!r} is an ONNX file, which holds no modules that could be pruned; give the bundle or the run "
             "that it comes from (`compress latency` and `compress eval` take files)"
         )
+    what = misled(Path(name))
+    if what is not None and len(Path(name).parts) > 1 and ":" not in name:
+        raise InputError(f"MODEL  {name!r} {what}")
     given = {"source": "bundle", "name": name} if Path(name).is_dir() else named(name)
     timing = {key: value for key, value in overrides.items() if timed and key.partition(".")[0] == "latency"}
     latency = section("latency", LatencyConfig, timing)

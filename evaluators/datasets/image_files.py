@@ -44,7 +44,7 @@ class Files(Images):
     crop_pct: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="share of the resized image that evaluation crops; null: the model's, else 0.875"
     )
-    workers: int = Field(2, ge=0, description="processes that read images; 0 reads in this one")
+    workers: int = Field(2, ge=0, description="processes that read images, at most one a core; 0 reads in this one")
 
     @abstractmethod
     def open(self) -> FileSet:

@@ -55,7 +55,7 @@ class SampleImages(Images):
     color_jitter: float = Field(0.2, ge=0, le=1, description="strength of colour jitter of training images")
     limit_train: int | None = Field(None, ge=1, description="use that many training images")
     limit_test: int | None = Field(None, ge=1, description="use that many test images")
-    workers: int = Field(2, ge=0, description="processes that read images; 0 reads in this one")
+    workers: int = Field(2, ge=0, description="processes that read images, at most one a core; 0 reads in this one")
 
     @field_validator("scale")
     @classmethod

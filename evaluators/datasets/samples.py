@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.core.environment import usable_cores
 from compress.core.errors import InputError
 from evaluators.datasets.batch import Batch
 from evaluators.datasets.decoding import reason
@@ -137,7 +138,7 @@ class SampleLoader:
         loader = torch.utils.data.DataLoader(
             view,
             batch_sampler=[batch.tolist() for batch in order],
-            num_workers=min(self.workers, len(order)) if len(order) > 1 else 0,
+            num_workers=min(self.workers, len(order), usable_cores()) if len(order) > 1 else 0,
             collate_fn=_collated,
             pin_memory=self.pinned,
             generator=torch.Generator(),  # its own, or the loader draws from the global one

@@ -240,7 +240,7 @@ def test_masks_that_do_not_fit_are_one_sentence(bundle: Bundle, tmp_path: Path) 
 
 def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
     assert "holds no bundle.json" in refused(tmp_path)
-    assert "not a directory" in refused(tmp_path / "absent")
+    assert "does not exist" in refused(tmp_path / "absent")
 
 
 def half_of_the_first_block() -> Plan:

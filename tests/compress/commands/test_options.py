@@ -29,7 +29,7 @@ def test_so_may_those_of_python(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setenv("HOME", str(tmp_path))
     recipe: Any = None
     assert open_run(recipe, Path("~/a"), False)[0].path == tmp_path / "a"
-    with pytest.raises(InputError, match=f"'{tmp_path}/b' is not a directory"):
+    with pytest.raises(InputError, match=f"'{tmp_path}/b' does not exist"):
         find(Path("~/b"), "bundle")
 
 
@@ -43,7 +43,7 @@ def test_a_user_that_there_is_not_is_no_traceback(monkeypatch: pytest.MonkeyPatc
 
     assert command(out=stranger) == stranger
     assert open_run(cast(Any, None), stranger, False)[0].path == stranger
-    with pytest.raises(InputError, match="is not a directory"):
+    with pytest.raises(InputError, match="does not exist"):
         find(stranger, "bundle")
     with pytest.raises(InputError, match=r"~nobody-of-that-name"):
         load_recipe(f"{stranger}.yaml")

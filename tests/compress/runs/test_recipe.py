@@ -119,7 +119,7 @@ def test_what_a_recipe_cannot_mean_is_found_before_running(tmp_path: Path, text:
         ),
         ("source: space, name: nas_bench_macro, kwargs: {presets: best}", "model.kwargs.presets: a model of a space"),
         ("source: python, name: torch.nn.Linear", "model.name: got 'torch.nn.Linear'; a python model is written"),
-        ("source: bundle, name: runs/absent", "model.name: 'runs/absent' holds no bundle.json"),
+        ("source: bundle, name: runs/absent", "model.name: 'runs/absent' does not exist"),
     ],
 )
 def test_a_model_that_no_source_knows_is_no_valid_recipe(tmp_path: Path, model: str, says: str) -> None:

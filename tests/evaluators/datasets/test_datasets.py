@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -323,6 +324,16 @@ def test_image_folder_batches_depend_on_seed_and_epoch_only(folder: Path, worker
     assert same(train.epoch(1), again.epoch(1))
     assert same(list(train.epoch(1))[3:], again.epoch(1, start=3))
     assert not same(train.epoch(1), train.epoch(2))
+
+
+@pytest.mark.filterwarnings("error")
+def test_no_more_processes_read_images_than_there_are_cores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    many, none = (
+        split(opened(name="imagefolder", path=str(folder), workers=count, batch_size=2, image_size=24).train)
+        for count in (8, 0)
+    )
+    assert same(many.epoch(0), none.epoch(0))
 
 
 def test_image_folder_without_augmentation_or_in_grey(folder: Path) -> None:
