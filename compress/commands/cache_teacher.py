@@ -9,6 +9,7 @@ from compress.commands.options import (
     RecipeFlag,
     SeedFlag,
     SetFlag,
+    flags_of,
     overrides_of,
     print_json,
 )
@@ -34,7 +35,7 @@ def cache_teacher(
     from compress.runs.recipe import load_recipe
     from compress.runs.teacher_caches import cache_teachers
 
-    found = list(cache_teachers(load_recipe(recipe, overrides_of(set_, seed)), device))
+    found = list(cache_teachers(load_recipe(recipe, overrides_of(set_, seed), flags_of(seed)), device))
     if json:
         rows = [(name, each.folder, each.epochs, each.computed, each.size, each.seconds) for name, each in found]
         keys = ("teacher", "folder", "epochs", "computed", "bytes", "seconds")

@@ -111,6 +111,12 @@ def on_ray(address: str | None) -> dict[str, Any]:
     return {} if address is None else {"search.executor.kind": "ray", "search.executor.address": address}
 
 
+def flags_of(seed: int | None, address: str | None = None) -> dict[str, str]:
+    """Return which of the flags `--seed` and `--ray-address` set a dotted key, for messages about it."""
+    by_seed = {} if seed is None else {"seed": "--seed"}
+    return by_seed | dict.fromkeys(on_ray(address), "--ray-address")
+
+
 def print_json(value: Any) -> None:
     """Print `value` as JSON on standard output."""
     import json

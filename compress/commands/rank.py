@@ -16,6 +16,7 @@ from compress.commands.options import (
     ResumeFlag,
     SeedFlag,
     SetFlag,
+    flags_of,
     overrides_of,
 )
 from compress.commands.run import print_result, words_of
@@ -60,9 +61,10 @@ def rank(
     flags: dict[str, Any] = {"truth": truth, "scores": scores, "against": against, "architectures": architectures}
     given = {name: value for name, value in flags.items() if value is not None}
     overrides = overrides_of(pairs, seed) | {f"rank.{name}": value for name, value in given.items()}
-    loaded = load_recipe(recipe, overrides)
+    told = flags_of(seed) | {f"rank.{name}": f"--{name}" for name in given}
+    loaded = load_recipe(recipe, overrides, told)
     if loaded.section("rank") is None:
-        loaded = load_recipe(recipe, overrides | {"rank": {}})
+        loaded = load_recipe(recipe, overrides | {"rank": {}}, told | {"rank": ""})
     alone, directory = ranking_of(loaded, out)
     words = words_of("rank", recipe, out, pairs, device, seed)
     words += [word for name, value in given.items() for word in (f"--{name}", str(value))]

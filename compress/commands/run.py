@@ -19,6 +19,7 @@ from compress.commands.options import (
     ResumeFlag,
     SeedFlag,
     SetFlag,
+    flags_of,
     on_ray,
     overrides_of,
     print_json,
@@ -66,7 +67,7 @@ def run_stages(
     from compress.runs.pipeline import run as run_recipe
     from compress.runs.recipe import load_recipe
 
-    loaded = load_recipe(recipe, overrides_of(pairs, seed) | on_ray(ray_address))
+    loaded = load_recipe(recipe, overrides_of(pairs, seed) | on_ray(ray_address), flags_of(seed, ray_address))
     if section is not None and loaded.section(section) is None:
         raise InputError(f"{recipe}  {section}: the recipe has no such section; add one, or use `compress run`")
     words = words_of(command, recipe, out, pairs, device, seed)
@@ -113,7 +114,7 @@ def plan(
     from compress.runs.dry_run import dry_run
     from compress.runs.recipe import load_recipe
 
-    result = dry_run(load_recipe(recipe, overrides_of(set_, seed)), device)
+    result = dry_run(load_recipe(recipe, overrides_of(set_, seed), flags_of(seed)), device)
     if json:
         print_json(result.to_dict())
     else:

@@ -20,7 +20,7 @@ from compress.core.problems import show
 from compress.core.sections import one_or_many
 from compress.core.yaml_lines import Path_
 from compress.runs.catalog import find_recipe
-from compress.runs.recipe_file import Finding, read
+from compress.runs.recipe_file import Finding, Flags, read
 from compress.runs.stage import Stage, all_stages, as_list
 from evaluators.datasets import DataConfig
 from evaluators.tasks import DEFAULT, TaskSection, tasks
@@ -137,11 +137,11 @@ def _section_of(stage: Stage[Any]) -> Any:
 def load_recipe(
     recipe: str | Path | Mapping[str, Any],
     overrides: Mapping[str, Any] | None = None,
-    flag: str = "--set",
+    flag: Flags = "--set",
 ) -> Recipe:
     """Return the recipe called `recipe` (a path, or the name of a shipped one) with `overrides` applied.
 
-    A mapping is what a file would hold.
+    A mapping is what a file would hold. Messages name `flag` as what an override was given by.
     Raises `InputError` with every problem of the file and of the overrides, one line each.
     """
     file = recipe if isinstance(recipe, Mapping) else find_recipe(recipe)

@@ -21,6 +21,9 @@ from compress.core.yaml_lines import Document, Path_, Unquoted, dotted, elsewher
 
 T = TypeVar("T", bound=BaseModel)
 Finding = tuple[Path_, str]
+Flags = str | Mapping[str, str]
+"""What overrides were given by: one flag for all, or that of each dotted key, `--set` of those that are not there; an
+empty one for what no flag said."""
 
 
 @dataclass
@@ -36,8 +39,8 @@ class Draft(Generic[T]):
     def place(self, path: Path_) -> str:
         """Return `file:line`, or the flag that set the key at `path`."""
         for length in range(len(path), 0, -1):
-            if path[:length] in self.overridden:
-                return self.overridden[path[:length]]
+            if flag := self.overridden.get(path[:length]):
+                return flag
         if path not in self.document.lines and (flag := self._set_below(path)):
             return flag
         return f"{self.file}:{self.document.line(path) or 1}" if self.document.lines else self.file
@@ -82,12 +85,13 @@ def read(
     schema: type[T],
     overrides: Mapping[str, Any] | None = None,
     checks: Callable[[dict[str, Any]], Iterable[Finding]] = lambda sections: (),
-    flag: str = "--set",
+    flag: Flags = "--set",
 ) -> Draft[T]:
     """Return the recipe in `file` with `overrides` (dotted key -> value) applied; `value` is a `schema`.
 
     In place of a file there may be what one holds, as a mapping. Its values and those of `overrides` may be Python's.
-    `checks` gets the sections that are valid by themselves and yields further findings. Raises `InputError` with
+    `checks` gets the sections that are valid by themselves and yields further findings; `flag` says what each override
+    was given by. Raises `InputError` with
     every problem, one line each: `file:line  dotted.key: what is wrong; got ...; allowed ...; did you mean ...`.
     """
     if isinstance(file, Mapping):
@@ -105,7 +109,7 @@ def resolve(
     schema: type[T],
     overrides: Mapping[str, Any],
     checks: Callable[[dict[str, Any]], Iterable[Finding]],
-    flag: str,
+    flags: Flags,
 ) -> Draft[T]:
     """Validate an already parsed `document`, or one of Python's values without lines; see `read`."""
     if not isinstance(document.values, dict):
@@ -113,6 +117,7 @@ def resolve(
     draft = Draft(file, schema, document, {})
     problems = _text_problems(document, file)
     for key, value in overrides.items():
+        flag = flags if isinstance(flags, str) else flags.get(key, "--set")
         try:
             problems += _override(draft, key, plain(value, key), flag)
         except InputError as error:
