@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from compress.core.errors import InputError, did_you_mean
+from compress.core.errors import InputError, did_you_mean, reason_of
 from compress.core.problems import validated
 from compress.core.registry import Registry
 from spaces.architecture import Architecture
@@ -64,7 +64,9 @@ def read_architecture(
     """
     try:
         content = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {reason_of(error)}") from None
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON: {error}") from None
     inside = content if isinstance(content, dict) and {"space", "choices"} & content.keys() else {}
     if inside and "choices" not in inside:

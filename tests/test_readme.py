@@ -37,6 +37,9 @@ def test_what_a_command_does_not_print_is_found_on_a_page(tmp_path: Path, monkey
     page.write_text(text.format("4 folders"))
     with pytest.raises(AssertionError, match=r"page\.md:6: not printed:\n4 folders"):
         play(page, folder, monkeypatch)
+    page.write_text(text.partition("40 files")[0] + "```\n")
+    with pytest.raises(AssertionError, match=r"page\.md:6: an empty block"):
+        play(page, folder, monkeypatch)
     page.write_text("```bash\ncompress validate none.yaml   # exit code 2\ncompress validate none.yaml\n```\n")
     with pytest.raises(AssertionError, match="no such recipe"):
         play(page, folder, monkeypatch)

@@ -6,6 +6,8 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
+from compress.runs.catalog import KINDS
+
 HEADINGS = {
     "Compress a model": (),  # and every command that is under no other heading
     "Find an architecture": ("search", "rank", "space", "latency-table"),
@@ -27,6 +29,12 @@ class Commands(TyperGroup):
             rows = [(name.ljust(width), self.commands[name].get_short_help_str(room)) for name in names]
             with formatter.section(heading):
                 formatter.write_dl(rows)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; a kind of things to list, such as recipes, is none by itself."""
+        if args[0] in KINDS and args[0] not in self.commands:
+            ctx.fail(f"No such command {args[0]!r}; `compress ls {args[0]}` lists them.")
+        return super().resolve_command(ctx, args)
 
 
 class Command(TyperCommand):

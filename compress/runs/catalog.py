@@ -48,7 +48,10 @@ def find_recipe(recipe: str | Path) -> Path:
         own = f"; its recipe is {path / 'recipe.yaml'}" if (path / "recipe.yaml").is_file() else ""
         raise InputError(f"a recipe is a file, and {str(recipe)!r} is a directory{own}")
     beside = [str(file) for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-    near = did_you_mean(str(recipe), [*beside, *names, *(name.removesuffix(".yaml") for name in names)])
+    known = [*beside, *names]
+    stems = [name.removesuffix(".yaml") for name in known]  # an ending that all have makes no two names alike
+    alike = did_you_mean(str(recipe).removesuffix(".yaml"), stems)
+    near = did_you_mean(str(recipe), [*known, *stems]) if alike else ""
     raise InputError(f"no such recipe; got {str(recipe)!r}; allowed: a path, or a name of `compress ls recipes`{near}")
 
 

@@ -82,6 +82,6 @@ def _check_supernet(values: Mapping[str, Any], before: Mapping[str, Any], direct
     keys = differing_keys(theirs, ours)
     if keys:
         raise InputError(
-            f"--out  the run in {directory} has trained another supernet: {', '.join(keys)} differ; name another "
-            "directory with --out"
+            f"--out  the run in {directory} has trained another supernet: {', '.join(keys)} "
+            f"{'differs' if len(keys) == 1 else 'differ'}; name another directory with --out"
         )

@@ -19,7 +19,7 @@ from compress.core.errors import InputError, reason_of
 from compress.core.problems import show
 from compress.core.sections import one_or_many
 from compress.core.yaml_lines import Path_
-from compress.runs.catalog import find_recipe
+from compress.runs.catalog import find_recipe, recipes_folder
 from compress.runs.recipe_file import Finding, Flags, read
 from compress.runs.stage import Stage, all_stages, as_list
 from evaluators.datasets import DataConfig
@@ -145,11 +145,21 @@ def load_recipe(
     Raises `InputError` with every problem of the file and of the overrides, one line each.
     """
     file = recipe if isinstance(recipe, Mapping) else find_recipe(recipe)
-    draft = read(file, recipe_schema(), overrides, check_sections, flag)
+    try:
+        draft = read(file, recipe_schema(), overrides, check_sections, flag)
+    except InputError as error:
+        shipped = isinstance(file, Path) and recipes_folder() in file.parents
+        raise InputError(*(_with_flag(problem) for problem in error.problems)) if shipped else error from None
     assert draft.value is not None
     found = for_its_task(draft.value)
     found._located = draft.located
     return found
+
+
+def _with_flag(problem: str) -> str:
+    """Return a problem of a shipped recipe, with how a file that it does not find is given to it."""
+    absent = re.match(r"\S+\.yaml:\d+  ([\w.]+): no such file or folder", problem)
+    return problem if absent is None else f"{problem}; give yours by --set {absent[1]}=PATH"
 
 
 def for_its_task(recipe: Recipe) -> Recipe:

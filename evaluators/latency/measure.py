@@ -140,7 +140,8 @@ def record(onnx_path: Path | str, config: LatencyConfig) -> LatencyRecord:
         CompressError: the target failed, or its answer lacks a field.
     """
     path = Path(onnx_path)
-    say(f"latency of {path.name}: {config.threads} thread(s), at least {config.seconds:g} s")
+    threads = f"{config.threads} thread{'s' if config.threads > 1 else ''}"
+    say(f"latency of {path.name}: {threads}" + (f", at least {config.seconds:g} s" if config.seconds else ""))
     answer = ask(config.target, _request("measure", config), [path])
     return _record(answer["result"], answer, path)
 

@@ -91,5 +91,5 @@ def _import(name: str) -> Callable[..., Any]:
     if isinstance(found, nn.Module):
         raise InputError(f"model.name: {name!r} is a model already; name its class, or a function that returns it")
     if not callable(found):
-        raise InputError(f"model.name: {name!r} is a {type(found).__name__}; a callable is needed")
+        raise InputError(f"model.name: {name!r} is of type {type(found).__name__}; a callable is needed")
     return found  # type: ignore[no-any-return]

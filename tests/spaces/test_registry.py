@@ -130,6 +130,6 @@ def test_files_that_are_no_architecture_are_refused_in_one_sentence_each(write: 
         found = problems(read_architecture, write(content), name)
         assert len(found) == 1 and found[0].startswith(f"{path}: ") and expected in found[0], found
     (problem,) = problems(read_architecture, tmp_path / "missing.json", "toy")
-    assert "missing.json: cannot be read as JSON" in problem
+    assert "missing.json: cannot be read: No such file or directory" in problem
     (problem,) = problems(read_architecture, tmp_path, "toy")
-    assert "cannot be read as JSON" in problem
+    assert "cannot be read: Is a directory" in problem

@@ -137,7 +137,7 @@ def test_python_models_come_from_the_working_directory(tmp_path: Path, monkeypat
         5, 8, source="python", name="own_net_of_test_zoo:net", kwargs={"widht": 2}
     )
     assert built(5, 8, source="python", name="./own_net_of_test_zoo.py:net").task.num_outputs == 5
-    assert "a callable is needed" in refused(source="python", name="own_net_of_test_zoo:number")
+    assert "is of type int; a callable is needed" in refused(source="python", name="own_net_of_test_zoo:number")
     assert "is a model already; name its class" in refused(source="python", name="own_net_of_test_zoo:ready")
     assert "nn.Module is needed" in refused(source="python", name="own_net_of_test_zoo:wrong")
     assert "logits" in refused(5, source="python", name="own_net_of_test_zoo:image")

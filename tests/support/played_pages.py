@@ -87,6 +87,8 @@ def play(page: Path, folder: Path, patch: pytest.MonkeyPatch) -> int:
                     code = re.search(r"exit code (\d+)", comment)
                     output += _run(command.strip(), folder, int(code[1]) if code else 0, where)
                     played += 1
+            elif block.language == "text" and not block.content.strip():
+                raise AssertionError(f"{where}: an empty block; it is to hold what is printed")
             elif block.language == "text" and output:
                 lost = [line for line in block.content.splitlines() if not _among(line, output)]
                 assert not lost, f"{where}: not printed:\n" + "\n".join([*lost, "--- but:", output])

@@ -75,6 +75,19 @@ def test_a_recipe_that_stands_by_itself_needs_no_flag() -> None:
     assert "Usage: compress prune [-r] FILE [OPTIONS]" in invoke("prune", "--help").stdout
 
 
+def test_a_kind_of_things_is_listed_by_ls() -> None:
+    for kind in ("recipes", "models"):
+        result = invoke(kind)
+        assert result.exit_code == 2 and f"No such command '{kind}'; `compress ls {kind}` lists them." in result.stderr
+
+
+def test_a_recipe_that_is_like_none_gets_no_suggestion(tmp_path: Path) -> None:
+    assert "did you mean" not in invoke("plan", "nosuch.yaml").stderr
+    assert "did you mean 'search_ray.yaml'?" in invoke("plan", "serch_ray.yaml").stderr
+    told = invoke("space", "mobilenetv3", "--arch", str(tmp_path / "nosuch.json")).stderr
+    assert told == f"{tmp_path}/nosuch.json: cannot be read: No such file or directory\n"
+
+
 def test_what_is_something_else_than_was_asked_for_says_what_it_is(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").touch()
     (tmp_path / "model.onnx").touch()

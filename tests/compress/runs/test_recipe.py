@@ -170,6 +170,17 @@ def test_flags_go_on_with_a_name_alone(tmp_path: Path) -> None:
         load_recipe(file, {"name.first": "a"})
 
 
+def test_a_shipped_recipe_says_how_the_files_are_given_that_it_does_not_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        load_recipe("resnet56_cifar10.yaml", {"model.checkpoint": "none.safetensors"})
+    given, absent = sorted(caught.value.problems)
+    assert given == '--set  model.checkpoint: no such file or folder; got "none.safetensors"'
+    assert absent.endswith('data.path: no such file or folder; got "cifar10.npz"; give yours by --set data.path=PATH')
+
+
 def test_a_misspelt_recipe_gets_the_nearest_name() -> None:
     with pytest.raises(InputError, match=r"did you mean 'dimap_swin\.yaml'"):
         load_recipe("dimap_swim.yaml")

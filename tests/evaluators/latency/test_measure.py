@@ -63,6 +63,20 @@ def test_record_carries_environment_shape_and_samples(tmp_path):
     assert found.environment["cpu"]
 
 
+def test_what_is_timed_is_told_in_numbers_that_are_there(tmp_path, capsys, monkeypatch):
+    def nothing(*_):
+        raise InputError("asked")
+
+    monkeypatch.setattr(evaluators.latency.measure, "ask", nothing)
+    for config, told in (
+        (LatencyConfig(seconds=0), "latency of net.onnx: 1 thread\n"),
+        (LatencyConfig(threads=2), "latency of net.onnx: 2 threads, at least 3 s\n"),
+    ):
+        with pytest.raises(InputError, match="asked"):
+            record(tmp_path / "net.onnx", config)
+        assert capsys.readouterr().err == told
+
+
 def test_a_record_without_one_of_its_fields_is_refused(tmp_path, monkeypatch):
     path = conv_chain(16, tmp_path)
     whole = record(path, LatencyConfig(seconds=0)).model_dump()
