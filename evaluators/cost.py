@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
+from compress.core.kept_state import state_kept
 from compress.core.meta import ShapesAlone
 from compress.core.modes import evaluating
 from compress.core.tensors import Inputs, call
@@ -116,14 +117,14 @@ def _trilinear(x: Any, weight: Any, y: Any, *_: Any, **__: Any) -> int:
 
 @contextmanager
 def _quiet(model: nn.Module) -> Iterator[None]:
-    """Run `model` in eval mode, without gradients and without kernels that hide their matrix products."""
+    """Run `model` in eval mode, without gradients, traces of it, and kernels that hide their matrix products."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     fast = torch.backends.mha.get_fastpath_enabled()
     for parameter in trained:  # the counter's module tracker asks for the history of tokens that are parameters
         parameter.requires_grad_(False)
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with evaluating(model), torch.no_grad(), sdpa_kernel([SDPBackend.MATH]):
+        with state_kept(model), evaluating(model), torch.no_grad(), sdpa_kernel([SDPBackend.MATH]):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)

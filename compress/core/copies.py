@@ -10,7 +10,9 @@ from functools import partial, update_wrapper
 from types import CellType, FunctionType
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
+
+from compress.core.tensors import tensors_in
 
 M = TypeVar("M", bound=nn.Module)
 S = TypeVar("S", bound=Sequence[Any])
@@ -23,8 +25,16 @@ def copied(model: M, memo: dict[int, Any] | None = None) -> M:
     What was compiled in place (`module.compile()`) is plain in the copy, since it would run the module that is copied.
     Functions that hold parts of the model (hooks and lambdas over `self`), which `deepcopy` leaves as they are, and
     weak references hold those of the copy.
+    Tensors that were computed from parameters (the weight of an old weight norm, a cache), which `deepcopy` refuses,
+    are copied without their history.
     """
     memo = {} if memo is None else memo
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) or (isinstance(value, (dict, list, tuple)) and value):
+                for tensor in tensors_in(value):
+                    if not tensor.is_leaf and id(tensor) not in memo:
+                        memo[id(tensor)] = tensor.detach().clone()
     replaced = {id(inner) for module in model.modules() if id(module) in memo for inner in module.modules()}
     plain = {kind: _is_plain(kind) for kind in map(type, model.modules())}
     modules = [module for module in model.modules() if id(module) not in replaced and plain[type(module)]]

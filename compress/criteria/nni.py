@@ -7,7 +7,6 @@ training make `steps` updates (plain SGD) on the recipe's training batches, a fe
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import logging
 import warnings
@@ -20,6 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from compress.core.copies import copied
 from compress.core.errors import InputError
 from compress.criteria import unit_criteria
 from compress.criteria.unit_criterion import ScoringData, UnitCriterion, mean_normalised
@@ -54,7 +54,7 @@ class NniUnits(UnitCriterion):
         layers = list(dict.fromkeys(part.layer for parts in rows.values() for part in parts))
         with _quiet(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(data.generator.initial_seed())
-            metrics = self._metrics(copy.deepcopy(model), layers, data)
+            metrics = self._metrics(copied(model), layers, data)
         sums = {name: metrics[name]["weight"].detach().double().flatten(1).sum(1).cpu() for name in layers}
         scores = {
             name: torch.stack([sums[part.layer][part.positions].sum((1, 2)) for part in parts]).sum(0)

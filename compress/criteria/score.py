@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from compress.core.errors import InputError
+from compress.core.kept_state import state_kept
 from compress.criteria import unit_criteria
 from compress.criteria.unit_criterion import ScoringData, UnitCriterion, named_tensors
 from compress.graph.graph import Graph, Group
+from compress.graph.watch import emptied
 
 
 def score_units(
@@ -35,7 +38,8 @@ def score_units(
     free = {group.name for group in graph.groups if group.repeats > 1 and not group.rigid}
     seen = [group.expanded() if group.name in free else group for group in graph.groups]
     before = _versions(model)
-    scores = chosen.scores(model, seen, data)
+    with state_kept(model):
+        scores = chosen.scores(model, seen, replace(data, renewed=partial(emptied, model, graph.caches)))
     if _versions(model) != before:
         raise InputError(f"prune.criterion: {type(chosen).__name__} changes the weights of the model that it scores")
     scores = _one_for_each_unit(scores, seen, chosen)
@@ -50,8 +54,8 @@ def score_units(
 
 
 def _versions(model: nn.Module) -> dict[str, int]:
-    """Return how often each weight and each constant of the model has been written to."""
-    return {name: tensor._version for name, tensor in named_tensors(model).items()}
+    """Return how often each weight of the model has been written to."""
+    return {name: parameter._version for name, parameter in model.named_parameters()}
 
 
 def _one_for_each_unit(scores: Any, groups: Sequence[Group], criterion: UnitCriterion) -> dict[str, Tensor]:

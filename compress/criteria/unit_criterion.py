@@ -28,7 +28,8 @@ class ScoringData:
 
     `graph` is the unexpanded graph, `batches` yields what scores may be estimated on (None: there is no data), `task`
     says what the model loses on them, `counted` is what one unit costs in: what the budget is given in. Criteria that
-    go by gradients note in `reached` the weights that have one.
+    go by gradients note in `reached` the weights that have one. `renewed` is called before each draw, so that the model
+    keeps nothing of the one before.
     """
 
     graph: Graph
@@ -38,6 +39,7 @@ class ScoringData:
     counted: Counted = "macs"
     task: Task = UNSIZED
     reached: set[str] = field(default_factory=set)
+    renewed: Callable[[], None] = lambda: None
 
     def costs(self) -> dict[str, float]:
         """Return the fraction of the whole model's cost that removing one unit of each group saves."""
@@ -52,7 +54,9 @@ class ScoringData:
                 f"allowed without data: {_DATA_FREE}"
             )
         for batch in self.batches():
-            yield from batch.to(self.device, copy=True).split(DRAW)  # a copy: a model may change it in place
+            for few in batch.to(self.device, copy=True).split(DRAW):  # a copy: a model may change it in place
+                self.renewed()
+                yield few
 
 
 class UnitCriterion(Config):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from compress.core.copies import copied
 from compress.core.tensors import Inputs, call
 
 NOISE = 0.1
@@ -25,7 +25,7 @@ def ranks_equals(module: nn.Module, inputs: Inputs) -> bool:
 
 def with_noise(model: nn.Module) -> nn.Module:
     """Return a copy of `model` with noise on its parameters, always the same, which tells equal values apart."""
-    noisy, generator = copy.deepcopy(model), torch.Generator().manual_seed(0)
+    noisy, generator = copied(model), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for each in noisy.parameters():
             if each.is_floating_point() and each.numel():

@@ -45,7 +45,7 @@ def apply(plan: Plan, model: nn.Module, shared: Collection[str] = ()) -> nn.Modu
         raise InputError(f"plan: got a {type(plan).__name__}; allowed a plan, such as compress.plan makes")
     model = unwrapped(model)
     if plan.folded:
-        model = copy.deepcopy(model)
+        model = copied(model)
         fold_batch_norms(model, plan.folded)
     tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     memo: dict[int, Any] = {id(tensors[name]): tensors[name] for name in shared}
@@ -56,10 +56,6 @@ def apply(plan: Plan, model: nn.Module, shared: Collection[str] = ()) -> nn.Modu
         memo[id(tensors[name])] = _narrowed(name, tensors[name], dims, plan.sizes.get(name, {}), taken)
     for name in plan.dropped:
         memo[id(_module(model, name))] = PassThrough()
-    for module in model.modules():
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:
-                memo[id(value)] = value.detach()  # computed from parameters (an old weight norm's): cannot be copied
     try:
         small = copied(model, memo)
     except TypeError as error:  # a lock, a file, a stream among its attributes
@@ -70,7 +66,7 @@ def apply(plan: Plan, model: nn.Module, shared: Collection[str] = ()) -> nn.Modu
     for name, attributes in plan.attributes.items():
         module = _module(small, name)
         for attribute, value in attributes.items():
-            setattr(module, attribute, like(getattr(module, attribute, None), value))
+            setattr(module, attribute, copy.copy(like(getattr(module, attribute, None), value)))
     return small
 
 

@@ -50,6 +50,7 @@ def build_graph(model: nn.Module, example_inputs: Inputs, limits: Limits | None 
         everything={group.name: group.size for group in groups},
         candidates=candidates(found, model, names, certain),
         record=_record(found, names, owners),
+        caches=found.caches,
     )
 
 

@@ -11,9 +11,10 @@ from compress.core.tensors import Inputs, call, mapped, tensors_in
 from compress.graph import axes
 from compress.graph.axes import Dim
 from compress.graph.kept_positions import Positions
-from compress.graph.lockstep import OVER_A_WIDTH, Following, Pass
+from compress.graph.lockstep import OVER_A_WIDTH, Draw, Following, Pass
 from compress.graph.silenced_products import Products
 from compress.graph.trace import Step
+from compress.graph.watch import watched
 
 _MEANS = frozenset(("mean", "nanmean", "var", "std", "var_mean", "std_mean"))
 _BATCH_NORMS = frozenset((
@@ -24,7 +25,7 @@ _BATCH_NORMS = frozenset((
 def observed(model: nn.Module, inputs: Inputs, one: Pass, positions: Positions, products: Products) -> Pass:
     """Run the silenced dense model once and keep its samples."""
     observing = _Observing(one, positions, products)
-    with one.mode(model), observing:
+    with watched(model, positions.graph.caches), one.mode(model), observing:
         output = call(model, inputs)
     one.outputs = [tensor.detach().clone() for tensor in tensors_in(output)]
     one.whole = observing.aligned and observing.place == len(one.steps)
@@ -37,12 +38,15 @@ class _Observing(Following):
         super().__init__(one, positions)
         self.products = products
 
-    def drawn(self, step: Step | None, outputs: list[Tensor]) -> bool:
-        if step is None or any(len(dims) != out.dim() for out, dims in zip(outputs, step.outputs, strict=True)):
-            return False
+    def drawn(self, step: Step | None, name: str, given: list[Tensor], outputs: list[Tensor]) -> None:
+        """Keep what is drawn, at a step as much of it as stays."""
+        shapes = [tuple(each.shape) for each in outputs]
+        if step is None or shapes != [_dense_shape(dims) for dims in step.outputs]:
+            self.one.draws.append(Draw(name, None, given, [each.clone() for each in outputs]))
+            return
         taken = [self._taken(out, dims) for out, dims in zip(outputs, step.outputs, strict=True)]
-        self.one.draws[self.place] = [each for each in taken if each is not None]
-        return len(self.one.draws[self.place]) == len(taken)
+        told = [each for each in taken if each is not None]
+        self.one.draws.append(Draw(name, self.place, [], told if len(told) == len(taken) else None))
 
     def ranked(self, step: Step | None, values: Tensor, dim: int, outputs: list[Tensor]) -> None:
         """Keep the places."""

@@ -9,7 +9,6 @@ leave is no error, and the plan says so.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -17,6 +16,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor, nn
 
+from compress.core.copies import copied
 from compress.core.modes import evaluating, training_flow
 from compress.core.tensors import Inputs, call, doubled, mapped
 from compress.graph.apply import apply
@@ -102,7 +102,7 @@ class Exactness:
         """
         if not found.values:
             return found
-        double = Exactness(copy.deepcopy(self.model).double(), doubled(self.inputs))
+        double = Exactness(copied(self.model).double(), doubled(self.inputs))
         double._constant = self._constant
         everything, others = SILENCED[:1], SILENCED[1:]
         for exact, tolerance, ways in ((double, DOUBLE, everything), (self, SINGLE, others), (double, DOUBLE, others)):
@@ -138,11 +138,8 @@ class Exactness:
         positions = Positions(graph, kept)
         with perturbed([self._learned[name] for name in self._constant]):
             result = Reference(positions, self.narrowed(plan))
-            with (
-                watched(self.model),
-                silenced_in(self.model, plan, graph, silenced) as products,
-                passed_through(self.model, dropped),
-            ):
+            silent = silenced_in(self.model, plan, graph, silenced)
+            with silent as products, passed_through(self.model, dropped):
                 for mode, steps in ((evaluating, graph.record.steps), (training_flow, graph.record.training_steps)):
                     if steps or mode is evaluating:
                         left = [step for step in steps if not inside(step.module, dropped)]

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from compress.core.kept_state import state_kept
 from compress.core.modes import evaluating
 from compress.core.tensors import Inputs, call
 
@@ -26,7 +27,7 @@ def foldable_pairs(model: nn.Module, example_inputs: Inputs) -> tuple[tuple[str,
     running statistics are left out.
     """
     watch = _Watch()
-    with evaluating(model), torch.no_grad(), _hooks(model, watch), watch:
+    with state_kept(model), evaluating(model), torch.no_grad(), _hooks(model, watch), watch:
         call(model, example_inputs)
     runs = Counter(name for name, _ in watch.outputs.values())
     norms = Counter(norm for norm, _ in watch.norms)

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -144,7 +145,8 @@ class Record:
 class Graph:
     """All groups of a model, its residual blocks, the layers that stay whole, and its cost as a formula of widths.
 
-    `ties` lists sets of groups that must keep the same fraction of their units.
+    `ties` lists sets of groups that must keep the same fraction of their units. `caches` are what the model keeps of
+    former passes (`compress.graph.caches`): the graph is that of the model without them.
     """
 
     groups: tuple[Group, ...]
@@ -158,6 +160,7 @@ class Graph:
     everything: Mapping[str, int] = field(default_factory=dict)
     candidates: tuple[Candidate, ...] = ()
     record: Record = Record()
+    caches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def group(self, name: str) -> Group:
         """Return the group called `name`."""

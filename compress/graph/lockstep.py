@@ -7,7 +7,7 @@ The steps are those of the trace (`compress.graph.graph.Record`). Where a model 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -20,10 +20,28 @@ from compress.core.tensors import tensors_in
 from compress.graph.kept_positions import Positions
 from compress.graph.trace import LAYOUT, Step
 
+_FILLED = frozenset((
+    "bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "normal_", "rand_like", "randint_like",
+    "randn_like", "uniform_",
+))  # fmt: skip
 _UNINITIALISED = ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
 RANKING = frozenset(("topk", "sort"))
 """Operations that give values and their places by rank: rounding decides in which order those come that are equal."""
 OVER_A_WIDTH = frozenset(("native_layer_norm", "_fused_rms_norm", "rms_norm", "native_group_norm"))
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What the dense model drew at random.
+
+    `given` is what it was drawn from; `outputs` are the results, at a step (number `place`) those at the positions that
+    stay, or None where these cannot be told.
+    """
+
+    name: str
+    place: int | None
+    given: list[Tensor]
+    outputs: list[Tensor] | None
 
 
 @dataclass
@@ -35,10 +53,9 @@ class Pass:
     values: list[list[Tensor | None]] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     whole: bool = True  # the dense model did what it did when it was traced
-    draws: dict[int, list[Tensor]] = field(default_factory=dict)  # by step: what was drawn at random, narrowed
+    draws: list[Draw] = field(default_factory=list)
     ranks: list[Tensor | None] = field(default_factory=list)  # the places that each ranking named, narrowed
     kept: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)  # boxes, scores and what suppression left
-    random: bool = False  # something was drawn that cannot be drawn again: values differ, shapes must not
 
 
 class Following(TorchDispatchMode):
@@ -48,7 +65,7 @@ class Following(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.one, self.positions = one, positions
         self.place, self.aligned = 0, True
-        self.rankings = self.suppressions = 0
+        self.draws = self.rankings = self.suppressions = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -62,13 +79,15 @@ class Following(TorchDispatchMode):
                 step = steps[self.place]
             else:
                 self.left()
+        given = [each.detach().clone() for each in _drawn_from(name, args, kwargs)] if draws else []
         out = self.run(func, args, kwargs, step)
         if name == "nms":
             out = self.suppressed(args[0], args[1], out)
             self.suppressions += 1
         found = [out] if isinstance(out, Tensor) else list(tensors_in(out))
-        if draws and not self.drawn(step, found):
-            self.one.random = True
+        if draws:
+            self.drawn(step, name, given, found)
+            self.draws += 1
         if name in RANKING:
             self.ranked(step, args[0], _dim(name, args, kwargs), found)
             self.rankings += 1
@@ -85,8 +104,8 @@ class Following(TorchDispatchMode):
         """Run an operation, which is `step` of the trace (None: another one)."""
         return func(*args, **kwargs)
 
-    def drawn(self, step: Step | None, outputs: list[Tensor]) -> bool:
-        """Let both models draw the same; return whether that is so."""
+    def drawn(self, step: Step | None, name: str, given: list[Tensor], outputs: list[Tensor]) -> None:
+        """Let both models draw the same from the same."""
         raise NotImplementedError
 
     def ranked(self, step: Step | None, values: Tensor, dim: int, outputs: list[Tensor]) -> None:
@@ -100,6 +119,12 @@ class Following(TorchDispatchMode):
     def seen(self, step: Step, outputs: list[Tensor]) -> None:
         """Look at what `step` gave."""
         raise NotImplementedError
+
+
+def _drawn_from(name: str, args: Any, kwargs: Any) -> Iterator[Tensor]:
+    """Yield the tensors that decide what is drawn; what is there before a tensor is filled does not."""
+    yield from tensors_in(args[1:] if name in _FILLED else args)
+    yield from tensors_in(kwargs)
 
 
 def _dim(name: str, args: Any, kwargs: Any) -> int:

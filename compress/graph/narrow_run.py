@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from compress.core.tensors import tensors_in
 from compress.graph.kept_positions import Positions
-from compress.graph.lockstep import Following, Pass
+from compress.graph.lockstep import Draw, Following, Pass
 from compress.graph.trace import Step
 
 
@@ -66,14 +67,27 @@ class Comparing(Following):
         self.judge()
         super().left()
 
-    def drawn(self, step: Step | None, outputs: list[Tensor]) -> bool:
-        """Put what the dense model drew in the place of what this one did."""
-        draws = [] if step is None else self.one.draws.get(self.place, [])
-        if [each.shape for each in draws] != [each.shape for each in outputs]:
+    def drawn(self, step: Step | None, name: str, given: list[Tensor], outputs: list[Tensor]) -> None:
+        """Put what the dense model drew in the place of what this one did; where that cannot be, nothing is proven."""
+        told = step is not None and any(
+            tuple(each.shape) != self.positions.shape(dims) for each, dims in zip(outputs, step.outputs, strict=True)
+        )
+        if told or not self.one.values:  # of a wrong shape `seen` tells
+            return
+        theirs = self.one.draws[self.draws] if self.draws < len(self.one.draws) else None
+        if theirs is None or theirs.name != name or not self._drawn_alike(step, theirs, given, outputs):
+            self._disagree(f"{name} draws other numbers at random, and nothing behind it can be compared", values=True)
+        else:
+            for tensor, value in zip(outputs, theirs.outputs or (), strict=True):
+                tensor.copy_(value)
+
+    def _drawn_alike(self, step: Step | None, theirs: Draw, given: list[Tensor], outputs: list[Tensor]) -> bool:
+        """Return whether the dense model drew as much from the same; at a step, what it drew from was compared."""
+        if theirs.outputs is None or [each.shape for each in theirs.outputs] != [each.shape for each in outputs]:
             return False
-        for tensor, value in zip(outputs, draws, strict=True):
-            tensor.copy_(value)
-        return True
+        if step is not None and theirs.place is not None:
+            return self.place == theirs.place
+        return self._same(given, theirs.given)
 
     def ranked(self, step: Step | None, values: Tensor, dim: int, outputs: list[Tensor]) -> None:
         """Take the order of the dense model, where it is as good as this one's."""
@@ -92,12 +106,15 @@ class Comparing(Following):
         if self.suppressions >= len(self.one.kept) or not len(scores):
             return kept
         their_boxes, their_scores, theirs = self.one.kept[self.suppressions]
-        for ours, expected in ((boxes, their_boxes), (scores, their_scores)):
-            if ours.shape != expected.shape:
-                return kept
-            if float(_differences(ours.reshape(1, -1), expected.reshape(1, -1))) > self.tolerance:
-                return kept
-        return theirs.clone()
+        return theirs.clone() if self._same([boxes, scores], [their_boxes, their_scores]) else kept
+
+    def _same(self, found: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
+        """Return whether tensors are of the same shapes and, up to rounding, the same values."""
+        return [each.shape for each in found] == [each.shape for each in expected] and not any(
+            float(_differences(ours.reshape(1, -1), theirs.reshape(1, -1))) > self.tolerance
+            for ours, theirs in zip(found, expected, strict=True)
+            if ours.numel()
+        )
 
     def seen(self, step: Step, outputs: list[Tensor]) -> None:
         """Compare shapes, and samples where the pass holds some."""
@@ -107,7 +124,7 @@ class Comparing(Following):
             if tuple(tensor.shape) != shape:
                 self._disagree(f"{step.name} gives the shape {tuple(tensor.shape)} in place of {shape}")
             sample = self.positions.sample(dims)
-            if expected is not None and sample is not None and not self.one.random:
+            if expected is not None and sample is not None:
                 self.pairs.append((self.place, tensor.take(sample.narrow.to(tensor.device)), expected))
 
     def judge(self) -> None:
@@ -144,7 +161,7 @@ class Comparing(Following):
         if [each.shape for each in found] != [each.shape for each in self.one.outputs]:
             self._disagree("the output has another shape")
         for tensor, expected in zip(found, self.one.outputs, strict=True):
-            if self.one.random or not tensor.numel():
+            if not tensor.numel():
                 continue
             if (error := float(_differences(tensor.reshape(1, -1), expected.reshape(1, -1)))) > self.tolerance:
                 self._disagree(f"the output is off by {error:.1e}", values=True)

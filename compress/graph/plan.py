@@ -240,4 +240,7 @@ def _attribute_values(
             owner = group.name.split(":")[0].rpartition(".")[0]
             if not inside(owner, dropped) and holds_scale(model.get_submodule(owner)):
                 result.setdefault(owner, {})["fused_attn"] = False  # the plain path keeps the scale that was trained
+    for name, caches in graph.caches.items():
+        if not inside(name, dropped):
+            result.setdefault(name, {}).update(caches)  # of the wide model
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from compress.graph.axes import Dim
 
@@ -51,7 +52,8 @@ class Trace:
     are attributes (layer, name) of torch's own layers that are the size of an axis: numbers of groups and features.
     `grouped` has, of each convolution in groups, what numbers the groups beside its channels within one of them.
     `steps` lists the operations of the forward pass in evaluation, `training_steps` those of the pass in training
-    where layers take part that evaluation leaves out (auxiliary heads).
+    where layers take part that evaluation leaves out (auxiliary heads). `caches` are
+    attributes that were empty when they began, some of them for that, and may hold tensors after a pass.
     """
 
     tensors: dict[str, Dims] = field(default_factory=dict)
@@ -64,6 +66,7 @@ class Trace:
     steps: list[Step] = field(default_factory=list)
     training_steps: list[Step] = field(default_factory=list)
     unscaled_attention: set[str] = field(default_factory=set)
+    caches: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def seen(self, module: str) -> list[Dim]:
         """Return the dimensions of all tensors that `module` itself handled, in order, each once."""

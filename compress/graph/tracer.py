@@ -23,12 +23,13 @@ from compress.core.errors import InputError, is_out_of_memory
 from compress.core.modes import evaluating, training_flow
 from compress.core.tensors import Inputs, call, hiding, mapped, tensors_in
 from compress.graph import axes
+from compress.graph.caches import Filling, caches_of
 from compress.graph.module_reports import AttentionScale, attribute_reads, running_modules
 from compress.graph.recording import Recording
 from compress.graph.rules import POINTWISE, RULES, follow_means, freeze_means
 from compress.graph.siblings import join_siblings
 from compress.graph.trace import Trace
-from compress.graph.watch import watched
+from compress.graph.watch import Caches, watched
 
 STRICT = False
 """Whether an operation whose rule fails is an error (in tests) or an operation that is not known."""
@@ -56,9 +57,10 @@ def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None
     Raises:
         InputError: the forward pass fails, or takes longer or more memory than `limits` allow; the layer is named.
     """
-    seen = _traced(model, example_inputs, limits or Limits())
+    caches = caches_of(model, example_inputs)
+    seen = _traced(model, example_inputs, limits or Limits(), caches)
     if rejoined := seen.parts.rejoined:
-        seen = _traced(model, example_inputs, limits or Limits(), rejoined)
+        seen = _traced(model, example_inputs, limits or Limits(), caches, rejoined)
     unused = seen.unused()
     joined = join_siblings(model, seen.result.tensors, unused)
     for name in unused:
@@ -68,30 +70,32 @@ def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None
     return seen.result
 
 
-def _traced(model: nn.Module, example_inputs: Inputs, limits: Limits, rejoined: Collection[int] = ()) -> Recording:
+def _traced(
+    model: nn.Module, example_inputs: Inputs, limits: Limits, caches: Caches, rejoined: Collection[int] = ()
+) -> Recording:
     """Run `model` once or twice, see `trace`; `rejoined` are operations whose parts come together again."""
     seen = Recording(model, rejoined)
+    seen.result.caches = {name: dict(attributes) for name, attributes in caches.items()}
     tracer = _Tracer(seen, limits)
-    with watched(model), attribute_reads(model, seen.result.attributes_read):
+    try:
+        _pass(model, example_inputs, tracer, evaluating)
+    except InputError:
+        raise
+    except Exception as error:  # the forward pass is the user's code
+        if is_out_of_memory(error):
+            raise
+        raise InputError(_cannot(seen, example_inputs, error)) from error
+    if any(model.get_parameter(name).numel() for name in seen.unused()):
+        seen.steps, counted = seen.result.training_steps, list(seen.result.operations)
         try:
-            _pass(model, example_inputs, tracer, evaluating)
+            _pass(model, example_inputs, tracer, training_flow)
         except InputError:
             raise
-        except Exception as error:  # the forward pass is the user's code
+        except Exception as error:  # such as a detector, which in training asks for targets
             if is_out_of_memory(error):
                 raise
-            raise InputError(_cannot(seen, example_inputs, error)) from error
-        if any(model.get_parameter(name).numel() for name in seen.unused()):
-            seen.steps, counted = seen.result.training_steps, list(seen.result.operations)
-            try:
-                _pass(model, example_inputs, tracer, training_flow)
-            except InputError:
-                raise
-            except Exception as error:  # such as a detector, which in training asks for targets
-                if is_out_of_memory(error):
-                    raise
-                seen.result.training_steps.clear()
-            seen.result.operations = counted  # MACs are those of inference
+            seen.result.training_steps.clear()
+        seen.result.operations = counted  # MACs are those of inference
     return seen
 
 
@@ -104,8 +108,12 @@ def _pass(
     """Run the model once under `tracer`; what comes out of it keeps its size."""
     seen, own = tracer.recording, mapped(example_inputs, Tensor.clone)
     seen.begin(tensors_in(own))
-    with mode(model), running_modules(seen), AttentionScale(seen), tracer:
+    reads = attribute_reads(model, seen.result.attributes_read)
+    with watched(model, seen.result.caches), reads, mode(model), running_modules(seen), AttentionScale(seen), tracer:
+        filling = Filling(model)
         output = call(model, own)
+        for name, attributes in filling.filled().items():
+            seen.result.caches.setdefault(name, {}).update(attributes)
     if mode is evaluating:
         _refuse_hidden(output)
     seen.parts.consume("", tensors_in(output))

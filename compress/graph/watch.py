@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from compress.core.kept_state import state_kept
 from compress.graph.attention import NarrowAttention
+
+Caches = Mapping[str, Mapping[str, Any]]
+"""Of modules by name, the attributes that keep what a pass computed, and what they are without it: None or {}."""
 
 
 @contextlib.contextmanager
-def watched(model: nn.Module) -> Iterator[None]:
-    """Run `model` without gradients and without kernels that hide what an attention computes; draws leave no trace.
+def watched(model: nn.Module, caches: Caches | None = None) -> Iterator[None]:
+    """Run `model` without gradients and without kernels that hide what an attention computes; nothing leaves a trace.
 
-    torch's attention layers are traced in the form that they have once they are narrowed, its LSTMs step by step.
+    What it draws, counts, caches or estimates in the block is gone afterwards. torch's attention layers are traced in
+    the form that they have once they are narrowed, its LSTMs step by step. `caches` are empty when the block begins.
     """
+    with state_kept(model), _looked_at(model):
+        emptied(model, caches or {})
+        yield
+
+
+def emptied(model: nn.Module, caches: Caches) -> None:
+    """Let `model`, of which blocks may be gone, hold nothing in these attributes."""
+    modules = dict(model.named_modules()) if caches else {}
+    for name, attributes in caches.items():
+        for attribute, nothing in attributes.items() if name in modules else ():
+            setattr(modules[name], attribute, copy.copy(nothing))
+
+
+@contextlib.contextmanager
+def _looked_at(model: nn.Module) -> Iterator[None]:
     fast_path = torch.backends.mha.get_fastpath_enabled()
     fused = [module for module in model.modules() if holds_scale(module) and module.fused_attn]
     torch.backends.mha.set_fastpath_enabled(False)

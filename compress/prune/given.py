@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.core.errors import CompressError, InputError, in_one_line
+from compress.core.kept_state import state_kept
 from compress.core.problems import under, validated
 from compress.criteria.unit_criterion import Batches, UnitCriterion
 from evaluators.datasets.batch import Batch, tensors_in
@@ -121,7 +122,7 @@ def _tried(batch: Batch, model: nn.Module, device: torch.device, task: Task, cri
     """
     try:
         few = batch.part(0, 2).to(device, copy=True)
-        with task.losing(model), torch.no_grad():
+        with state_kept(model), task.losing(model), torch.no_grad():
             outputs = task.forward(model, few)
             if not criterion.needs_loss:
                 return None

@@ -8,13 +8,13 @@ than by the next one), the unchanged model shows it, and the whole is run.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from compress.core.copies import copied
 from compress.core.modes import evaluating
 from compress.graph.apply import fold_batch_norms
 from compress.graph.fold import foldable_pairs
@@ -41,7 +41,7 @@ class Replay:
         self._folds = _folds(dense, self.batches[0])
         self.place = _order(dense, self.batches[0], task)
         self.blocks = sorted((block for block in blocks if block in self.place), key=lambda block: self.place[block])
-        self._quick = self.quick(copy.deepcopy(dense), ())
+        self._quick = self.quick(copied(dense), ())
         with _running(self._quick):
             self.outputs = [self._given(self._quick, batch) for batch in self.batches]
         self.variance = float(torch.cat([each.flatten() for each in self.outputs]).double().var())

@@ -8,6 +8,7 @@ plan is checked as any other, and what torch-pruning's module computes must be w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from math import prod
 from typing import Any
@@ -178,7 +179,7 @@ def compare(theirs: nn.Module, ours: nn.Module, plan: Plan, example_inputs: Inpu
     for name, module in ours.named_modules():
         twin = theirs.get_submodule(name)
         for attribute, value in plan.attributes.get(name, {}).items():
-            setattr(twin, attribute, value)
+            setattr(twin, attribute, copy.copy(value))
         if isinstance(module, NarrowAttention) and isinstance(twin, nn.MultiheadAttention):
             NarrowAttention.free(twin)
             setattr(twin, "scale", module.scale)  # noqa: B010  (its class was set above, which mypy does not see)

@@ -1,7 +1,5 @@
 """Operations that treat channels alike let a width through, and what is left computes the same."""
 
-import copy
-
 import pytest
 import torch
 import torchvision.ops as ops
@@ -9,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
+from compress.core.copies import copied
 from compress.graph.apply import apply
 from compress.graph.build import build_graph
 from compress.graph.check import checked
@@ -189,7 +188,7 @@ def narrowed(model, x, layer, scaled=()):
     assert groups, [skip for skip in graph.skipped if skip.layer == layer]
     generator = torch.Generator().manual_seed(1)
     order = {group.name: torch.randperm(group.size, generator=generator) for group in groups}
-    silenced = copy.deepcopy(model)
+    silenced = copied(model)
     with torch.no_grad():
         for group in groups:
             for part in group.slices:
