@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 from torch.utils.hooks import RemovableHandle
 
 from compress.core.tensors import Inputs, call, called, tensors_in
@@ -65,6 +69,59 @@ def training_flow(model: nn.Module) -> Iterator[None]:
         for module in model.modules():
             module.training = next(module.children(), None) is not None and not hasattr(module, "running_mean")
         yield
+
+
+@contextmanager
+def training_code(model: nn.Module) -> Iterator[None]:
+    """Run the block with the code of training: noise, stochastic depth, auxiliary heads, states that training renews.
+
+    Layers that torch provides, and what is derived from its dropouts and batch norms, stay in evaluation mode. Draws
+    are the same each time; generators (on the CPU) and the model's buffers are afterwards what they were.
+    """
+    with modes_kept(model), _buffers_kept(model), _seeded():
+        for module in model.modules():
+            module.training = not is_layer_of_torch(module)
+        yield
+
+
+def is_layer_of_torch(module: nn.Module) -> bool:
+    """Return whether torch provides a layer: one without others inside, or any derived from its dropouts and norms."""
+    if isinstance(module, (_DropoutNd, _NormBase)):
+        return True
+    return type(module).__module__.startswith("torch.") and next(module.children(), None) is None
+
+
+@contextmanager
+def _buffers_kept(model: nn.Module) -> Iterator[None]:
+    before = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and buffer.layout is torch.strided
+    ]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffers, name, buffer, old in before:
+                buffers[name] = buffer
+                if not torch.equal(buffer, old):
+                    buffer.copy_(old)
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    """Let all generators on the CPU begin at 0: torch's, Python's and NumPy's."""
+    plain, numbers = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(plain)
+            np.random.set_state(numbers)
 
 
 def draws_at_random(model: nn.Module, inputs: Inputs) -> bool:

@@ -10,14 +10,14 @@ leave is no error, and the plan says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
 
 from compress.core.copies import copied
-from compress.core.modes import evaluating, training_flow
+from compress.core.modes import evaluating, training_code
 from compress.core.tensors import Inputs, call, doubled, mapped
 from compress.graph.apply import apply
 from compress.graph.dense_run import observed
@@ -140,7 +140,7 @@ class Exactness:
             result = Reference(positions, self.narrowed(plan))
             silent = silenced_in(self.model, plan, graph, silenced)
             with silent as products, passed_through(self.model, dropped):
-                for mode, steps in ((evaluating, graph.record.steps), (training_flow, graph.record.training_steps)):
+                for mode, steps in ((evaluating, graph.record.steps), (training_code, graph.record.training_steps)):
                     if steps or mode is evaluating:
                         left = [step for step in steps if not inside(step.module, dropped)]
                         result.passes.append(observed(self.model, self.inputs, Pass(mode, left), positions, products))
@@ -157,11 +157,12 @@ class Exactness:
         """
         passes = [Pass(evaluating, tuple(takewhile(_is_static, graph.record.steps)))]
         if graph.record.training_steps:
-            passes.append(Pass(training_flow, tuple(takewhile(_is_static, graph.record.training_steps))))
+            passes.append(Pass(training_code, tuple(takewhile(_is_static, graph.record.training_steps))))
         return self.compared(Reference(Positions(graph, kept), small, passes), small)
 
     def compared(self, reference: Reference, small: nn.Module, tolerance: float = SINGLE) -> Fault | None:
         """Run a narrowed model and return the first operation at which it departs from the reference."""
+        before = 0
         for one in reference.passes:
             comparing = Comparing(one, reference.positions, tolerance)
             try:
@@ -171,11 +172,13 @@ class Exactness:
                 whole = one.whole and comparing.aligned and comparing.place == len(one.steps)
                 self.complete = self.complete and (whole or not one.values)
             except Disagreement as found:
-                return found.fault
+                return replace(found.fault, step=before + found.fault.step)
             except OWN_ERRORS as error:
                 if out_of_memory(error):
                     raise
-                return comparing.earlier() or comparing.fault(first_line(error))
+                fault = comparing.earlier() or comparing.fault(first_line(error))
+                return replace(fault, step=before + fault.step)
+            before += len(one.steps)
         return None
 
 

@@ -1,7 +1,7 @@
 """What the modules of a running model tell that its operations do not.
 
 Which one is running, which of them add to their own input, what their attention takes its scale from, and which of
-their attributes are read.
+their attributes are read, `training` among them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from compress.core.modes import is_layer_of_torch
+from compress.core.tensors import tensors_in
 from compress.graph import axes
 from compress.graph.recording import Recording
 
@@ -38,12 +40,19 @@ def running_modules(recording: Recording) -> Iterator[None]:
     """Keep the stack of running modules and find residual blocks: modules that add to their own input."""
     handles, names = [], {module: name for name, module in recording.model.named_modules()}
 
+    def hand_on(tensors: Any) -> None:
+        if recording.stack:
+            recording.handed[recording.module] += (tuple(recording.of(tensor)) for tensor in tensors_in(tensors))
+
     def enter(module: nn.Module, args: Any) -> None:
+        hand_on(args)
         recording.stack.append(names[module])
+        recording.handed.setdefault(names[module], [])
         recording.adds.append((set(), id(args[0]) if args and isinstance(args[0], Tensor) else 0))
 
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         name = recording.stack.pop()
+        hand_on(output)
         added, own_input = recording.adds.pop()
         if not (own_input in added and isinstance(output, Tensor) and output.shape == args[0].shape):
             return
@@ -65,14 +74,17 @@ def running_modules(recording: Recording) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def attribute_reads(model: nn.Module, reads: set[tuple[str, str]]) -> Iterator[None]:
-    """Note which whole-number attributes of modules the forward pass reads (`num_heads`, `dim`)."""
+def attribute_reads(recording: Recording) -> Iterator[None]:
+    """Note which whole-number attributes of modules the forward pass reads (`num_heads`, `dim`), and `training`."""
+    model, reads = recording.model, recording.result.attributes_read
     names = {id(module): name for name, module in model.named_modules()}
     classes = {type(module) for module in model.modules() if not type(module).__module__.startswith("torch.")}
 
     def spy(module: Any, attribute: str) -> Any:
         value = object.__getattribute__(module, attribute)
-        if isinstance(value, (int, tuple, list)) and not isinstance(value, bool) and id(module) in names:
+        if attribute == "training":
+            recording.training_read |= bool(recording.stack) and not is_layer_of_torch(module)
+        elif isinstance(value, (int, tuple, list)) and not isinstance(value, bool) and id(module) in names:
             reads.add((names[id(module)], attribute))
         return value
 

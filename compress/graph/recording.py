@@ -10,6 +10,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from compress.core.tensors import tensors_in
 from compress.graph import axes
+from compress.graph.axes import Dim
 from compress.graph.parts import Parts
 from compress.graph.trace import Dims, Step, Trace
 
@@ -18,7 +19,9 @@ class Recording:
     """The dimensions of every live tensor, and which parameters it was computed from where no activation took part.
 
     `operation` is what just ran, in the module `module`; `activation` says that it was fed with parameters alone and
-    gives an activation nevertheless. `parts` are tensors cut off others. `result` is the trace that comes of it.
+    gives an activation nevertheless. `parts` are tensors cut off others. `training_read` says that the model's own
+    code has asked whether it is in training; `handed` has, of each module that ran, the dimensions of the tensors that
+    the modules it called took and gave. `result` is the trace that comes of it.
     """
 
     def __init__(self, model: nn.Module, rejoined: Collection[int] = ()) -> None:
@@ -30,6 +33,8 @@ class Recording:
         self.sources = WeakTensorKeyDictionary()
         self.means = WeakTensorKeyDictionary()
         self.operation, self.activation = "", False
+        self.training_read = False
+        self.handed: dict[str, list[tuple[Dim, ...]]] = {}
         self._used: set[str] = set()
         self.stack: list[str] = []
         self.adds: list[tuple[set[int], int]] = []

@@ -52,8 +52,8 @@ class Trace:
     are attributes (layer, name) of torch's own layers that are the size of an axis: numbers of groups and features.
     `grouped` has, of each convolution in groups, what numbers the groups beside its channels within one of them.
     `steps` lists the operations of the forward pass in evaluation, `training_steps` those of the pass in training
-    where layers take part that evaluation leaves out (auxiliary heads). `caches` are
-    attributes that were empty when they began, some of them for that, and may hold tensors after a pass.
+    where it does what evaluation leaves out (auxiliary heads, noise of a given width). `caches` are attributes that
+    were empty when they began, some of them for that, and may hold tensors after a pass.
     """
 
     tensors: dict[str, Dims] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from compress.core.environment import peak_gigabytes
 from compress.core.errors import InputError, is_out_of_memory
-from compress.core.modes import evaluating, training_flow
+from compress.core.modes import evaluating, training_code
 from compress.core.tensors import Inputs, call, hiding, mapped, tensors_in
 from compress.graph import axes
 from compress.graph.caches import Filling, caches_of
@@ -29,6 +29,8 @@ from compress.graph.recording import Recording
 from compress.graph.rules import POINTWISE, RULES, follow_means, freeze_means
 from compress.graph.siblings import join_siblings
 from compress.graph.trace import Trace
+from compress.graph.training import shows_nothing_new
+from compress.graph.unreached import keep_what_meets
 from compress.graph.watch import Caches, watched
 
 STRICT = False
@@ -37,7 +39,7 @@ STRICT = False
 
 @dataclass(frozen=True)
 class Limits:
-    """How much a trace may cost before the model is refused."""
+    """How much a trace may cost before the model is refused: the seconds of each of its passes, and its memory."""
 
     seconds: float = 120.0
     gigabytes: float = 8.0
@@ -46,8 +48,8 @@ class Limits:
 def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None) -> Trace:
     """Run `model` once on `example_inputs` and return how its axes hang together.
 
-    Where parameters are left that evaluation does not reach (auxiliary heads), the model is run once more with the
-    control flow of training.
+    Where parameters are left that evaluation does not reach (auxiliary heads), or the model's own code asks whether it
+    is in training, it is run once more with the code of training.
 
     Args:
         model: any module; it is left as it was.
@@ -55,7 +57,8 @@ def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None
         limits: of time and memory.
 
     Raises:
-        InputError: the forward pass fails, or takes longer or more memory than `limits` allow; the layer is named.
+        InputError: the forward pass fails, makes layers, or takes longer or more memory than `limits` allow; the layer
+            is named.
     """
     caches = caches_of(model, example_inputs)
     seen = _traced(model, example_inputs, limits or Limits(), caches)
@@ -67,6 +70,8 @@ def trace(model: nn.Module, example_inputs: Inputs, limits: Limits | None = None
         for place, dim in enumerate(seen.result.tensors[name]):
             if (name, place) not in joined:
                 axes.freeze(dim, "no forward pass reached it, so whether it still fits what feeds it is not known")
+    if unused:
+        keep_what_meets(seen, unused, joined)
     return seen.result
 
 
@@ -85,10 +90,13 @@ def _traced(
         if is_out_of_memory(error):
             raise
         raise InputError(_cannot(seen, example_inputs, error)) from error
-    if any(model.get_parameter(name).numel() for name in seen.unused()):
+    if seen.training_read or any(model.get_parameter(name).numel() for name in seen.unused()):
         seen.steps, counted = seen.result.training_steps, list(seen.result.operations)
+        read, tracer.started = set(seen.result.attributes_read), time.monotonic()
         try:
-            _pass(model, example_inputs, tracer, training_flow)
+            _pass(model, example_inputs, tracer, training_code)
+            if read == seen.result.attributes_read and shows_nothing_new(seen.result):
+                seen.result.training_steps.clear()
         except InputError:
             raise
         except Exception as error:  # such as a detector, which in training asks for targets
@@ -108,12 +116,15 @@ def _pass(
     """Run the model once under `tracer`; what comes out of it keeps its size."""
     seen, own = tracer.recording, mapped(example_inputs, Tensor.clone)
     seen.begin(tensors_in(own))
-    reads = attribute_reads(model, seen.result.attributes_read)
+    reads = attribute_reads(seen)
     with watched(model, seen.result.caches), reads, mode(model), running_modules(seen), AttentionScale(seen), tracer:
         filling = Filling(model)
         output = call(model, own)
         for name, attributes in filling.filled().items():
             seen.result.caches.setdefault(name, {}).update(attributes)
+        made = next((name for name, _ in model.named_parameters() if name not in seen.result.tensors), None)
+    if made is not None:
+        raise InputError(f"model: {made!r} is of a layer that the model makes at its first call; call it once before")
     if mode is evaluating:
         _refuse_hidden(output)
     seen.parts.consume("", tensors_in(output))

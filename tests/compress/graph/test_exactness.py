@@ -292,18 +292,21 @@ class Routed(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.a, self.fc = nn.Conv2d(3, 16, 3, 4), nn.Linear(16, 5)
+        self.a, self.b, self.fc = nn.Conv2d(3, 16, 3, 4), nn.Linear(16, 24), nn.Linear(24, 5)
         self.ways = nn.ModuleList(nn.Conv2d(16, 16, size, padding=size // 2) for size in (1, 3))
 
     def forward(self, x):
-        return self.fc(self.ways[int(x.mean() > 0)](self.a(x)).mean((2, 3)))
+        return self.fc(self.b(self.ways[int(x.mean() > 0)](self.a(x)).mean((2, 3))).relu())
 
 
 def test_a_layer_that_no_pass_reaches_stays_whole_and_is_named():
     model, x = Routed().eval(), torch.randn(1, 3, 16, 16)
-    plan = compress.plan(model, x - x.mean() - 0.1, "random", ratio=0.4, align=1)
+    x = x - x.mean() - 0.1
+    plan = compress.plan(model, x, "random", ratio=0.4, align=1)
     assert "no forward pass reached it" in whole(plan)["ways.1"]
     assert not any(name.startswith("ways.1") for name in plan.kept)
+    assert all("'ways.1' may read or give it" in whole(plan)[layer] for layer in ("a", "ways.0"))
+    assert_same(silenced(model, plan), apply(plan, model), -x)  # goes the other way
 
 
 def test_a_model_that_cannot_be_copied_is_one_sentence():

@@ -218,3 +218,19 @@ def test_a_failing_forward_pass_names_the_layer():
     model.second = nn.Linear(9, 4)
     with pytest.raises(InputError, match="'second' fails"):
         build_graph(model, torch.randn(1, 3, 8, 8))
+
+
+def test_a_model_that_makes_a_layer_at_its_first_call_is_refused_by_name():
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 3), None
+
+        def forward(self, x):
+            x = self.first(x).mean((2, 3))
+            if self.last is None:
+                self.last = nn.Linear(x.shape[1], 5)
+            return self.last(x)
+
+    with pytest.raises(InputError, match=r"'last\.weight' is of a layer that the model makes at its first call"):
+        build_graph(Late().eval(), torch.randn(1, 3, 8, 8))
