@@ -11,7 +11,7 @@ from compress.core.tensors import Inputs, call, mapped, tensors_in
 from compress.graph import axes
 from compress.graph.axes import Dim
 from compress.graph.kept_positions import Positions
-from compress.graph.lockstep import OVER_A_WIDTH, Draw, Following, Pass
+from compress.graph.lockstep import OVER_A_WIDTH, Draw, Following, Pass, plain
 from compress.graph.silenced_products import Products
 from compress.graph.trace import Step
 from compress.graph.watch import watched
@@ -27,7 +27,7 @@ def observed(model: nn.Module, inputs: Inputs, one: Pass, positions: Positions, 
     observing = _Observing(one, positions, products)
     with watched(model, positions.graph.caches), one.mode(model), observing:
         output = call(model, inputs)
-    one.outputs = [tensor.detach().clone() for tensor in tensors_in(output)]
+    one.outputs = [plain(tensor.detach()).clone() for tensor in tensors_in(output)]
     one.whole = observing.aligned and observing.place == len(one.steps)
     one.steps = one.steps[: observing.place]
     return one
@@ -80,7 +80,7 @@ class _Observing(Following):
             return
         for tensor, dims in zip(outputs, step.outputs, strict=False):
             sample = self.positions.sample(dims)
-            values.append(None if sample is None else tensor.take(sample.dense.to(tensor.device)))
+            values.append(None if sample is None else plain(tensor).take(sample.dense.to(tensor.device)))
         self.one.values.append(values)
 
     def _over_a_width(self, step: Step) -> bool:

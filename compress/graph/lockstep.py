@@ -133,6 +133,13 @@ def _dim(name: str, args: Any, kwargs: Any) -> int:
     return int(given[0] if given else kwargs.get("dim", -1))
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """Return the numbers of a sparse or quantised tensor as others hold them."""
+    if tensor.is_quantized:
+        return tensor.dequantize()
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
+
+
 @cache
 def _about(func: Any) -> tuple[str, bool]:
     """Return the name of an operation and whether it draws at random."""

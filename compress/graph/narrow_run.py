@@ -11,7 +11,7 @@ from torch import Tensor
 
 from compress.core.tensors import tensors_in
 from compress.graph.kept_positions import Positions
-from compress.graph.lockstep import Draw, Following, Pass
+from compress.graph.lockstep import Draw, Following, Pass, plain
 from compress.graph.trace import Step
 
 
@@ -125,7 +125,7 @@ class Comparing(Following):
                 self._disagree(f"{step.name} gives the shape {tuple(tensor.shape)} in place of {shape}")
             sample = self.positions.sample(dims)
             if expected is not None and sample is not None:
-                self.pairs.append((self.place, tensor.take(sample.narrow.to(tensor.device)), expected))
+                self.pairs.append((self.place, plain(tensor).take(sample.narrow.to(tensor.device)), expected))
 
     def judge(self) -> None:
         """Compare the values of the operations so far."""
@@ -155,7 +155,7 @@ class Comparing(Following):
     def end(self, output: Any) -> None:
         """Compare what the model gives in the end."""
         self.judge()
-        found = list(tensors_in(output))
+        found = [plain(each) for each in tensors_in(output)]
         if not self.one.values:
             return
         if [each.shape for each in found] != [each.shape for each in self.one.outputs]:

@@ -344,3 +344,36 @@ def test_outputs_in_objects_keep_their_sizes(form):
 def test_outputs_that_hide_tensors_are_refused(form):
     with pytest.raises(InputError, match=r"the model returns a (generator|ndarray), whose tensors cannot be seen"):
         compress.plan(Telling(form).eval(), torch.randn(1, 3, 8, 8), criterion="random", ratio=0.5)
+
+
+class Neighbours(nn.Module):
+    """Features of nodes summed over a sparse adjacency; gives them in a form of its own."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.first = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 8))
+        self.a, self.head, self.form = nn.Linear(8, 24), nn.Linear(24, 5), form
+        self.register_buffer("near", (torch.rand(6, 6, generator=torch.Generator().manual_seed(0)) > 0.5).double())
+
+    def forward(self, x):
+        near = self.near.to(x.dtype).to_sparse()
+        x = torch.stack([torch.sparse.mm(near, each) for each in self.a(self.first(x))]).relu()
+        return self.form(self.head(x))
+
+
+FORMS = {
+    "dense": lambda y: y,
+    "sparse": lambda y: y.relu().to_sparse(),
+    "quantised": lambda y: torch.quantize_per_tensor(y.float(), 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sparse_and_quantised_tensors_are_compared(form):
+    torch.manual_seed(0)
+    model, x = Neighbours(FORMS[form]).eval(), torch.randn(1, 6, 8)
+    plan = compress.plan(model, x, criterion="random", ratio=0.5, align=1)
+    assert {row.name for row in plan.layers if row.after < row.before} == {"first.0:mlp", "first.2:mlp"}
+    found, expected = compress.apply(plan, model)(x), silenced(model, plan)(x.double())
+    found, expected = (each.dequantize() if each.is_quantized else each.to_dense() for each in (found, expected))
+    assert (found - expected).abs().max() <= (0.11 if form == "quantised" else 1e-5)
