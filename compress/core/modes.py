@@ -76,9 +76,9 @@ def training_code(model: nn.Module) -> Iterator[None]:
     """Run the block with the code of training: noise, stochastic depth, auxiliary heads, states that training renews.
 
     Layers that torch provides, and what is derived from its dropouts and batch norms, stay in evaluation mode. Draws
-    are the same each time; generators (on the CPU) and the model's buffers are afterwards what they were.
+    are the same each time; generators (on the CPU) are afterwards what they were.
     """
-    with modes_kept(model), _buffers_kept(model), _seeded():
+    with modes_kept(model), _seeded():
         for module in model.modules():
             module.training = not is_layer_of_torch(module)
         yield
@@ -89,24 +89,6 @@ def is_layer_of_torch(module: nn.Module) -> bool:
     if isinstance(module, (_DropoutNd, _NormBase)):
         return True
     return type(module).__module__.startswith("torch.") and next(module.children(), None) is None
-
-
-@contextmanager
-def _buffers_kept(model: nn.Module) -> Iterator[None]:
-    before = [
-        (module._buffers, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and buffer.layout is torch.strided
-    ]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffers, name, buffer, old in before:
-                buffers[name] = buffer
-                if not torch.equal(buffer, old):
-                    buffer.copy_(old)
 
 
 @contextmanager

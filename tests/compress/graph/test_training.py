@@ -12,6 +12,7 @@ import compress
 from compress.core.modes import training_code
 from compress.graph.build import build_graph
 from compress.graph.tracer import trace
+from compress.graph.watch import watched
 
 
 def images(count=1):
@@ -185,12 +186,12 @@ def test_code_of_training_runs_alike_each_time_and_leaves_nothing_behind():
         model.train(mode)
         state, buffer = torch.get_rng_state(), model.seen
         plain = random.getstate()
-        with training_code(model):
+        with watched(model), training_code(model):
             assert [model.training, model.drop.training, model.norm.training, model.inner.training] == [
                 True, False, False, True,
             ]  # fmt: skip
             first = model(images())
-        with training_code(model):
+        with watched(model), training_code(model):
             second = model(images())
         torch.testing.assert_close(first, second)
         assert torch.equal(torch.get_rng_state(), state) and random.getstate() == plain
