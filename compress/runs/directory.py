@@ -60,7 +60,12 @@ class RunDirectory:
         return any(True for kind in ("metrics.json", "checkpoint/*") for _ in self.path.glob(f"stages/*/{kind}"))
 
     def is_bare(self) -> bool:
-        """Return whether a run that began here has left its recipe and its log and nothing else."""
+        """Return whether a run that began here has left its recipe and its log and nothing else.
+
+        A recipe alone may be the user's.
+        """
+        if not self.log_file.is_file():
+            return False
         own = {path.name for path in (self.recipe, self.log_file, self.lock_file)}
         files = (path for path in self.path.rglob("*") if not path.is_dir())
         return all(path.parent == self.path and (path.name in own or _half_written(path)) for path in files)

@@ -126,3 +126,13 @@ def test_a_target_may_be_another_until_it_is_asked(tmp_path: Path) -> None:
     assert check_same(load_recipe(path, {**auto, "latency.target.timeout": 7200.0}), directory) is None
     with pytest.raises(InputError, match=r"latency\.target\.command differs"):
         check_same(load_recipe(path, {**auto, "latency.target.command": "python3 -"}), directory)
+
+
+def test_a_recipe_of_the_users_own_that_lies_alone_in_the_directory_is_left_alone(tmp_path: Path) -> None:
+    path = recipe(tmp_path, prune=HALF)
+    own = tmp_path / "out" / "recipe.yaml"
+    own.parent.mkdir()
+    path.rename(own)
+    before = own.read_text()
+    found = CliRunner().invoke(app, ["run", "--recipe", str(own), "--out", str(own.parent)])
+    assert found.exit_code == 2 and own.read_text() == before and [*own.parent.iterdir()] == [own], found.output

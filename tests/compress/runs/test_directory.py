@@ -62,6 +62,9 @@ def test_a_run_under_way_is_not_called_interrupted(interrupted: Path) -> None:
 
 def test_a_run_that_came_to_nothing_holds_no_directory(interrupted: Path) -> None:
     (interrupted / "stages" / "01-search" / "study.journal").unlink()
+    with pytest.raises(InputError, match="holds an interrupted run"):  # a recipe alone may be the user's
+        open_run(recipe(), interrupted, resume=False)
+    RunDirectory(interrupted).log({"event": "begun"})
     assert open_run(recipe(), interrupted, resume=False)[1]
     assert open_run(recipe(keep=3), interrupted, resume=True)[1]
     assert not open_run(recipe(), interrupted, resume=True)[1]
