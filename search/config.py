@@ -24,6 +24,7 @@ from search.executors.local import LocalExecutor
 from search.objective import ObjectiveConfig
 from search.space import SpaceSection
 from search.strategies import StrategyConfig, strategies
+from search.strategies.auto import AutoStrategy
 
 PRUNERS: dict[str, type[BasePruner]] = {
     "asha": SuccessiveHalvingPruner,
@@ -51,7 +52,7 @@ class SearchConfig(Config):
     """Which architectures are tried, how they are judged, where trials run, and what is kept."""
 
     space: SpaceSection = Field(description="the space that is searched")
-    strategy: StrategyConfig = Field(description="which architecture is tried next")
+    strategy: StrategyConfig = Field(default_factory=AutoStrategy, description="which architecture is tried next")
     objective: ObjectiveConfig = Field(default_factory=ObjectiveConfig, description="what the search is after")
     evaluator: EvaluatorConfig = Field(description="what an architecture is worth")
     latency: SearchLatency | None = Field(None, description="where the metric latency_ms comes from")

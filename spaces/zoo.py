@@ -34,6 +34,8 @@ class Source(ABC):
     """Whether models have an input size of their own; the others take that of the images."""
     weighted: ClassVar[bool] = False
     """Whether models come with their weights."""
+    own_code: ClassVar[bool] = False
+    """Whether code of the user's builds models, which may give them weights."""
     checked: ClassVar[bool] = False
     """Whether `build` itself runs the model on the size that is asked for."""
     headless: ClassVar[bool] = False

@@ -12,8 +12,9 @@ from compress.core.errors import InputError
 from compress.core.formatting import count, percent_change
 from compress.core.text_table import text_table
 from compress.prune.details import whole_lines
-from compress.runs.estimate import estimate, look_ahead, sentence, slow_precision
+from compress.runs.estimate import estimate, look_ahead, sentence
 from compress.runs.recipe import Recipe
+from compress.runs.remarks import remarks
 from compress.runs.stage import acts_of, sections_of
 
 
@@ -75,8 +76,7 @@ def _dry_run(recipe: Recipe, devices: Sequence[str]) -> DryRun:
         bundle = stage.foresee(bundle, config, outlook)
     after = bundle.costs()
     predicted = {key: (before[key], after[key]) for key in before if key in ("macs", "params") or bundle.masks}
-    slow = slow_precision(acts, devices[0])
-    notes = (*outlook.notes, *([slow] if slow is not None else []))
+    notes = (*outlook.notes, *remarks(recipe, acts, devices[0]))
     return DryRun(recipe.name, _start(opened), tuple(outlook.steps), predicted, seconds, notes)
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-
-from pydantic import BaseModel
+from collections.abc import Sequence
 
 from compress.bundle import Bundle
-from compress.core.environment import emulates_bfloat16
 from compress.core.formatting import duration
 from compress.runs.context import Outlook
 from compress.runs.recipe import Recipe
@@ -31,26 +28,6 @@ def estimate(acts: Sequence[Act], outlook: Outlook, devices: int = 1) -> list[tu
         for name, seconds in act.stage.estimate(act, outlook):
             totals[name] = totals.get(name, 0.0) + seconds / among
     return list(totals.items())
-
-
-def slow_precision(acts: Sequence[Act], device: str) -> str | None:
-    """Return a sentence where some of `acts` compute in bfloat16 on a processor that has no instructions for it."""
-    if not emulates_bfloat16(device):
-        return None
-    configs = [(act.config, act.stage.name) for act in acts if act.config is not None]
-    keys = dict.fromkeys(key for config, where in configs for key in _in_bfloat16(config, where))
-    if not keys:
-        return None
-    return f"{', '.join(keys)}: bf16: this processor emulates it, several times slower than 32; it is meant for a GPU"
-
-
-def _in_bfloat16(config: BaseModel, where: str) -> Iterator[str]:
-    """Yield the keys of a section, and of those within it, that ask for bfloat16."""
-    for name, value in config:
-        if name == "precision" and value == "bf16":
-            yield f"{where}.{name}"
-        elif isinstance(value, BaseModel):
-            yield from _in_bfloat16(value, f"{where}.{name}")
 
 
 def sentence(parts: Sequence[tuple[str, float]]) -> str:

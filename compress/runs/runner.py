@@ -22,9 +22,10 @@ from compress.report import write_report
 from compress.runs.artifact import Artifact
 from compress.runs.context import Context
 from compress.runs.directory import RunDirectory, finish_stage, finished_stage, folder_unless_empty
-from compress.runs.estimate import estimate, look_ahead, sentence, slow_precision
+from compress.runs.estimate import estimate, look_ahead, sentence
 from compress.runs.rebuilt import check_rebuilt
 from compress.runs.recipe import Recipe
+from compress.runs.remarks import remarks
 from compress.runs.replicated import replicated
 from compress.runs.report_file import report_of
 from compress.runs.resume import check_data, go_on
@@ -168,9 +169,8 @@ class Runner:
         self.act = "estimating the time"
         ahead = look_ahead(self.acts, bundle, self.data, self.recipe, self.device)
         parts = estimate(left, ahead, len(self.devices))
-        slow = slow_precision(left, self.device)
-        if slow is not None:
-            say(slow)
+        for line in remarks(self.recipe, left, self.device):
+            say(line)
         if parts:
             say(sentence(parts))
             self.directory.log({"event": "estimate", "seconds": {name: round(value, 1) for name, value in parts}})

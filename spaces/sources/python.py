@@ -23,6 +23,7 @@ class PythonSource(Source):
     """What a callable `package.module:callable` returns; the working directory is searched too."""
 
     images = False
+    own_code = True
 
     def problems(self, config: ModelConfig) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the form of the name, or that there is no such module; none is run."""

@@ -5,36 +5,10 @@ from __future__ import annotations
 import pytest
 
 from compress.bundle import open_model
-from compress.core import environment
 from compress.export.exporters import COMPARED_SECONDS
-from compress.runs.estimate import estimate, look_ahead, slow_precision
+from compress.runs.estimate import estimate, look_ahead
 from compress.runs.recipe import load_recipe
 from compress.runs.stage import acts_of
-
-
-@pytest.mark.parametrize(
-    ("flags", "device", "told"),
-    [
-        (["avx2", "fma"], "cpu", True),
-        (["avx2", "avx512_bf16"], "cpu", False),
-        (["asimd", "bf16"], "cpu", False),
-        ([], "cpu", False),  # not known
-        (["avx2"], "cuda", False),
-    ],
-)
-def test_bfloat16_is_told_to_be_slow_where_the_processor_has_it_not(
-    monkeypatch: pytest.MonkeyPatch, flags: list[str], device: str, told: bool
-) -> None:
-    monkeypatch.setattr(environment, "cpu", lambda: ("a processor", flags))
-    given = {"finetune.precision": "bf16", "search.evaluator.train.precision": "bf16", "train.precision": "32"}
-    recipe = load_recipe("search_digits_mobilenetv3.yaml", given | {"finetune.epochs": 1})
-    sentence = slow_precision(acts_of(recipe), device)
-    if told:
-        assert sentence is not None
-        assert "finetune.precision" in sentence and "search.evaluator.train.precision" in sentence
-        assert "train.precision, " not in sentence.replace("evaluator.train.precision", "")
-    else:
-        assert sentence is None
 
 
 @pytest.mark.parametrize(("given", "files"), [({}, 1), ({"prune": {"kind": "structure", "budget": {"macs": 0.5}}}, 2)])

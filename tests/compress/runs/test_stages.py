@@ -139,7 +139,7 @@ def test_without_it_the_section_is_unknown(recipe: Path) -> None:
 
 def test_a_dry_run_shows_what_it_foresees(clip: None, recipe: Path) -> None:
     shown = dry_run(load_recipe(recipe), "cpu")
-    assert shown.notes == ("would be clipped at 0.05",) and shown.seconds["clip"] == 40.0 and len(shown.steps) == 1
+    assert shown.notes[0] == "would be clipped at 0.05" and shown.seconds["clip"] == 40.0 and len(shown.steps) == 1
 
 
 def test_a_stage_after_the_export_may_leave_another_file(recipe: Path, tmp_path: Path) -> None:
