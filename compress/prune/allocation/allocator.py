@@ -233,7 +233,8 @@ class Allocator:
         by_block = {part.block: number for number, part in enumerate(self._parts) if part.block is not None}
         staged = []
         for name, (blocks, one_stays) in stages.items():
-            besides = list(reversed(together.get(name, [0.0] * (len(blocks) + 1))))
+            lost = dict(enumerate(together.get(name, ())))
+            besides = [lost.get(len(blocks) - stay, 0.0) for stay in range(len(blocks) + 1)]
             if one_stays:
                 besides[0] = math.inf
             while besides and besides[-1] == 0.0:

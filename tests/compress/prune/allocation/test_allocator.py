@@ -34,7 +34,8 @@ class Toy:
             names = [f"s{number}.{block}" for block in range(count)]
             self.stages[f"s{number}"] = tuple(names), True
             if together:
-                self.together[f"s{number}"] = [0.0, *np.sort(draw.uniform(0, 2, count))]
+                most = count - 1  # that may go, as one stays
+                self.together[f"s{number}"] = [0.0, *np.sort(draw.uniform(0, 2, most))]
             for name in names:
                 inner = f"{name}.conv1:channels"
                 self._decide(draw, (inner,), levels, 1.0)
