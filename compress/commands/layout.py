@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
+import typer
 from typer.core import TyperCommand, TyperGroup
 
 from compress.runs.catalog import KINDS
@@ -55,7 +59,31 @@ class Command(TyperCommand):
         place = self._first_alone(args) if self.needs_recipe and not named else None
         if place is not None:
             args = [*args[:place], "--recipe", *args[place:]]
-        return list(super().parse_args(ctx, args))
+        try:
+            return list(super().parse_args(ctx, [*args]))
+        except typer.BadParameter as error:
+            told = self._told_of_number(getattr(error.param, "name", None), getattr(error.param, "opts", ()), args)
+            if told is None:
+                raise
+            print(told, file=sys.stderr)
+            raise typer.Exit(2) from error
+
+    def _told_of_number(self, name: str | None, flags: Sequence[str], args: Sequence[str]) -> str | None:
+        """Return what is wrong with the value of a flag for a number, as with a key of a recipe; None for others."""
+        hint = get_type_hints(self.callback, include_extras=True).get(name or "")
+        if get_origin(hint) is not Annotated:
+            return None
+        kinds, option = get_args(hint)[0], get_args(hint)[1]
+        kind = next((each for each in (int, float) if each in (kinds, *get_args(kinds))), None)
+        words = [word for arg in args for word in arg.split("=", 1)] if kind is not None else []
+        given = [value for flag, value in pairwise(words) if flag in flags]
+        if kind is None or not given:
+            return None
+        numbers = "whole numbers" if kind is int else "numbers"
+        limits = [
+            f"{word} {limit:g}" for word, limit in (("from", option.min), ("to", option.max)) if limit is not None
+        ]
+        return f"{flags[0]}  wrong value; got {given[-1]!r}; allowed {' '.join([numbers, *limits])}"
 
     def _first_alone(self, args: list[str]) -> int | None:
         """Return the place of the first word that is neither an option nor what one is given."""

@@ -28,6 +28,10 @@ def told(*words: str) -> str:
         (["plan", "resnet_digits.yaml", "--seed", "99999999999"], "--seed  seed: out of range"),
         (["run", "resnet_digits.yaml", "--set", "seed=-1"], "--set  seed: out of range"),
         (["run", "search_ray.yaml", "--ray-address", "ray://head:10001"], "--ray-address  search.executor.address: "),
+        (
+            ["run", "resnet_digits.yaml", "--ray-address", "auto"],
+            "--ray-address  search: the recipe searches nothing; ",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -44,3 +48,23 @@ def test_what_no_flag_said_is_told_of_the_recipe(tmp_path: Path) -> None:
     path.write_text("version: 1\nname: mine\nmodel: resnet18\ndata: digits\n")
     for more in ([], ["--architectures", "3"], ["--seed", "1"]):
         assert told("rank", str(path), *more).startswith(f"{path}:1  rank.weights: missing")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["run", "resnet_digits.yaml", "--seed", "abc"],
+            "--seed  wrong value; got 'abc'; allowed whole numbers from 0",
+        ),
+        (["plan", "resnet_digits.yaml", "--seed=-3"], "--seed  wrong value; got '-3'; allowed whole numbers from 0"),
+        (["rank", SUPERNET, "--against", "1.5"], "--against  wrong value; got '1.5'; allowed whole numbers"),
+        (
+            ["latency-table", "--space", "x", "-o", "t.json", "--seconds", "11"],
+            "--seconds  wrong value; got '11'; allowed numbers from 0 to 10",
+        ),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_flag_that_takes_a_number_says_which(words: list[str], says: str) -> None:
+    assert told(*words) == f"{says}\n"
