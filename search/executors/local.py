@@ -63,11 +63,13 @@ def _share(job: SearchJob, runner: Runner, count: int, deadline: float | None) -
     errors = context.SimpleQueue()
     devices = itertools.cycle([job.device, *job.others])
     jobs = [replace(job, device=device) for device in itertools.islice(devices, count)]
-    workers = [context.Process(target=_work, args=(each, deadline, dict(os.environ), errors)) for each in jobs]
-    for worker in workers:
-        worker.start()
-    seen = runner.planned()
+    workers: list[BaseProcess] = []
     try:
+        for each in jobs:
+            worker = context.Process(target=_work, args=(each, deadline, dict(os.environ), errors))
+            worker.start()
+            workers.append(worker)
+        seen = runner.planned()
         while any(worker.is_alive() for worker in workers):
             for worker in workers:
                 worker.join(timeout=POLL_SECONDS / count)
@@ -84,12 +86,23 @@ def _share(job: SearchJob, runner: Runner, count: int, deadline: float | None) -
 
 
 def _context(job: SearchJob) -> ForkServerContext | SpawnContext:
-    """Return what starts processes: where the system can, from a server that has imported what takes seconds, once."""
+    """Return what starts processes: where the system can, from a server that has imported what takes seconds, once.
+
+    The server is ready then. What it is asked for before, it does though the asking process is gone: a worker would
+    find no queue for its errors, and end in a traceback.
+    """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(preloaded(job))
+    ready = context.Process(target=_nothing)
+    ready.start()  # waits for the server's imports; where this process is ended meanwhile, nothing needs it afterwards
+    ready.join()
     return context
+
+
+def _nothing() -> None:
+    pass
 
 
 def preloaded(job: SearchJob) -> list[str]:

@@ -181,3 +181,52 @@ def test_a_worker_of_a_table_imports_nothing_for_training_and_all_spaces_beforeh
     assert (found.returncode, found.stdout.split()) == (0, []), found.stderr.decode()
     trains = job(evaluator={"kind": "train", "train": {"epochs": 1}})
     assert set(preloaded(trains)) - set(preloaded(search)) >= {"timm", "lightning_fabric"}
+
+
+SLOW = """
+import pathlib, sys, time
+from dataclasses import dataclass
+
+UP = pathlib.Path(__file__).with_name("up")
+
+@dataclass
+class Job:
+    device: str = "cpu"
+    others: tuple = ()
+
+class Runner:
+    def planned(self):
+        return 0
+
+if sys.argv[0] == "-c":  # the server that workers are started from
+    time.sleep(2)
+    UP.touch()
+"""
+ENDED = """
+import os, signal, sys, threading, time
+import slow
+from search.executors import local
+
+def end(*_):
+    raise KeyboardInterrupt
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, end)
+    local.preloaded = lambda job: ["slow"]
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    try:
+        list(local._share(slow.Job(), slow.Runner(), 2, None))
+    except KeyboardInterrupt:
+        print("ended")
+    while not slow.UP.exists():  # a large process takes as long to end
+        time.sleep(0.05)
+    time.sleep(1)
+"""
+
+
+def test_workers_that_are_about_to_start_end_without_a_word(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    (tmp_path / "ended.py").write_text(ENDED)
+    command = [sys.executable, tmp_path / "ended.py"]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    assert (found.stdout, found.stderr) == ("ended\n", "")
