@@ -144,7 +144,7 @@ class _Writer:
             if not self.arrays:
                 self._make(whole)
             for array, rows in zip(self.arrays, (places, torch.cat([least, largest], 1), index, mark), strict=True):
-                array[self.done] = rows.cpu().numpy()
+                array[self.done, : len(rows)] = rows.cpu().numpy()  # of images mixed in pairs an odd one is left out
             self.done += 1
             if time.monotonic() - self._saved > 10:
                 self._save()

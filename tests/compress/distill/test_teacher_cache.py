@@ -78,6 +78,13 @@ def test_training_from_the_cache_is_training_with_the_teacher(folder: Path) -> N
     assert (again[0]["epochs"], again[0]["computed"]) == (3, 1)
 
 
+def test_an_odd_image_that_mixing_leaves_out_is_left_out_of_the_cache(folder: Path) -> None:
+    odd = "data.batch_size=35"
+    assert cached(odd).exit_code == 0
+    live, kept = losses(odd, "distill.teachers.big.cache=null", out="live"), losses(odd, out="kept-run")
+    assert kept == pytest.approx(live, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
