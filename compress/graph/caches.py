@@ -6,6 +6,7 @@ place, and gives the same, the narrowed copy begins without it. All else that a 
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from compress.core.tensors import Inputs, call, tensors_in
 from compress.graph.watch import Caches, watched
 
 _OWN = frozenset(vars(nn.Module()))
+_CONTAINERS = (dict, list)
 _MOST = 32  # kinds that are tried one by one
 _TOLERANCE = 1e-5  # in terms of the largest value
 
@@ -51,11 +53,11 @@ class Filling:
 
     def __init__(self, model: nn.Module) -> None:
         self.empty: list[tuple[str, nn.Module, str, Any]] = [
-            (name, module, attribute, None if value is None else {})
+            (name, module, attribute, None if value is None else type(value)())
             for name, module in model.named_modules()
             if not type(module).__module__.startswith("torch.")
             for attribute, value in vars(module).items()
-            if attribute not in _OWN and (value is None or (type(value) is dict and not value))
+            if attribute not in _OWN and (value is None or (type(value) in _CONTAINERS and not value))
         ]
 
     def filled(self) -> dict[str, dict[str, Any]]:
@@ -87,7 +89,9 @@ def _pass(model: nn.Module, inputs: Inputs, without: Caches, looked_at: Caches) 
             return None
         modules = dict(model.named_modules())
         held = {(name, each): vars(modules[name]).get(each) for name in looked_at for each in looked_at[name]}
-        return _Pass(given, {place: dict(value) if type(value) is dict else value for place, value in held.items()})
+        return _Pass(
+            given, {place: copy(value) if type(value) in _CONTAINERS else value for place, value in held.items()}
+        )
 
 
 def _kinds(model: nn.Module) -> list[dict[str, dict[str, Any]]]:
@@ -100,12 +104,15 @@ def _kinds(model: nn.Module) -> list[dict[str, dict[str, Any]]]:
             computed = any(own.startswith(f"{attribute}_") for own in module._parameters)  # by a hook, of `weight_v`
             if not computed and attribute not in _OWN and (isinstance(value, Tensor) or _holds_tensors(value)):
                 kind = found.setdefault((type(module), attribute), {})
-                kind[name] = {attribute: None if isinstance(value, Tensor) else {}}
+                kind[name] = {attribute: None if isinstance(value, Tensor) else type(value)()}
     return list(found.values())
 
 
 def _holds_tensors(value: Any) -> bool:
-    return type(value) is dict and bool(value) and all(any(True for _ in tensors_in(each)) for each in value.values())
+    """Return whether a dictionary or list holds something, and nothing without tensors."""
+    if type(value) not in _CONTAINERS or not value:
+        return False
+    return all(any(True for _ in tensors_in(each)) for each in (value.values() if type(value) is dict else value))
 
 
 def _together(kinds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
@@ -118,8 +125,8 @@ def _together(kinds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any
 
 def _same(now: Any, usual: Any) -> bool:
     """Return whether a cache holds what it usually does, a dictionary at least a part of that."""
-    if isinstance(usual, Tensor):
-        return isinstance(now, Tensor) and _alike([now], [usual])
+    if isinstance(usual, Tensor | list):
+        return type(now) is type(usual) and _alike(list(tensors_in(now)), list(tensors_in(usual)))
     return _holds_tensors(now) and type(usual) is dict and all(
         key in usual and _alike(list(tensors_in(value)), list(tensors_in(usual[key]))) for key, value in now.items()
     )  # fmt: skip
