@@ -66,9 +66,9 @@ def _share(job: SearchJob, runner: Runner, count: int, deadline: float | None) -
     workers: list[BaseProcess] = []
     try:
         for each in jobs:
-            worker = context.Process(target=_work, args=(each, deadline, dict(os.environ), errors))
-            worker.start()
-            workers.append(worker)
+            started = context.Process(target=_work, args=(each, deadline, dict(os.environ), errors))
+            started.start()
+            workers.append(started)
         seen = runner.planned()
         while any(worker.is_alive() for worker in workers):
             for worker in workers:
