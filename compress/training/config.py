@@ -10,6 +10,7 @@ from timm.optim import list_optimizers
 
 from compress.core.config import Config
 from compress.core.errors import InputError, did_you_mean
+from compress.training.engine import PRECISIONS
 from compress.training.step import StepConfig, StepContext, StepSection, TrainingStep
 from compress.training.supervised import SupervisedConfig
 from evaluators.tasks import Task
@@ -20,9 +21,10 @@ OPTIMIZERS = list_optimizers(exclude_filters=["bnb*", "fused*", "kron*", "adahes
 
 # as Lightning, torch and NumPy call them, and as YAML reads them without quotes
 _PRECISIONS: dict[Any, str] = {
-    **dict.fromkeys((32, "fp32", "float32", "32-true"), "32"),
-    **dict.fromkeys((16, "fp16", "float16", "16-mixed"), "16"),
-    **dict.fromkeys(("bfloat16", "bf16-mixed"), "bf16"),
+    **{lightnings: ours for ours, lightnings in PRECISIONS.items()},
+    **dict.fromkeys((32, "fp32", "float32"), "32"),
+    **dict.fromkeys((16, "fp16", "float16"), "16"),
+    "bfloat16": "bf16",
 }
 
 
