@@ -40,7 +40,7 @@ def exported(bundle: Bundle, config: ExportConfig, path: Path, context: Context)
     result = export_onnx(bundle.model, bundle.example_inputs(2), path, config, bundle.task, bundle.inputs)
     found = result.to_dict()
     context.details["export"] = {name: value for name, value in found.items() if name not in ("path", "bytes")}
-    context.details["notes"] = list(result.notes)
+    context.details["notes"] = [*context.details.get("notes", []), *result.notes]
     for note in result.notes:
         say(note)
     return with_metrics(bundle, onnx_bytes=result.bytes, onnx_parity_max_rel=result.parity_max_rel)

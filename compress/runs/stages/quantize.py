@@ -103,7 +103,7 @@ class Quantize(Stage[QuantizeConfig]):
             details["finetuned"] = tuning.details
             context.details |= {
                 "quantized": details,
-                "notes": [*filter(None, [tuning.sentence]), sentence],
+                "notes": [*filter(None, [tuning.sentence]), sentence, *context.details.get("notes", [])],
                 "in_report": {"quantized": in_brief(details)},
             }
             if kept is None:

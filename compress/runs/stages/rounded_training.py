@@ -7,7 +7,7 @@ weights from before, these stay.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,8 @@ def tuned(choice: Choice, bundle: Bundle, context: Context) -> Tuned:
         train(bundle, config, context, "training for integers", teacher, choice.images.learnt)
     folder = choice.folder / "tuned"
     folder.mkdir()
-    trained = exported(measured(bundle, context), context.recipe.section("export"), folder / "tuned.onnx", context)
+    apart = replace(context, details={})  # the file may be given up, and what was said of it with it
+    trained = exported(measured(bundle, context), context.recipe.section("export"), folder / "tuned.onnx", apart)
     source = FloatFile.prepare(folder / "tuned.onnx", folder, weights_of(bundle))
     after = choice.of_other_weights(source, folder)
     learnt = after.made(way)

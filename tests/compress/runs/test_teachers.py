@@ -52,6 +52,15 @@ def test_what_is_found_learns_from_the_given_model(tmp_path: Path) -> None:
     assert weights.keys() == others.keys() and any(not weights[name].equal(others[name]) for name in weights)
 
 
+def test_what_is_said_of_teachers_is_told_beside_what_the_export_says(tmp_path: Path) -> None:
+    sections = {"prune": {"kind": "structure", "criterion": "magnitude", "ratio": 0.3}}
+    path = written(tmp_path, **sections, export={"exporter": "torchscript", "opset": 17})
+    result = compress.run(path, out=tmp_path / "run", device="cpu")
+    details = json.loads((result.directory / "stages" / "02-dense" / "details.json").read_text())
+    assert details["export"]["exporter"] == "torchscript"
+    assert any(note.startswith("teacher dense: top-1") for note in details["notes"])
+
+
 @pytest.mark.parametrize(
     "changed",
     [
