@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -111,7 +112,8 @@ class Choice:
         best = max((each.speed for each in good), default=FASTER)
         for candidate in sorted(tried, key=lambda each: each.speed, reverse=True):
             if candidate.speed > best and not self.good(candidate.judgement) and candidate.way.types is not None:
-                self._repair(candidate)
+                with _noted(candidate):
+                    self._repair(candidate)
                 good = [each for each in tried if self._kept(each)]
                 best = max((each.speed for each in good), default=FASTER)
         return max(good, key=lambda each: each.speed, default=None), tried
@@ -158,7 +160,7 @@ class Choice:
 
     def _kept(self, candidate: Candidate) -> bool:
         needed = FASTER if candidate.way.types is not None else 1.0
-        return candidate.speed > needed and self.good(candidate.judgement)
+        return candidate.problem is None and candidate.speed > needed and self.good(candidate.judgement)
 
     def _found(self, way: Way) -> Any:
         """Return the ranges that a static way needs, measured once."""
@@ -176,14 +178,10 @@ class Choice:
             return self._made[way]
         say(f"quantizing: {way.name}")
         candidate = self._made[way] = Candidate(way, self.folder / f"{len(self._made)}.onnx")
-        try:
+        with _noted(candidate):
             write(way, self.source, candidate.file, self._found(way), but=self.excluded)
             candidate.kernels = self._kernels(candidate)
             candidate.judgement = judge(candidate.file, self.images.judged, self.task)
-        except (CompressError, InputError) as error:
-            candidate.problem = str(error)
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError) as error:
-            candidate.problem = f"onnxruntime's quantizer fails on it: {error}"  # it raises anything of odd models
         return candidate
 
     def _kernels(self, candidate: Candidate) -> Mapping[str, int]:
@@ -219,6 +217,17 @@ class Choice:
         candidate.left, candidate.judgement = left, judged(left)
         candidate.kernels = self._kernels(candidate)
         self._time([candidate])
+
+
+@contextmanager
+def _noted(candidate: Candidate) -> Iterator[None]:
+    """Note as the problem of a candidate why it cannot be written, run or judged; the others are tried all the same."""
+    try:
+        yield
+    except (CompressError, InputError) as error:
+        candidate.problem = str(error)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError, AssertionError) as error:
+        candidate.problem = f"onnxruntime's quantizer fails on it: {error}"  # it raises anything of odd models
 
 
 def _shortest(config: LatencyConfig) -> LatencyConfig:

@@ -70,6 +70,18 @@ def test_the_layer_that_does_not_stand_integers_is_found_and_left_float(trained,
     assert drop(task, choice.before, judge(kept.file, images, task)) <= 1.0
 
 
+def test_where_no_layer_can_be_left_float_the_float_file_stays(trained, spoilt, tmp_path, timed_as, monkeypatch):
+    def failing(*args):
+        raise RuntimeError("no such node")
+
+    timed_as(2.0)
+    monkeypatch.setattr("compress.quantize.choose.scan", failing)
+    choice = trained.choice(tmp_path, spoilt, most=1.0, method="static")
+    kept, tried = choice.run()
+    assert kept is None
+    assert "onnxruntime's quantizer fails on it: no such node" in verdict(choice, kept, tried)
+
+
 def test_the_shortest_list_that_is_good_enough_is_found():
     sensitive = [Sensitive(str(number), str(number), 1.0 / (1 + number)) for number in range(20)]
     asked = []
