@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from spaces.table import Table
 
 CODE = "code"
 """The column with an architecture's published code in files that we write."""
+_LOSS = re.compile(r"loss|(?<![a-z])err(or)?s?(?![a-z])")
+"""What columns are called whose small values are the better ones."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ def read_truth(
         task: whose metrics a column may be called after.
         metric: the column with the values; None: one called like a metric of the task, else the only one left.
         code: the column with the code, or those whose values make it up in that order; empty: found by itself.
-        direction: which way values are better; None: as the task's metric of that name, else larger.
+        direction: which way values are better; None: as the task's metric of that name, else smaller where the name
+            speaks of a loss or an error, else larger.
 
     Raises:
         InputError: in one sentence with row and column, for a file that cannot be read or does not fit the space.
@@ -79,7 +83,7 @@ def read_truth(
     return Truth(
         values={arch: fmean(found) for arch, found in values.items()},
         metric=column,
-        direction=direction or ways.get(column, "maximize"),
+        direction=direction or ways.get(column) or ("minimize" if _LOSS.search(column.lower()) else "maximize"),
         source=table.path.name,
         rows=len(table.rows),
     )
@@ -113,10 +117,12 @@ def _architectures(table: Table, space: Space, code: Sequence[str]) -> tuple[lis
 
 
 def _in_order(space: Space, table: Table) -> bool:
-    """Return whether the first columns are called otherwise, and hold a choice per decision in the first row."""
+    """Return whether the first columns hold a choice per decision in the first row, none of them called as another."""
+    names = [decision.name for decision in space.decisions]
+    moved = any(column in names and column != name for name, column in zip(names, table.header, strict=False))
     pairs = list(zip(space.decisions, table.rows[0], strict=False))
     fits = all(decision.index(_choice(decision, text)) >= 0 for decision, text in pairs)
-    return fits and len(pairs) == len(space.decisions) and not space.conditional
+    return fits and len(pairs) == len(space.decisions) and not space.conditional and not moved
 
 
 def _read(table: Table, rows: Sequence[Any], reads: Callable[[Any], Architecture], space: Space) -> list[Architecture]:
@@ -181,6 +187,8 @@ def _metric(table: Table, others: Sequence[str], task: TaskConfig) -> str:
     for found in (known[:1], accuracy, numeric):
         if len(found) == 1:
             return found[0]
+    if len(others) == 1:
+        table.numbers(others[0])  # raises InputError: which of its fields is no number
     listed = ", ".join(others) or "none"
     raise InputError(f"{table.path}: which column holds the true values is not clear; name it in rank.metric: {listed}")
 

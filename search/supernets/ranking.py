@@ -45,7 +45,9 @@ class RankConfig(Config):
         None, description="column of truth with the values; null: found by itself. With against: a metric of the task"
     )
     direction: Direction | None = Field(
-        None, description="which way true values are better; null: as the task's metric of that name, else maximize"
+        None,
+        description="which way true values are better; null: as the task's metric of that name, a loss or an error "
+        "minimize, else maximize",
     )
     architectures: Annotated[int, Field(ge=SMALLEST)] | None = Field(
         None, description=f"networks that are scored; null: all that truth has, or {FEW} drawn from the space"

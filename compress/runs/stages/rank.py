@@ -72,7 +72,7 @@ class Rank(Stage[RankConfig]):
         names = (*(each.name for each in task.metrics), "params", "macs")
         if config.against and config.metric is not None and config.metric not in names:
             yield (*key, "metric"), f"no metric of a network; got {config.metric!r}; allowed {', '.join(names)}"
-        if config.scores is not None and (problem := _unwritable(config.scores)):
+        if config.scores is not None and (problem := _unwritable(config.scores, config.truth)):
             yield (*key, "scores"), problem
         space = space_of(config, sections)
         if config.truth is not None and space is not None:
@@ -192,9 +192,11 @@ def _trained_alone(
     )
 
 
-def _unwritable(scores: str) -> str | None:
-    """Return why no file can be written at `scores`, if so."""
+def _unwritable(scores: str, truth: str | None) -> str | None:
+    """Return why no file can be written at `scores`, if so; the table `truth` that is read is not to be lost."""
     path = Path(scores).expanduser()
+    if truth is not None and path.resolve() == Path(truth).expanduser().resolve():
+        return f"{scores!r} is the table of true values, which would be lost; name another file"
     try:
         check_writable(path.absolute().parent, "")
     except InputError as error:

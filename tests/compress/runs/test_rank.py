@@ -251,6 +251,7 @@ def test_a_score_that_is_no_number_is_the_worst_and_null(
         (["--set", "rank.weights=RUN", "--set", "rank.score=top2"], "rank.score: nothing measures 'top2'"),
         (["--set", "rank.weights=RUN", "--against", "3", "--set", "rank.metric=f1"], "rank.metric: no metric"),
         (["--scores", "/dev/null/scores.csv"], "rank.scores"),
+        (["--truth", "TABLE", "--scores", "TABLE"], "is the table of true values, which would be lost"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_sentence_before_anything_is_trained(

@@ -74,6 +74,28 @@ def test_the_task_says_which_way_a_metric_is_better_unless_told(tmp_path: Path) 
     assert read(tmp_path, space, text, direction="maximize").direction == "maximize"
 
 
+@pytest.mark.parametrize(
+    ("column", "way"),
+    [
+        ("val_loss", "minimize"),
+        ("test error", "minimize"),
+        ("err", "minimize"),
+        ("terror", "maximize"),
+        ("acc", "maximize"),
+    ],
+)
+def test_losses_and_errors_are_better_where_they_are_small(column: str, way: str, tmp_path: Path) -> None:
+    space = create("nats_size", {})
+    assert read(tmp_path, space, GOOD.replace("acc", column)).direction == way
+
+
+def test_columns_called_as_another_decision_are_not_taken_by_their_place(tmp_path: Path) -> None:
+    """One misspelt column, and the others in an order of their own: rows would be read as other networks."""
+    text = "block5,block4,third,block2,block1,acc\n8,8,8,8,16,70\n64,8,8,8,8,75\n64,64,8,8,8,80\n"
+    with pytest.raises(InputError, match="no column block3, and none that holds codes"):
+        read(tmp_path, create("nats_size", {}), text)
+
+
 GOOD = "c1,c2,c3,c4,c5,acc\n8,8,8,8,16,70\n64,8,8,8,8,75\n64,64,8,8,8,80\n"
 
 
@@ -84,6 +106,7 @@ GOOD = "c1,c2,c3,c4,c5,acc\n8,8,8,8,16,70\n64,8,8,8,8,75\n64,64,8,8,8,80\n"
         (GOOD.replace("75", ""), {}, r"table.csv:3: acc: no number"),
         (GOOD.replace("75", "high"), {"metric": "acc"}, r"table.csv:3: acc: not a number; got 'high'"),
         (GOOD.replace("75", "inf"), {"metric": "acc"}, r"table.csv:3: acc: not a finite number"),
+        (GOOD.replace("75", "75%"), {}, r"table.csv:3: acc: not a number; got '75%'"),
         (GOOD, {"metric": "ac"}, r"no column 'ac'; allowed: c1, .*did you mean 'acc'"),
         (GOOD, {"code": ["c9"]}, r"no column 'c9'"),
         (GOOD, {"code": ["c1", "c2"]}, r"table.csv:2: .*five numbers"),
