@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 from collections.abc import Collection
 from statistics import fmean
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -58,7 +60,7 @@ class TabularEvaluator(Evaluator):
                 raise InputError("search.evaluator.code: missing; name the column with the space's published code")
             self._places = {}
             for number, code in enumerate(table.column(config.code)):
-                self._places.setdefault(code, []).append(number)
+                self._places.setdefault(_spelt(code), []).append(number)
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -86,7 +88,25 @@ class TabularEvaluator(Evaluator):
         if self._places is None:
             assert isinstance(self.space, TableSpace)
             return self.space.rows_of(arch)
-        code = str(self.space.to_code(arch))
-        if code not in self._places:
+        code = self.space.to_code(arch)
+        found = self._places.get(_spelt(code))
+        if found is None:
             raise InputError(f"{self._path}: has no row for {code}")
-        return self._places[code]
+        return found
+
+
+def _spelt(code: Any) -> str:
+    """Return a code in the one spelling that all of the same code share; text may be JSON or a literal of Python."""
+    if isinstance(code, str):
+        text = code.strip()
+        if text[:1] not in ("[", "{", "("):
+            return text
+        for reads in (json.loads, ast.literal_eval):
+            try:
+                code = reads(text)
+                break
+            except (ValueError, SyntaxError):
+                continue
+        else:
+            return text
+    return json.dumps(code, sort_keys=True, default=str)

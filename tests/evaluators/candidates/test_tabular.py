@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import csv
 import gzip
 import itertools
+import json
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +68,24 @@ def test_networks_of_a_space_are_found_by_their_published_code(tmp_path: Path) -
     assert ours.evaluate(space.parse("12"), ("top1",), 0) == {"top1": 62} and ours.free(space.parse("12")) == {}
     with pytest.raises(InputError, match=r"macro\.csv\.gz: has no row for 22"):
         ours.evaluate(space.parse("22"), ("top1",), 0)
+
+
+@pytest.mark.parametrize("name", ["pooling", "mnasnet", "mobilenetv3", "nats_size", "darts", "nasnet"])
+@pytest.mark.parametrize(
+    "spelt",
+    [json.dumps, str, lambda code: json.dumps(code, separators=(",", ":"))],
+    ids=["json", "python", "dense json"],
+)
+def test_codes_may_be_spelt_as_json_or_as_python_prints_them(
+    name: str, spelt: Callable[[Any], str], tmp_path: Path
+) -> None:
+    """The scores that `compress rank` writes are such a table, with codes as JSON."""
+    space, path = create(name, {}), tmp_path / "scores.csv"
+    arch = space.sample(random.Random(0))
+    code = space.to_code(arch)
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["code", "accuracy"], [code if isinstance(code, str) else spelt(code), 70]])
+    assert make(space, path=str(path), code="code").evaluate(arch, ("top1",), 0) == {"top1": 70}
 
 
 @pytest.mark.parametrize(
