@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from search.judge import Judge
 from search.runner import Runner
 from search.space import blamed_on, fitted, make_space
 from search.strategies import StrategyContext, make_sampler
-from search.study import architecture_of, open_study, sharing
+from search.study import architecture_of, metrics_of, open_study, sharing
 from spaces.space import Space
 from spaces.zoo import ModelConfig
 
@@ -86,6 +87,7 @@ class SearchJob:
         storage = self.config.executor.storage
         study = open_study(self.name, storage, self.directory, judge.objective.directions, sampler, pruner)
         _check_space(study, judge.space)
+        _check_files(study, judge)
         return Runner(study, judge, self.config.trials, sharing(storage, self.directory))
 
     def run(self, runner: Runner, deadline: float | None) -> None:
@@ -131,6 +133,22 @@ def _check_space(study: Study, space: Space) -> None:
                 f"search.space: {space.name} is not what it was when study {study.study_name} began (trial "
                 f"{trial.number}: {error.problems[0]}); name another directory with --out"
             ) from error
+
+
+def _check_files(study: Study, judge: Judge) -> None:
+    """Raise InputError where a file that metrics are read off gives others than the study's trials were told."""
+    for trial in study.get_trials(deepcopy=False):
+        known = metrics_of(trial)
+        if not known:
+            continue
+        now = judge.looked_up(judge.space.check(architecture_of(trial), drop_untaken=True))
+        for name in sorted(known.keys() & now.keys()):
+            if not math.isclose(known[name], now[name], rel_tol=1e-9):
+                raise InputError(
+                    f"search: {name} of trial {trial.number} was {known[name]:g} when study {study.study_name} was "
+                    f"under way; the table that it is read off gives {now[name]:g} now; bring that table back, or "
+                    "name another directory with --out"
+                )
 
 
 def make_pruner(config: PrunerConfig | None) -> BasePruner | None:

@@ -72,6 +72,11 @@ class Judge:
                 raise CompressError(f"{self._named}.evaluate was asked for {', '.join(left_out)}, and gave none")
         return metrics
 
+    def looked_up(self, arch: Architecture) -> Metrics:
+        """Return the metrics that are read off files."""
+        metrics = dict(self.evaluator.looked_up(arch))
+        return metrics if self.meter is None else metrics | self.meter.looked_up(arch)
+
     @property
     def _named(self) -> str:
         return f"search.evaluator: {type(self.evaluator).__name__}"

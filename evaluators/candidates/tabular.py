@@ -75,6 +75,12 @@ class TabularEvaluator(Evaluator):
         """Return the wanted metrics of the row."""
         return self._look_up(arch, [name for name in self._columns if name in wanted])
 
+    def looked_up(self, arch: Architecture) -> Metrics:
+        """Return all metrics of the row, as far as its fields are filled in."""
+        rows = self._rows(arch)
+        found = {name: fmean(column[row] for row in rows) for name, column in self._columns.items()}
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
     def _look_up(self, arch: Architecture, names: Collection[str]) -> Metrics:
         rows = self._rows(arch)
         found = {name: [self._columns[name][row] for row in rows] for name in names}

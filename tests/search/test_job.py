@@ -87,6 +87,25 @@ def test_a_study_of_another_space_is_refused_and_a_trial_that_was_cut_short_is_n
         job().open()
 
 
+def test_a_search_does_not_go_on_with_a_table_of_other_values(job, table, tmp_path):
+    """Trials of both would be held against each other, and the winner told with a value that no file gives."""
+    own = tmp_path / "own.csv"
+    own.write_text(table.read_text())
+    there = job(space={"name": "table", "options": {"path": str(own), "decisions": ["a", "b", "c", "d"]}})
+    runner = there.open()
+    for _ in range(3):
+        runner.run(runner.ask())
+    assert there.open().planned() == 3
+    lines = own.read_text().splitlines()
+    tried = {tuple(trial.params[name] for name in "abcd") for trial in runner.study.trials}
+    others = [line for line in lines[1:] if tuple(map(int, line.split(",")[:4])) not in tried]
+    own.write_text("\n".join(lines).replace(others[0], others[0].replace(others[0].split(",")[4], "1.5")) + "\n")
+    assert there.open().planned() == 3  # what no trial has read may be put right
+    own.write_text("\n".join([lines[0], *(line.replace(line.split(",")[4], "7.25") for line in lines[1:])]) + "\n")
+    with pytest.raises(InputError, match=r"top1 of trial 0 was \d.*; the table that it is read off gives 7.25 now"):
+        there.open()
+
+
 def test_a_preset_opens_its_space(job):
     space = make_space(job(space={"name": "mobilenetv3", "preset": "tiny"}).config.space)
     assert space.name == "mobilenetv3"
