@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import traceback
 from collections.abc import Mapping
@@ -62,6 +63,11 @@ def run(
         InputError: the recipe, its files or the directory are wrong; nothing half-done is left behind.
         CompressError: a stage failed; says where the log is and how to go on.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as the standard library itself asks
+        raise InputError(
+            "compress.run: this script is run again by each process that a run starts; put what runs it under "
+            "if __name__ == '__main__':"
+        )
     if not isinstance(overrides, Mapping | None):
         raise InputError(f"overrides: got {overrides!r:.80}; allowed: a dictionary, dotted key to value")
     if not isinstance(recipe, Recipe):

@@ -6,6 +6,7 @@ import copy
 import gzip
 import itertools
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -301,3 +302,16 @@ def test_a_finished_search_is_shown_again_and_not_repeated(folder: Path) -> None
     assert again.exit_code == 0
     assert (folder / "run" / "study.journal").read_bytes() == before
     is_refused(search(TABLE), "holds a finished run", "--resume")
+
+
+def test_a_script_that_its_own_workers_would_run_again_is_told_how_to_begin(folder: Path) -> None:
+    """The standard library imports the script in every worker; told otherwise, each would call the run its own."""
+    recipe = copy.deepcopy(TABLE)
+    recipe["search"]["executor"] = {"kind": "local", "workers": 2}
+    (folder / "it.yaml").write_text(yaml.safe_dump(recipe))
+    script = folder / "bare.py"
+    script.write_text('import compress\n\ncompress.run("it.yaml", out="run")\n')
+    found = subprocess.run([sys.executable, script], cwd=folder, capture_output=True, text=True, check=False)
+    assert found.returncode == 1
+    assert "put what runs it under if __name__ == '__main__':" in found.stderr
+    assert "another process is running" not in found.stderr
