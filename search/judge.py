@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from compress.core.errors import CompressError, InputError, did_you_mean, in_one_line, is_out_of_memory
@@ -38,12 +38,8 @@ class Judge:
         """Raise InputError for a metric of the objective that nothing here gives."""
         if not isinstance(self.evaluator, Evaluator):
             raise InputError(f"search.evaluator.kind: it makes {self.evaluator!r:.80}, which is no Evaluator")
-        known = {*self.evaluator.metrics, "macs", "params"} | ({"latency_ms"} if self.meter else set())
-        for name in self.wanted:
-            if name not in known:
-                hint = "; give search.latency" if name == "latency_ms" else did_you_mean(name, known)
-                allowed = ", ".join(sorted(known))
-                raise InputError(f"search.objective: nothing measures {name!r}; allowed: {allowed}{hint}")
+        for problem in unmeasured(self.wanted, self.evaluator.metrics, self.meter is not None):
+            raise InputError(f"search.objective: {problem}")
 
     def free(self, arch: Architecture) -> Metrics:
         """Return the metrics that cost next to nothing."""
@@ -80,6 +76,15 @@ class Judge:
     @property
     def _named(self) -> str:
         return f"search.evaluator: {type(self.evaluator).__name__}"
+
+
+def unmeasured(wanted: Iterable[str], metrics: Iterable[str], timed: bool) -> Iterator[str]:
+    """Yield a sentence for each metric that is wanted, but neither an evaluator's, nor a cost, nor timed."""
+    known = {*metrics, "macs", "params"} | ({"latency_ms"} if timed else set())
+    for name in wanted:
+        if name not in known:
+            hint = "; give search.latency" if name == "latency_ms" else did_you_mean(name, known)
+            yield f"nothing measures {name!r}; allowed: {', '.join(sorted(known))}{hint}"
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from compress.core.sections import OneOf
 
 if TYPE_CHECKING:
     from evaluators.datasets import Data
+    from evaluators.tasks import TaskConfig
     from spaces.architecture import Architecture
     from spaces.space import Space
     from spaces.zoo import ModelConfig
@@ -135,6 +136,10 @@ class EvaluatorBase(Config):
     def reports(self) -> bool:
         """Whether it tells, in the middle of an evaluation, what it has found so far, so that a pruner may stop it."""
         return False
+
+    def metrics_for(self, task: TaskConfig, sections: Mapping[str, Any]) -> Collection[str] | None:
+        """Return the metrics of networks for `task`, where the recipe's sections tell them; else None."""
+        return None
 
     @abstractmethod
     def make(self, context: EvaluatorContext) -> Evaluator:

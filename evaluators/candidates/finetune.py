@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from safetensors import safe_open
@@ -26,10 +26,20 @@ from compress.training.config import TrainConfig
 from compress.training.fit import fit
 from evaluators.candidates.cache import locked
 from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, evaluators
-from evaluators.candidates.networks import accuracy, accuracy_names, build, candidate_data, costs, diverged, fingerprint
+from evaluators.candidates.networks import (
+    accuracy,
+    accuracy_names,
+    build,
+    candidate_data,
+    costs,
+    diverged,
+    fingerprint,
+    names_for,
+)
 from evaluators.candidates.train import CandidateTrainConfig, StudentTrainConfig, TrainEvaluator, TrainEvaluatorConfig
 from evaluators.datasets.batch import Batch
 from evaluators.datasets.loaders import Loader, placed
+from evaluators.tasks import TaskConfig
 from spaces.architecture import Architecture
 from spaces.channels.narrower import Narrower
 from spaces.channels.space import ChannelSpace
@@ -63,6 +73,10 @@ class FinetuneEvaluatorConfig(EvaluatorBase):
     )
     calibration_batches: int = Field(4, ge=1, description="training batches for criteria that look at data")
     holdout: float = Field(0.2, gt=0, lt=1, description="share of the training images that candidates are judged on")
+
+    def metrics_for(self, task: TaskConfig, sections: Mapping[str, Any]) -> Collection[str]:
+        """Return the task's, params, macs."""
+        return names_for(task)
 
     def make(self, context: EvaluatorContext) -> Evaluator:
         """Return the evaluator; raises InputError where space, data or the model's weights are missing."""

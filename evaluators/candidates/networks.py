@@ -19,6 +19,7 @@ from evaluators.candidates.evaluator import EvaluatorContext, Metrics
 from evaluators.datasets import Data
 from evaluators.datasets.holdout import resized, with_holdout
 from evaluators.datasets.loaders import seed_of
+from evaluators.tasks import TaskConfig
 from evaluators.tasks.evaluation import evaluate
 from spaces.architecture import Architecture
 from spaces.space import Space
@@ -88,7 +89,12 @@ def save_weights(model: nn.Module, path: Path, arch: Architecture) -> None:
 
 def accuracy_names(data: Data) -> tuple[str, ...]:
     """Return what `accuracy` gives for `data`, and `costs`."""
-    return (*(metric.name for metric in data.task.metrics), "params", "macs")
+    return names_for(data.task.config)
+
+
+def names_for(task: TaskConfig) -> tuple[str, ...]:
+    """Return what `accuracy` gives of networks for `task`, and `costs`."""
+    return (*(metric.name for metric in task.metrics), "params", "macs")
 
 
 def _digest(value: Mapping[str, Any]) -> str:

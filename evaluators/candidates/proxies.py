@@ -21,7 +21,7 @@ from evaluators.candidates.networks import build, data_for
 from evaluators.candidates.zero_cost import grad_norm, jacov, naswot, synflow
 from evaluators.datasets import Batch, Data
 from evaluators.datasets.batch import joined
-from evaluators.tasks import Task
+from evaluators.tasks import Task, TaskConfig
 from spaces.architecture import Architecture
 
 Score = Literal["params", "macs", "synflow", "jacov", "naswot", "grad_norm"]
@@ -50,6 +50,10 @@ class ProxyConfig(EvaluatorBase):
         if task.has_loss or "grad_norm" not in self.scores:
             return None
         return f"the score grad_norm is of a loss, and task {task.name} has none; allowed: the other scores"
+
+    def metrics_for(self, task: TaskConfig, sections: Mapping[str, Any]) -> Collection[str]:
+        """Return every score, and proxy."""
+        return (*SCORES, "proxy")
 
     def make(self, context: EvaluatorContext) -> Evaluator:
         """Return the evaluator; raises InputError where a score needs images and there are none."""

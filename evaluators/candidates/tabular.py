@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from statistics import fmean
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from compress.core.errors import InputError
 from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, evaluators
+from evaluators.tasks import TaskConfig
 from spaces.architecture import Architecture
 from spaces.space import Space
 from spaces.table import Table, TableSpace
@@ -28,6 +29,10 @@ class TabularConfig(EvaluatorBase):
     code: str | None = Field(None, description="with path: the column with the space's published code")
     metrics: dict[str, str] = Field(description="metric -> column, known once a trial is evaluated")
     costs: dict[str, str] = Field({}, description="metric (such as macs) -> column, known before anything is evaluated")
+
+    def metrics_for(self, task: TaskConfig, sections: Mapping[str, Any]) -> Collection[str]:
+        """Return the mapped columns."""
+        return (*self.metrics, *self.costs)
 
     def make(self, context: EvaluatorContext) -> Evaluator:
         """Return the evaluator; raises InputError for a file or column that is not there."""

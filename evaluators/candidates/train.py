@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -35,12 +35,13 @@ from evaluators.candidates.networks import (
     data_for,
     diverged,
     fingerprint,
+    names_for,
     save_weights,
     told,
 )
 from evaluators.candidates.teacher import GivenModel
 from evaluators.datasets import Data
-from evaluators.tasks import Task
+from evaluators.tasks import Task, TaskConfig
 from spaces.architecture import Architecture
 from spaces.zoo import ModelConfig
 
@@ -79,6 +80,10 @@ class TrainEvaluatorConfig(EvaluatorBase):
     def reports(self) -> bool:
         """Whether candidates are judged while they train."""
         return bool(self.train.evaluate_every)
+
+    def metrics_for(self, task: TaskConfig, sections: Mapping[str, Any]) -> Collection[str]:
+        """Return the task's, params, macs."""
+        return names_for(task)
 
     def make(self, context: EvaluatorContext) -> Evaluator:
         """Return the evaluator; raises InputError where there are no training images."""

@@ -7,7 +7,7 @@ one model it is single path one-shot.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -19,10 +19,11 @@ from compress.core.batch_norm import by_batch, enough_values
 from compress.core.errors import Diverged, InputError
 from compress.training.replicas import replicas
 from evaluators.candidates.evaluator import Metrics
+from evaluators.candidates.networks import names_for
 from evaluators.datasets import Data
 from evaluators.datasets.batch import Batch
 from evaluators.datasets.loaders import placed, seed_of
-from evaluators.tasks import Task
+from evaluators.tasks import Task, TaskConfig
 from search.supernets.held_out import HeldOut
 from search.supernets.method import SupernetContext, SupernetMethod, SupernetStep, Training, methods
 from search.supernets.mixture import MixtureSupernet
@@ -214,6 +215,10 @@ class BalancedMixture(SupernetMethod):
             "never_trained": int((supernet.visits == 0).sum()),
         }
         return replace(training, details={**training.details, **told})
+
+    def metrics_for(self, task: TaskConfig) -> Collection[str]:
+        """Return the task's, params, macs."""
+        return names_for(task)
 
     def rater(self, trained: TrainedSupernet, supernet: Supernet, device: str, recalibrate: int) -> Rater:
         """Return what asks all models, or the most probable."""

@@ -12,6 +12,7 @@ import copy
 import json
 import random
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path as File
@@ -32,8 +33,9 @@ from compress.training.trainer import Trainer
 from evaluators.datasets.batch import Batch
 from evaluators.datasets.loaders import placed, seed_of
 from evaluators.datasets.views import How, Views, views_of
+from evaluators.tasks import TaskConfig
 from search.supernets.block_paths import BlockPathsSection, DistinctPaths, DrawPaths, Path
-from search.supernets.block_ratings import BlockRater
+from search.supernets.block_ratings import METRIC, BlockRater
 from search.supernets.bootstrap import (
     Branch,
     Projector,
@@ -204,6 +206,10 @@ class Blockwise(SupernetMethod):
         total = round(sum(each["seconds_training"] for each in told), 3)
         details = {"epochs_run": context.config.epochs, "seconds_training": total, "blocks": told}
         return Training(supernet.space.check(taken), {"blocks": ratings}, details)
+
+    def metrics_for(self, task: TaskConfig) -> Collection[str]:
+        """Return the sum of the blocks' losses, params, macs."""
+        return (METRIC, "params", "macs")
 
     def rater(self, trained: TrainedSupernet, supernet: Supernet, device: str, recalibrate: int) -> Rater:
         """Return what adds up the ratings of an architecture's blocks."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from evaluators.candidates.cache import JsonCache
 from evaluators.candidates.evaluator import Evaluator, EvaluatorBase, EvaluatorContext, Metrics, Report, evaluators
 from evaluators.candidates.networks import costs, data_for, fingerprint, save_weights
 from evaluators.datasets import Data
+from evaluators.tasks import TaskConfig
 from search.supernets.trained import TrainedSupernet
 from spaces.architecture import Architecture
 
@@ -36,6 +37,11 @@ class SupernetEvaluatorConfig(EvaluatorBase):
     )
     recalibrate: int = Field(20, ge=0, description="training batches that estimate a candidate's batch norms anew")
     inherit: bool = Field(False, description="the winner keeps the weights that it inherits, and is not drawn anew")
+
+    def metrics_for(self, task: TaskConfig, sections: Mapping[str, Any]) -> Collection[str] | None:
+        """Return those of the method, where the recipe trains the supernet."""
+        found = sections.get("supernet")
+        return None if found is None or self.weights is not None else found.method.metrics_for(task)
 
     def make(self, context: EvaluatorContext) -> Evaluator:
         """Return the evaluator; raises InputError without data, a supernet, or one of other data or another space."""

@@ -7,7 +7,7 @@ A method is one new file in this package, or in one of your own: a `SupernetMeth
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,9 +24,10 @@ from compress.core.sections import OneOf
 from compress.training.config import LearningConfig
 from compress.training.step import TrainingStep
 from compress.training.trainer import Trainer
+from evaluators.candidates.networks import names_for
 from evaluators.datasets import Data
 from evaluators.datasets.batch import Batch
-from evaluators.tasks import Task
+from evaluators.tasks import Task, TaskConfig
 from search.space import SpaceSection
 from search.supernets.rating import AccuracyRater, Rater
 from spaces.architecture import Architecture
@@ -151,6 +152,10 @@ class SupernetMethod(Config):
         result = trainer.run(context.resume)
         told = {"epochs_run": result.epochs_run, "seconds_training": round(result.seconds, 3), **step.details()}
         return Training(step.found(supernet), details=told, notes=step.notes())
+
+    def metrics_for(self, task: TaskConfig) -> Collection[str] | None:
+        """Return what networks for `task` are rated by, and their costs; None where that is not known before."""
+        return names_for(task) if type(self).rater is SupernetMethod.rater else None
 
     def rater(self, trained: TrainedSupernet, supernet: Supernet, device: str, recalibrate: int) -> Rater:
         """Return what rates architectures of a trained supernet; by accuracy, unless a subclass knows better."""

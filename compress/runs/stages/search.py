@@ -19,6 +19,7 @@ from compress.runs.stage import Stage, all_stages, stages
 from evaluators.tasks import DEFAULT, TaskConfig
 from search.config import SearchConfig
 from search.job import SearchJob
+from search.judge import unmeasured
 from search.outcome import best, counts_by_state
 from search.runner import Runner
 from search.space import make_space
@@ -50,13 +51,19 @@ class Search(Stage[SearchConfig]):
 
     def check(self, config: SearchConfig, key: Path_, sections: Mapping[str, Any]) -> Iterator[Finding]:
         """Yield what the task leaves open, a teacher that is not there, and sections that need more than a table."""
+        task, wanted = sections.get("task", DEFAULT), space_class(config.space.name).for_task
         try:
-            config.for_task(sections.get("task", DEFAULT))
+            names = config.for_task(task).objective.metrics
         except InputError as error:
             for problem in error.problems:
                 where, _, text = problem.partition(": ")
                 yield tuple(where.split(".")), text
-        task, wanted = sections.get("task", DEFAULT), space_class(config.space.name).for_task
+        else:
+            metrics = config.evaluator.metrics_for(task, sections)
+            if metrics is not None:
+                asked = dict.fromkeys((*names, *config.strategy.metrics))
+                for text in unmeasured(asked, metrics, config.latency is not None):
+                    yield (*key, "objective"), text
         if task is not None and wanted not in (None, task.name):
             yield ("task", "name"), f"networks of the space {config.space.name} are for {wanted}; got {task.name!r}"
         train = getattr(config.evaluator, "train", None)

@@ -17,6 +17,8 @@ import yaml
 from typer.testing import CliRunner
 
 from compress.cli import app
+from compress.core.errors import InputError
+from compress.runs.recipe import load_recipe
 
 runner = CliRunner()
 TABLE: dict[str, Any] = {
@@ -132,6 +134,14 @@ FOUND_BY_VALIDATE: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         )
         for name in ("regularized_evolution", "auto", "ppo", "reinforce", "local_search", "netadapt", "cmaes")
     },
+    "unknown metric": (
+        {"objective": {"maximize": ["accuracy"]}},
+        ("nothing measures 'accuracy'", "macs, params, top1"),
+    ),
+    "constraint on no metric": (
+        {"objective.constraints": {"mac": {"max": 3}}},
+        ("'mac'", "did you mean 'macs'"),
+    ),
 }
 
 
@@ -154,14 +164,6 @@ FOUND_BY_SEARCH: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a decision twice": ({"space.options.decisions": ["a", "a"]}, ("search.space", "decisions has 'a' twice")),
     "no file": ({"space.options.path": "no.csv"}, ("search.space: no.csv: cannot be read", "No such file")),
     "a folder": ({"space.options.path": "."}, ("search.space: .: cannot be read", "Is a directory")),
-    "unknown metric": (
-        {"objective": {"maximize": ["accuracy"]}},
-        ("nothing measures 'accuracy'", "macs, params, top1"),
-    ),
-    "constraint on no metric": (
-        {"objective.constraints": {"mac": {"max": 3}}},
-        ("'mac'", "did you mean 'macs'"),
-    ),
     "cost that tables lack": ({"objective.constraints": {"params": {"max": 3}}}, ("search.evaluator.costs",)),
     "database": (
         {"executor": {"kind": "local", "storage": "sqlite:////no/such/x.db"}},
@@ -315,3 +317,28 @@ def test_a_script_that_its_own_workers_would_run_again_is_told_how_to_begin(fold
     assert found.returncode == 1
     assert "put what runs it under if __name__ == '__main__':" in found.stderr
     assert "another process is running" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "problem"),
+    [
+        ("spos_mobilenetv3_digits.yaml", {"search.objective.maximize": ["topl"]}, "did you mean 'top5'"),
+        (
+            "spos_mobilenetv3_digits.yaml",
+            {"search.objective.constraints": {"latency_ms": {"max": 1}}},
+            "search.latency",
+        ),
+        ("bms_pooling_digits.yaml", {"search.objective.maximize": ["topl"]}, "did you mean 'top5'"),
+        ("bossnas_nats_digits.yaml", {"search.objective.minimize": ["top1"]}, "allowed: bootstrap_loss, macs, params"),
+    ],
+)
+def test_what_a_supernet_does_not_rate_is_told_before_it_is_trained(
+    recipe: str, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InputError, match=f"search.objective: nothing measures .*{problem}"):
+        load_recipe(recipe, changes)
+
+
+def test_what_another_run_s_supernet_rates_is_not_known_before(tmp_path: Path) -> None:
+    given = {"supernet": None, "search.evaluator.weights": str(tmp_path), "search.objective.maximize": ["other"]}
+    load_recipe("spos_mobilenetv3_digits.yaml", given)
