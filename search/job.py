@@ -26,6 +26,9 @@ from search.study import architecture_of, metrics_of, open_study, sharing
 from spaces.space import Space
 from spaces.zoo import ModelConfig
 
+DIGEST = "evaluator_digest"
+"""The study's attribute that holds `Evaluator.digest`."""
+
 
 @dataclass(frozen=True)
 class SearchJob:
@@ -88,6 +91,7 @@ class SearchJob:
         study = open_study(self.name, storage, self.directory, judge.objective.directions, sampler, pruner)
         _check_space(study, judge.space)
         _check_files(study, judge)
+        _check_digest(study, judge)
         return Runner(study, judge, self.config.trials, sharing(storage, self.directory))
 
     def run(self, runner: Runner, deadline: float | None) -> None:
@@ -149,6 +153,19 @@ def _check_files(study: Study, judge: Judge) -> None:
                     f"under way; the table that it is read off gives {now[name]:g} now; bring that table back, or "
                     "name another directory with --out"
                 )
+
+
+def _check_digest(study: Study, judge: Judge) -> None:
+    """Note what the evaluator depends on; raise InputError where the study's trials were judged by something else."""
+    now = judge.evaluator.digest
+    known = study.user_attrs.get(DIGEST, now)
+    if known != now and any(map(metrics_of, study.get_trials(deepcopy=False))):
+        raise InputError(
+            f"search.evaluator: the weights that it judges by are others than those by which the trials of study "
+            f"{study.study_name} were judged; bring those back, or name another directory with --out"
+        )
+    if study.user_attrs.get(DIGEST) != now:
+        study.set_user_attr(DIGEST, now)
 
 
 def make_pruner(config: PrunerConfig | None) -> BasePruner | None:

@@ -67,6 +67,11 @@ class Evaluator(ABC):
         """Return those metrics of `arch` that are read off a file, so that a search that goes on finds them again."""
         return {}
 
+    @property
+    def digest(self) -> str | None:
+        """What stands for files that all metrics depend on, so that a search does not go on with others; None: none."""
+        return None
+
     def tidy(self) -> None:  # noqa: B027
         """Delete what only a search under way needs."""
 

@@ -75,6 +75,11 @@ class SupernetEvaluator(Evaluator):
         """The method's (the task's, for most), params, macs."""
         return (*self.rater.metrics(self.data), "params", "macs")
 
+    @property
+    def digest(self) -> str:
+        """The weights'."""
+        return self.trained.digest
+
     def free(self, arch: Architecture) -> Metrics:
         """Return what needs no forward pass."""
         return self.rater.free(self.context.space.canonical(arch))

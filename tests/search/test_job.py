@@ -7,12 +7,18 @@ from optuna.trial import TrialState, create_trial
 from pydantic import ValidationError
 
 from compress.core.errors import InputError
+from evaluators.datasets.digits import DigitsConfig
+from evaluators.tasks import DEFAULT
 from search.config import PrunerConfig, SearchConfig
 from search.executors.local import LocalExecutor
 from search.executors.ray import RayExecutor
-from search.job import make_pruner
+from search.job import SearchJob, make_pruner
 from search.space import make_space
 from search.strategies.regularized_evolution import RegularizedEvolutionSampler
+from search.supernets.method import seeded
+from search.supernets.single_path import SinglePath
+from search.supernets.trained import TrainedSupernet, fingerprint
+from spaces.registry import open_preset
 from spaces.zoo import ModelConfig
 
 
@@ -104,6 +110,41 @@ def test_a_search_does_not_go_on_with_a_table_of_other_values(job, table, tmp_pa
     own.write_text("\n".join([lines[0], *(line.replace(line.split(",")[4], "7.25") for line in lines[1:])]) + "\n")
     with pytest.raises(InputError, match=r"top1 of trial 0 was \d.*; the table that it is read off gives 7.25 now"):
         there.open()
+
+
+def test_a_search_does_not_go_on_with_a_supernet_that_was_trained_anew(tmp_path):
+    """Scores of two trainings would be held against each other."""
+    data = DigitsConfig(name="digits", image_size=16, limit_train=100, limit_test=20, batch_size=40)
+    space = open_preset("mobilenetv3", "tiny")[0]
+    space.default_task = space.task(10, 3, 16)
+
+    def train(seed):
+        samples, labels = fingerprint(data.load(DEFAULT, seed=0))
+        with seeded(seed):
+            supernet = space.supernet(space.default_task)
+        method = SinglePath(name="single_path")
+        trained = TrainedSupernet(space, method, space.default_task, 0, 0.2, samples, labels, supernet)
+        trained.save(tmp_path / "weights" / "supernet")
+
+    section = {
+        "space": {"name": "mobilenetv3", "preset": "tiny"},
+        "strategy": {"name": "random"},
+        "objective": {"maximize": ["top1"]},
+        "evaluator": {"kind": "supernet", "weights": str(tmp_path / "weights"), "recalibrate": 1},
+        "trials": 5,
+    }
+    search = SearchJob(SearchConfig.model_validate(section), data, None, "toy", 0, "cpu", tmp_path)
+    train(1)
+    search.open()
+    train(2)  # nothing has been judged yet
+    runner = search.open()
+    runner.run(runner.ask())
+    assert search.open().planned() == 1
+    train(3)
+    with pytest.raises(InputError, match=r"the weights that it judges by are others .* study toy were judged"):
+        search.open()
+    train(2)
+    assert search.open().planned() == 1
 
 
 def test_a_preset_opens_its_space(job):
