@@ -32,6 +32,11 @@ class LoadReport:
     replaced: list[str] = field(default_factory=list)
     taken: str = ""
 
+    @property
+    def clean(self) -> bool:
+        """Whether every tensor of the model is the file's, and every one of the file is in the model."""
+        return not (self.missing or self.unexpected or self.reshaped or self.replaced)
+
     def summary(self) -> str:
         """Return the report as one line."""
         parts = [f"{self.source}: {self.matched} tensors loaded" + (f" from {self.taken}" if self.taken else "")]

@@ -33,7 +33,9 @@ class Seen:
 
 
 def layers_named(model: nn.Module, globs: Sequence[str], key: str, whose: str) -> list[str]:
-    """Return the names of the modules of `model` that match one of `globs`, in the order in which they are defined.
+    """Return the names of the layers of `model` that match one of `globs`, in the order in which they are defined.
+
+    Lists and dictionaries of modules are none: they have no pass of their own to look at.
 
     Args:
         model: whose modules are named.
@@ -44,11 +46,15 @@ def layers_named(model: nn.Module, globs: Sequence[str], key: str, whose: str) -
     Raises:
         InputError: a glob matches nothing.
     """
-    names = [name for name, _ in model.named_modules() if name]
+    names = [name for name, each in model.named_modules() if name and _runs(each)]
     for glob in globs:
         if not any(fnmatchcase(name, glob) for name in names):
             raise InputError(f"{key}: no layer of {whose} matches {glob!r}{did_you_mean(glob, names)}")
     return [name for name in names if any(fnmatchcase(name, glob) for glob in globs)]
+
+
+def _runs(module: nn.Module) -> bool:
+    return not isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList | nn.ParameterDict)
 
 
 class Watched:
@@ -66,7 +72,8 @@ class Watched:
         A tensor that a later layer changes in place, as many ReLUs do, is kept as the layer gave it.
 
         Raises:
-            CompressError: a layer was not called, or what is changed in place is not always the same.
+            InputError: a layer was not called.
+            CompressError: what is changed in place is not always the same.
         """
         notes = {what: dict[str, _Noted]() for what in ("features", "received")}
 
@@ -94,7 +101,9 @@ class Watched:
             for handle in handles:
                 handle.remove()
         if silent := [name for name in self.modules if name not in notes["features"]]:
-            raise CompressError(f"layer {silent[0]} takes no part in a pass through the model")
+            raise InputError(
+                f"layer {silent[0]} takes no part in a pass through the model; name layers by a narrower pattern"
+            )
         self._check(notes)
         kept = {what: {name: each.kept for name, each in found.items()} for what, found in notes.items()}
         tensor = self.task.tensor(outputs) if self.task.gives_tensor else torch.empty(0)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from compress.core.config import Config
 from compress.core.errors import InputError
+from compress.core.progress import say
 from evaluators.datasets.images import Positive, Unit
 from evaluators.datasets.preprocessing import Preprocessing, per_channel
+from spaces.checkpoint_file import some
 from spaces.shapes import shown
 from spaces.zoo import ModelSection, build_model
 
@@ -34,7 +36,9 @@ class TeacherConfig(Config):
         min_length=1,
         description="folder of its outputs, from `compress cache-teacher`: the model is not run, nor has layers",
     )
-    untrained: bool = Field(False, description="allow a model without weights, whose layers can guide all the same")
+    untrained: bool = Field(
+        False, description="allow a model without weights, or a classifier without, whose layers can guide all the same"
+    )
     mean: tuple[Unit, ...] | None = Field(
         None,
         min_length=1,
@@ -91,23 +95,32 @@ def opened(name: str, teacher: TeacherConfig, data: Data, key: str = "teachers")
 
     Args:
         name: of the teacher, for messages.
-        teacher: has a model. Published weights keep their own head.
+        teacher: has a model. Published weights and bundles keep their own head.
         data: what the student learns from.
         key: of the recipe, for messages.
 
     Raises:
-        InputError: it cannot be built, or takes inputs that cannot be made of the student's.
+        InputError: it cannot be built, takes inputs that cannot be made of the student's, or is a trained one whose
+            file has the classifier of other classes.
     """
     ours, task, config = data.preprocessing, data.task, teacher.model
     assert config is not None
     if config.source == "bundle" or config.input_size is not None:
         task = task.resized(config.input_size or ())  # a bundle has a size of its own
-    if config.pretrained:
+    if config.pretrained or config.source == "bundle":
         task = task.config.bind(0, task.input_size)
     try:
         built = build_model(config, task)
     except InputError as error:
         raise InputError(*(f"{key}.{name}.{problem}" for problem in error.problems)) from error
+    if (report := built.load_report) is not None and not report.clean:
+        if report.replaced and not teacher.untrained:
+            raise InputError(
+                f"{key}.{name}.model.checkpoint: the classifier in {report.source} is of other classes than the data, "
+                f"so that the teacher's would be random ({some(report.replaced)}); give another file, or say "
+                "untrained: true where its layers alone are to guide"
+            )
+        say(f"teacher {name}: {report.summary()}")
     known = {"mean": ours.mean, "std": ours.std} | {k: v for k, v in built.pretrained_cfg.items() if v is not None}
     if teacher.mean is not None and teacher.std is not None:
         channels = built.input_size[0]

@@ -117,7 +117,7 @@ def classes(count: int, folder: Path) -> str:
     [
         (
             {"finetune": {"distill": KD, "teachers": {"big": {"model": {"source": "bundle", "name": "five"}}}}},
-            r"teachers\.big\.model\.name: the bundle '.*five' has 5 classes, the data has 10 classes",
+            r"teachers\.big: the teacher gives 5 classes, the model 10",
         ),
         (
             {"distill": {"loss": {"loss": "feature", "layers": {"layer9*": "layer1"}}}},

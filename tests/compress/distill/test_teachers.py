@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from tiny_training import equal, tiny_data, tiny_model
 from torch import Tensor, nn
 
-from compress.core.errors import CompressError, InputError
+from compress.bundle import Bundle
+from compress.core.errors import InputError
 from compress.distill.distilled import DistilledConfig
 from compress.distill.finetune import FinetuneConfig
 from compress.distill.layers import Seen, Watched, layers_named
@@ -162,9 +163,11 @@ def test_layers_are_named_by_globs_that_match() -> None:
     assert layers_named(convolutional(0), ["[01]", "4"], "distill.layers", "the model") == ["0", "1", "4"]
     with pytest.raises(InputError, match=r"distill\.layers: no layer of teacher big matches 'layer9'"):
         layers_named(convolutional(0), ["0", "layer9"], "distill.layers", "teacher big")
+    nested = nn.ModuleDict({"parts": nn.ModuleList([nn.Linear(1, 1)])})  # no pass goes through a list
+    assert layers_named(nested, ["*"], "distill.layers", "the model") == ["parts.0"]
     model = tiny_model()
     model.spare = nn.Linear(1, 1)  # type: ignore[assignment]
-    with pytest.raises(CompressError, match="layer spare takes no part in a pass"):
+    with pytest.raises(InputError, match="layer spare takes no part in a pass"):
         Watched(model, ["spare"], TASK).see(lambda: model[:-1](batch().inputs))
 
 
@@ -214,6 +217,32 @@ def test_a_teacher_sees_images_as_it_was_trained_on_them() -> None:
     assert not torch.allclose(teacher((pixels - 0.5) / 0.25), found, atol=1e-3)
     with pytest.raises(InputError, match=r"teachers\.big\.std: got 2 values; allowed: 1 or 3"):
         opened("big", given.model_copy(update={"std": (0.5, 0.5)}), data)
+
+
+def test_a_teacher_whose_file_has_another_classifier_is_no_teacher_of_outputs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"source": "builtin", "name": "cifar_resnet20"}
+    state = build_model(ModelConfig(**config), DEFAULT.bind(7, (3, 8, 8))).module.state_dict()
+    save_file({name: each.contiguous() for name, each in state.items()}, tmp_path / "seven.safetensors")
+    data, model = tiny_data(), config | {"checkpoint": str(tmp_path / "seven.safetensors")}
+    data.preprocessing = Preprocessing((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    with pytest.raises(InputError, match=r"teachers\.t\.model\.checkpoint: the classifier in .* is of other classes"):
+        opened("t", TeacherConfig(model=model), data)
+    opened("t", TeacherConfig(model=model, untrained=True), data)
+    assert "teacher t: " in capsys.readouterr().err
+
+
+def test_a_bundle_of_other_classes_guides_by_its_layers(tmp_path: Path) -> None:
+    config, data = ModelConfig(source="builtin", name="cifar_resnet20"), tiny_data()
+    data.preprocessing = Preprocessing((3, 8, 8), (0.5,) * 3, (0.5,) * 3)
+    built = build_model(config, DEFAULT.bind(7, (3, 8, 8)))
+    Bundle(built.module, built.config, built.task, data.preprocessing).save(tmp_path / "seven")
+    teachers = {"t": TeacherConfig(model={"source": "bundle", "name": str(tmp_path / "seven")})}
+    layers = {"loss": "feature", "layers": {"0": "layer1"}}
+    fit(tiny_model(), data, FinetuneConfig(epochs=1, distill=layers, teachers=teachers))
+    with pytest.raises(InputError, match=r"teachers\.t: .*7"):
+        fit(tiny_model(), data, FinetuneConfig(epochs=1, distill={"loss": "kd"}, teachers=teachers))
 
 
 def test_what_cannot_teach_is_refused() -> None:
