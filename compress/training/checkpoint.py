@@ -35,8 +35,9 @@ def write_checkpoint(path: Path, position: Position, settings: dict[str, Any], t
         with replacing(path) as temporary:
             torch.save(state, temporary)
     except (OSError, RuntimeError) as error:
+        kept = "the last complete one is kept" if path.is_file() else "there is none yet to go on from"
         reason = str(error).splitlines()[0]
-        raise CompressError(f"cannot write the checkpoint {path} ({reason}); the last complete one is kept") from error
+        raise CompressError(f"cannot write the checkpoint {path} ({reason}); {kept}") from error
 
 
 def read_checkpoint(path: Path, settings: dict[str, Any]) -> tuple[Position, dict[str, Any]]:

@@ -137,5 +137,8 @@ def _numbers(name: str, choices: Sequence[Any]) -> list[Any]:
     """Return choices from small to large; InputError for such that have no order."""
     for choice in choices:
         if not isinstance(choice, (int, float)):
-            raise InputError(f"netadapt makes numbers smaller; {name} chooses between {choice!r} and others")
+            raise InputError(
+                f"search.strategy: netadapt makes numbers smaller, and the decision {name} of the space is none; got "
+                f"the choice {choice!r}; take another strategy or space"
+            )
     return sorted(choices)
