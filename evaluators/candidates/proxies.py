@@ -27,6 +27,8 @@ from spaces.architecture import Architecture
 Score = Literal["params", "macs", "synflow", "jacov", "naswot", "grad_norm"]
 SCORES: tuple[str, ...] = get_args(Score)
 ON_IMAGES = ("jacov", "naswot", "grad_norm")
+OF_A_TENSOR = ("synflow", "jacov", "naswot")
+"""Those of networks that take one tensor of images and give one of outputs."""
 
 
 @evaluators.register("proxy")
@@ -78,8 +80,14 @@ class ProxyEvaluator(Evaluator):
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """Every score that the data allow, and proxy."""
-        return (*(name for name in SCORES if name not in ON_IMAGES or self.data is not None), "proxy")
+        """Every score that the data and the task allow, and proxy where they allow what it combines."""
+        whole = (self.context.space.default_task if self.data is None else self.data.task).gives_tensor
+        known = [
+            name
+            for name in SCORES
+            if (self.data is not None or name not in ON_IMAGES) and (whole or name not in OF_A_TENSOR)
+        ]
+        return (*known, "proxy") if set(self.config.scores) <= set(known) else tuple(known)
 
     def evaluate(self, arch: Architecture, wanted: Collection[str], seed: int, report: Report | None = None) -> Metrics:
         """Return the wanted scores of `arch`, and those that a wanted `proxy` combines."""

@@ -101,3 +101,10 @@ def test_ranks_grow_strictly_within_and_beyond_the_sample() -> None:
     assert found[0] > 0 and found[-1] < 1
     alike = Ranks([0.0, 0.0])
     assert alike(0) == 0.5 and alike(1) > 0.5 > alike(-1)
+
+
+def test_networks_that_give_no_tensor_have_only_scores_that_need_none(tmp_path: Path) -> None:
+    detectors = open_preset("leyolo", "digits")[0]
+    bare = EvaluatorContext(detectors, None, "cpu", 0, tmp_path)
+    assert make(bare, scores=["synflow"]).metrics == ("params", "macs")
+    assert set(make(bare, scores=["params", "macs"]).metrics) == {"params", "macs", "proxy"}
