@@ -7,12 +7,15 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 
 import typer
 
-from compress.core.errors import CompressError, in_one_line
+from compress.core.errors import CompressError, InputError, in_one_line
 from compress.core.home import at_home
+
+if TYPE_CHECKING:
+    from compress.runs.recipe import Recipe
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -109,6 +112,12 @@ def overrides_of(pairs: list[str] | None, seed: int | None = None) -> dict[str, 
 def on_ray(address: str | None) -> dict[str, Any]:
     """Return what `--ray-address` stands for as dotted key -> value."""
     return {} if address is None else {"search.executor.kind": "ray", "search.executor.address": address}
+
+
+def check_on_ray(recipe: Recipe) -> None:
+    """Raise InputError where `--ray-address` has nothing to go with."""
+    if recipe.section("search") is None:
+        raise InputError("--ray-address  search: the recipe searches nothing; leave the flag out, or add the section")
 
 
 def flags_of(seed: int | None, address: str | None = None) -> dict[str, str]:

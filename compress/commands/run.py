@@ -19,6 +19,7 @@ from compress.commands.options import (
     ResumeFlag,
     SeedFlag,
     SetFlag,
+    check_on_ray,
     flags_of,
     on_ray,
     overrides_of,
@@ -67,11 +68,8 @@ def run_stages(
     from compress.runs.pipeline import run as run_recipe
     from compress.runs.recipe import load_recipe
 
-    if (
-        ray_address is not None
-        and load_recipe(recipe, overrides_of(pairs, seed), flags_of(seed)).section("search") is None
-    ):
-        raise InputError("--ray-address  search: the recipe searches nothing; leave the flag out, or add the section")
+    if ray_address is not None:
+        check_on_ray(load_recipe(recipe, overrides_of(pairs, seed), flags_of(seed)))
     loaded = load_recipe(recipe, overrides_of(pairs, seed) | on_ray(ray_address), flags_of(seed, ray_address))
     if section is not None and loaded.section(section) is None:
         raise InputError(f"{recipe}  {section}: the recipe has no such section; add one, or use `compress run`")

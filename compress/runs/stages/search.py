@@ -60,7 +60,7 @@ class Search(Stage[SearchConfig]):
                 yield tuple(where.split(".")), text
         else:
             metrics = config.evaluator.metrics_for(task, sections)
-            if metrics is not None:
+            if metrics is not None and task.metrics:  # else the task itself is told to be none for a search
                 asked = dict.fromkeys((*names, *config.strategy.metrics))
                 for text in unmeasured(asked, metrics, config.latency is not None):
                     yield (*key, "objective"), text
